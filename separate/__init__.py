@@ -1,0 +1,28 @@
+"""Train, score and use neural audio source separators.
+
+    separator = separate.load("runs/2026-11-22/10-15-03")
+    stems = separator(waveform, sample_rate)  # {name: waveform}
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from separate.separator import Separator
+    from separate.training.checkpoint import load
+
+__version__ = "0.1.0"
+__all__ = ["Separator", "__version__", "load"]
+
+
+def __getattr__(name: str) -> Any:  # torch is imported when it is needed, not before
+    if name == "Separator":
+        from separate.separator import Separator
+
+        return Separator
+    if name == "load":
+        from separate.training.checkpoint import load
+
+        return load
+    raise AttributeError(f"module 'separate' has no attribute {name!r}")

@@ -1,0 +1,166 @@
+"""Audio files and sample rates: probe, read a span, write, resample.  Files go through soundfile alone."""
+
+from __future__ import annotations
+
+import os
+import struct
+from dataclasses import dataclass
+from functools import lru_cache
+from math import ceil, gcd
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import soundfile
+
+from separate.errors import DataError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+ENDINGS = (".wav", ".flac", ".ogg", ".mp3", ".aiff", ".aif", ".caf", ".w64", ".rf64", ".opus")
+LOWPASS_WIDTH = 64  # zero crossings of the resampling kernel on each side
+ROLLOFF = 0.9475937167399596  # of the Nyquist frequency, and the Kaiser window's beta: resampy's kaiser_best
+BETA = 14.769656459379492
+
+
+@dataclass(frozen=True)
+class Info:
+    """frames: samples in each channel; sample_rate in Hz; floating: whether samples can be NaN."""
+
+    frames: int
+    sample_rate: int
+    channels: int
+    floating: bool = False
+
+    @property
+    def seconds(self) -> float:
+        return self.frames / self.sample_rate
+
+
+class UnreadableError(DataError):
+    """One file that is no audio, or not whole; the message is the reason, without the path."""
+
+
+class NonFiniteError(UnreadableError):
+    """A file with NaN or infinite samples."""
+
+
+def probe(path: Path) -> Info:
+    """Read a file's header and see that its last sample is there.  UnreadableError says why not."""
+    try:
+        _refuse_truncated_wav(path)
+        with soundfile.SoundFile(path) as file:
+            info = Info(file.frames, file.samplerate, file.channels, file.subtype in ("FLOAT", "DOUBLE"))
+            if info.frames and file.format != "MP3":  # MP3 seeks by decoding from the start
+                file.seek(info.frames - 1)
+                if len(file.read(1)) != 1:
+                    raise UnreadableError("truncated: its last sample is missing")
+    except soundfile.LibsndfileError as error:
+        raise UnreadableError(f"not readable as audio ({_reason(error)})") from None
+    except OSError as error:
+        raise UnreadableError(f"cannot be opened ({error.strerror or error})") from None
+    return info
+
+
+def _reason(error: soundfile.LibsndfileError) -> str:
+    return str(error.error_string).strip().rstrip(".")
+
+
+def _refuse_truncated_wav(path: Path) -> None:
+    """libsndfile reads a cut WAV as if it had been meant to be short; its chunk sizes tell."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        head = file.read(12)
+        if len(head) < 12 or head[:4] != b"RIFF" or head[8:] != b"WAVE":
+            return
+        while len(header := file.read(8)) == 8:
+            name, length = header[:4], struct.unpack("<I", header[4:])[0]
+            if name == b"data":
+                missing = file.tell() + length - size
+                if missing > 0 and length < 0xFFFFFF00:  # such a length is a stream's "unknown"
+                    raise UnreadableError(f"truncated: {missing} of {length} bytes of samples are missing")
+                return
+            file.seek(length + length % 2, os.SEEK_CUR)
+
+
+def read(path: Path, start: int, frames: int) -> np.ndarray:
+    """Samples start to start + frames of a file at its own rate -> (C, frames) float32; NonFiniteError for NaN."""
+    try:
+        with soundfile.SoundFile(path) as file:
+            file.seek(start)
+            audio = file.read(frames, dtype="float32", always_2d=True).T
+    except soundfile.LibsndfileError as error:
+        raise UnreadableError(f"{path}: not readable as audio ({_reason(error)})") from None
+    if audio.shape[1] < frames:
+        raise UnreadableError(f"{path}: truncated after {start + audio.shape[1]} samples")
+    if not np.isfinite(audio).all():
+        where = start + int(np.flatnonzero(~np.isfinite(audio).all(axis=0))[0])
+        raise NonFiniteError(f"{path}: NaN or infinite sample at {where}")
+    return audio
+
+
+def read_span(path: Path, info: Info, start: int, frames: int, sample_rate: int, channels: int) -> np.ndarray:
+    """Samples start to start + frames, counted at `sample_rate` -> (channels, frames) float32.
+
+    The file is read by seeking, with as much beside the span as the resampling kernel reaches, so that spans of a
+    file agree with the whole.  Past its end there is silence.
+    """
+    if sample_rate == info.sample_rate:
+        stop = min(start + frames, info.frames)
+        audio = read(path, start, max(stop - start, 0))
+    else:
+        common = gcd(sample_rate, info.sample_rate)
+        old, new = info.sample_rate // common, sample_rate // common  # `old` samples in, `new` samples out
+        reach = ceil(LOWPASS_WIDTH * max(1, old / new) / ROLLOFF / old) + 1  # in units of `old`
+        first = max(start // new - reach, 0)
+        stop = min((ceil((start + frames) / new) + reach) * old, info.frames)
+        raw = read(path, first * old, max(stop - first * old, 0))
+        audio = resample(_tensor(raw), info.sample_rate, sample_rate).numpy()
+        audio = audio[:, start - first * new :][:, :frames]
+    audio = convert_channels(audio, channels)
+    return np.pad(audio, ((0, 0), (0, frames - audio.shape[1]))) if audio.shape[1] < frames else audio
+
+
+def frames_at(info: Info, sample_rate: int) -> int:
+    """Length of a file in whole samples at another rate."""
+    return info.frames * sample_rate // info.sample_rate
+
+
+def convert_channels(audio: np.ndarray, channels: int) -> np.ndarray:
+    """(C, T) -> (channels, T): the mean for mono, a copy in each for more; ValueError for other conversions."""
+    if audio.shape[0] == channels:
+        return audio
+    if channels == 1:
+        return audio.mean(axis=0, keepdims=True)
+    if audio.shape[0] == 1:
+        return np.repeat(audio, channels, axis=0)
+    raise ValueError(f"{audio.shape[0]} channels do not become {channels}")
+
+
+def resample(audio: Tensor, old: int, new: int) -> Tensor:
+    """(..., T) at `old` Hz -> (..., ceil(T new / old)) at `new` Hz, by a Kaiser-windowed sinc (Smith, 2002)."""
+    return audio if old == new else _resampler(old, new).to(audio.device)(audio)
+
+
+@lru_cache(maxsize=8)
+def _resampler(old: int, new: int) -> Any:
+    from torchaudio.transforms import Resample
+
+    return Resample(
+        old, new, "sinc_interp_kaiser", lowpass_filter_width=LOWPASS_WIDTH, rolloff=ROLLOFF, beta=BETA
+    )  # fmt: skip
+
+
+def _tensor(audio: np.ndarray) -> Tensor:
+    import torch
+
+    return torch.from_numpy(audio)
+
+
+def create(
+    path: Path, frames: int, sample_rate: int, channels: int, subtype: str = "FLOAT"
+) -> soundfile.SoundFile:
+    """Open a WAV file to write `frames` samples to, RF64 where they would pass 4 GiB; blocks are (n, C)."""
+    large = frames * channels * 4 > 2**32 - 2**16
+    return soundfile.SoundFile(path, "w", sample_rate, channels, subtype, format="RF64" if large else "WAV")

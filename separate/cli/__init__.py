@@ -1,0 +1,63 @@
+"""The programs.  Each reads as a table of contents; what they share is how they fail: one sentence, no traceback."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from separate.errors import SeparateError
+
+DEBUG = "SEPARATE_DEBUG"  # set: tracebacks are shown in full
+
+
+@contextmanager
+def one_sentence(program: str) -> Iterator[None]:
+    """Print what the user can mend as one sentence and exit with 1 or, for wrong usage, 2."""
+    try:
+        yield
+    except SeparateError as error:
+        _fail(program, str(error), error.exit_code, error)
+    except KeyboardInterrupt as error:
+        _fail(program, "interrupted", 130, error)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+            raise
+        where = f"{error.filename}: " if error.filename else ""
+        _fail(program, f"{where}{error.strerror}; make room or choose another folder", 1, error)
+
+
+def _fail(program: str, message: str, code: int, error: BaseException) -> None:
+    if os.environ.get(DEBUG):
+        raise error
+    print(f"{program}: {message}", file=sys.stderr)
+    raise SystemExit(code)
+
+
+def run_hydra(program: str, main: Callable[[], Any]) -> None:
+    """Run a `hydra.main` function; what Hydra refuses is said in one sentence too."""
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands the exception on instead of printing it
+    with one_sentence(program):
+        try:
+            main()
+        except (HydraException, OmegaConfBaseException) as error:
+            from separate.cli.refusals import explain
+
+            _fail(program, explain(error), 2, error)
+
+
+def in_job(program: str, job: Callable[[], Any]) -> Any:
+    """Run the task of a Hydra program.  A failing job of a sweep lets the others go on, and Hydra reports it."""
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+
+    if HydraConfig.get().mode == RunMode.MULTIRUN:
+        return job()
+    with one_sentence(program):
+        return job()

@@ -1,0 +1,71 @@
+"""separate-infer: separate recordings to stem files."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from separate.cli import one_sentence
+from separate.errors import UsageError
+
+# File names may hold anything, so this program takes its arguments plainly and not through Hydra's grammar.
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="separate-infer",
+        description="Separate recordings into OUT/NAME/SOURCE.wav: as long, at the sample rate and with the channels "
+        "of the input.",
+    )
+    parser.add_argument("inputs", nargs="+", metavar="FILE", help="audio files, or folders of them")
+    parser.add_argument(
+        "-c", "--checkpoint", metavar="RUN", help="a run's folder or a checkpoint (default: the newest run in here)"
+    )
+    parser.add_argument("-o", "--out", default="separated", type=Path, help="folder for the stems (default: separated)")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (default: auto)")
+    parser.add_argument(
+        "--format",
+        default="float32",
+        choices=("float32", "pcm16", "pcm24"),
+        help="sample format; PCM lowers all stems by one common gain where they would clip (default: float32)",
+    )
+    parser.add_argument("--chunk", default=10.0, type=float, help="seconds separated at a time (default: 10)")
+    parser.add_argument("--overlap", default=2.0, type=float, help="seconds cross-faded between chunks (default: 2)")
+    parser.add_argument(
+        "--trust",
+        action="append",
+        default=[],
+        metavar="PACKAGE",
+        help="another package whose network the checkpoint may build; loading it runs that package's code",
+    )
+    return parser
+
+
+def main() -> None:
+    arguments = _parser().parse_args()
+    with one_sentence("separate-infer"):
+        _infer(arguments)
+
+
+def _infer(arguments: argparse.Namespace) -> None:
+    if not 0 <= arguments.overlap <= arguments.chunk / 2 or arguments.chunk <= 0:
+        raise UsageError(
+            f"--overlap {arguments.overlap:g} must lie between 0 and half of --chunk {arguments.chunk:g} seconds"
+        )
+    from separate.inference.files import plan, separate_file
+    from separate.training import checkpoint
+
+    jobs, infos = plan(arguments.inputs, arguments.out)
+    path = checkpoint.find(arguments.checkpoint)
+    print(f"checkpoint: {path}")
+    separator = checkpoint.load(path, arguments.device, arguments.trust)
+    for file, folder in jobs.items():
+        gain = separate_file(
+            separator, file, infos[file], folder, arguments.format, arguments.chunk, arguments.overlap
+        )  # fmt: skip
+        lowered = "" if gain == 1 else f" (all lowered by one gain of {gain:.3f} so that none clips)"
+        print(f"{file} -> {folder}/{{{','.join(separator.sources)}}}.wav{lowered}")
+
+
+if __name__ == "__main__":
+    main()

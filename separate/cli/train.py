@@ -1,0 +1,40 @@
+"""separate-train: train a separator that the configuration describes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+
+from separate.cli import in_job, run_hydra
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+
+@hydra.main(version_base="1.3", config_path="pkg://separate.conf", config_name="train")
+def train(cfg: DictConfig) -> float | None:
+    """One run; the best value of the monitored metric goes to Hydra's sweepers."""
+    return in_job("separate-train", lambda: _train(cfg))
+
+
+def _train(cfg: DictConfig) -> float | None:
+    from separate.config import TrainConfig, from_hydra
+    from separate.training.run import run
+
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    config = from_hydra(cfg, TrainConfig)
+    try:
+        return run(config, folder, changed=list(HydraConfig.get().overrides.task))
+    finally:
+        print(f"run: {folder}", flush=True)
+
+
+def main() -> None:
+    run_hydra("separate-train", train)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,94 @@
+"""Batches as a function of (seed, step): the same for any number of workers and any point of resuming."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from separate.batch import Batch
+from separate.data.examples import Example, Examples
+from separate.errors import SeparateError
+
+
+def collate(examples: list[Example]) -> Batch:
+    """Examples of one length as a batch, (B, C, T) and (B, S, C, T)."""
+    return Batch(
+        torch.from_numpy(np.stack([example.mixture for example in examples])),
+        torch.from_numpy(np.stack([example.sources for example in examples])),
+        [example.track for example in examples],
+    )
+
+
+class TrainingSteps(Dataset):
+    """Item `step` is the batch of that step.  Each pass over the examples has an order of its own."""
+
+    def __init__(self, examples: Examples, batch_size: int, seed: int) -> None:
+        self.examples = examples
+        self.batch_size = batch_size
+        self.seed = seed
+        self._pass = -1
+        self._order = np.empty(0, int)
+
+    def __getitem__(self, step: int) -> Batch | SeparateError:
+        first = step * self.batch_size
+        try:
+            return collate([self._draw(number) for number in range(first, first + self.batch_size)])
+        except SeparateError as error:
+            return error  # raised on the other side, where its message is not wrapped in a worker's traceback
+
+    def _draw(self, number: int) -> Example:
+        """Example `number`, counted from the start of the training."""
+        this_pass, place = divmod(number, len(self.examples))
+        if this_pass != self._pass:
+            self._pass = this_pass
+            self._order = np.random.default_rng([self.seed, 1, this_pass]).permutation(len(self.examples))
+        return self.examples.draw(int(self._order[place]), np.random.default_rng([self.seed, 2, number]))
+
+
+class FixedBatches(Dataset):
+    """The validation examples in order, `batch_size` at a time; the last batch may be smaller."""
+
+    def __init__(self, examples: Examples, batch_size: int) -> None:
+        self.examples = examples
+        self.batch_size = batch_size
+
+    def __len__(self) -> int:
+        return -(-len(self.examples) // self.batch_size)
+
+    def __getitem__(self, index: int) -> Batch | SeparateError:
+        first = index * self.batch_size
+        last = min(first + self.batch_size, len(self.examples))
+        try:
+            return collate([self.examples.fixed(number) for number in range(first, last)])
+        except SeparateError as error:
+            return error
+
+
+def load(dataset: Dataset, items: range, workers: int, pin: bool) -> Iterator[Batch]:
+    """These items of a data set in order, prepared by worker processes ahead of time (0: in this process)."""
+    options: dict[str, Any] = {"prefetch_factor": 4} if workers else {}
+    loader = DataLoader(
+        dataset,
+        batch_size=None,
+        sampler=items,
+        num_workers=workers,
+        pin_memory=pin,
+        worker_init_fn=_start_worker,
+        generator=torch.Generator(),  # its draws leave the global state, which dropout uses, alone
+        **options,
+    )
+    for batch in loader:
+        if isinstance(batch, SeparateError):
+            raise batch
+        yield batch
+
+
+def _start_worker(worker: int) -> None:
+    import signal
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the training decides
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)

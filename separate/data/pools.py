@@ -1,0 +1,104 @@
+"""Speakers mixed on the fly: clips of different speakers joined with pauses, at levels drawn in dB."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from separate.audio import Info, NonFiniteError, frames_at, read_span
+from separate.data.examples import Example, Examples
+from separate.data.excerpts import all_non_finite
+from separate.data.tracks import audio_files, probe_all, split_folder
+from separate.errors import DataError
+
+Clip = tuple[Path, Info]
+LEVEL = 0.05  # RMS of the clips of the first speaker
+LEAD = 0.3  # seconds, the longest silence before the first clip
+
+
+def list_pools(root: Path, splits: Mapping[str, str], split: str, least: int) -> dict[str, list[Clip]]:
+    """ROOT/SPLIT/SPEAKER/*.wav: the clips of each speaker, at least `least` speakers."""
+    folder = split_folder(root, splits, split)
+    paths = {speaker.name: audio_files(speaker) for speaker in sorted(folder.iterdir()) if speaker.is_dir()}
+    infos, problems = probe_all([path for clips in paths.values() for path in clips])
+    problems += [f"{path}: holds no samples" for path, info in infos.items() if info.frames == 0]
+    if problems:
+        raise DataError.of_files(f"{len(problems)} bad files in {folder}", problems, "Mend or remove them.")
+    pools = {speaker: [(path, infos[path]) for path in clips] for speaker, clips in paths.items() if clips}
+    if len(pools) < least:
+        raise DataError(
+            f"{folder} has {len(pools)} speakers with audio and data.sources asks for {least} at a time; "
+            f"the layout is {folder}/SPEAKER/*.wav"
+        )
+    return pools
+
+
+class Pools(Examples):
+    """Each example: as many different speakers as there are sources, their clips joined until it is full.
+
+    snr: the levels of all speakers but the first are drawn within +-snr dB of the first;
+    pause: seconds between clips, drawn within these bounds; examples: fixed ones in a split that is not trained on.
+    """
+
+    def __init__(
+        self,
+        sources: list[str],
+        sample_rate: int,
+        channels: int,
+        excerpt: float,
+        pools: Mapping[str, Sequence[Clip]],
+        split: str,
+        snr: float,
+        pause: tuple[float, float],
+        examples: int,
+        seed: int,
+    ) -> None:
+        super().__init__(sources, sample_rate, channels, excerpt)
+        self.pools = dict(pools)
+        self.speakers = sorted(pools)
+        self.snr = snr
+        self.pause = pause
+        self.key = (seed, *split.encode())
+        seconds = sum(info.seconds for clips in pools.values() for _, info in clips)
+        self.examples = max(1, round(seconds / excerpt)) if split == "train" else examples
+
+    def __len__(self) -> int:
+        return self.examples
+
+    def draw(self, index: int, rng: np.random.Generator) -> Example:
+        names = [self.speakers[i] for i in rng.choice(len(self.speakers), len(self.sources), replace=False)]
+        gains = [0.0, *rng.uniform(-self.snr, self.snr, len(names) - 1)]  # dB
+        sources = [self._speak(name, rng) * 10 ** (gain / 20) for name, gain in zip(names, gains, strict=True)]
+        return Example.of_sources("+".join(names), np.stack(sources).astype(np.float32))
+
+    def _speak(self, speaker: str, rng: np.random.Generator) -> np.ndarray:
+        """One speaker for a whole example, (C, T), every clip at the same RMS."""
+        audio = np.zeros((self.channels, self.frames), np.float32)
+        clips = self.pools[speaker]
+        at = int(rng.uniform(0, LEAD) * self.sample_rate)
+        while at < self.frames:
+            path, info = clips[rng.integers(len(clips))]
+            length = frames_at(info, self.sample_rate)
+            take = min(length, self.frames - at)
+            start = int(rng.integers(length - take + 1))
+            try:
+                clip = read_span(path, info, start, take, self.sample_rate, self.channels)
+            except NonFiniteError:
+                raise all_non_finite([clip for clips in self.pools.values() for clip in clips]) from None
+            audio[:, at : at + take] = clip * (LEVEL / (np.sqrt(np.mean(clip**2)) + 1e-8))
+            at += take + int(rng.uniform(*self.pause) * self.sample_rate)
+        return audio
+
+    def fixed(self, index: int) -> Example:
+        example = self.draw(index, np.random.default_rng([*self.key, index]))
+        example.track = f"{index:05d}_{example.track}"
+        return example
+
+    @property
+    def recordings(self) -> int:
+        return len(self)
+
+    def recording(self, index: int) -> Example:
+        return self.fixed(index)

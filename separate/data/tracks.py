@@ -1,0 +1,137 @@
+"""Layouts: which files in a folder are the mixture and the sources of which track."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from separate.audio import ENDINGS, Info, UnreadableError, probe
+from separate.errors import DataError, UsageError
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Track:
+    """One recording: its sources' files in order, its mixture's where it has one (else it is their sum)."""
+
+    name: str
+    sources: tuple[Path, ...]
+    mixture: Path | None
+    info: Info
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        return self.sources if self.mixture is None else (*self.sources, self.mixture)
+
+
+def list_stems(root: Path, splits: Mapping[str, str], split: str, sources: Sequence[str]) -> list[Track]:
+    """ROOT/SPLIT/TRACK/SOURCE.wav, as in MUSDB18-HQ.  Without a folder for valid, the last tenth of train is valid."""
+    folder = split_folder(root, splits, split, optional=split == "valid")
+    held_out = not split_folder(root, splits, "valid", optional=True).is_dir()
+    if split == "valid" and held_out:
+        folder = split_folder(root, splits, "train")
+    folders = sorted(path for path in folder.iterdir() if path.is_dir())
+    if held_out and split in ("train", "valid"):
+        count = max(1, round(len(folders) / 10))
+        folders = folders[-count:] if split == "valid" else folders[:-count]
+        if split == "valid":
+            names = ", ".join(path.name for path in folders)
+            log.info("%s has no %s folder: held out of training for validation: %s", root, splits["valid"], names)
+    wanted = [
+        (path.name, [_with_ending(path / source) for source in sources], None, _with_ending(path / "mixture"))
+        for path in folders
+    ]
+    return _check(wanted, f"{folder}/TRACK/{{{','.join(sources)}}}.wav")
+
+
+def list_wsj0mix(root: Path, splits: Mapping[str, str], split: str, sources: Sequence[str]) -> list[Track]:
+    """ROOT/SPLIT/{mix,s1,s2,...}/ID.wav, as WSJ0-2mix is generated."""
+    folder = split_folder(root, splits, split)
+    mixtures = audio_files(folder / "mix") if (folder / "mix").is_dir() else []
+    wanted = [(path.stem, [folder / source / path.name for source in sources], path, None) for path in mixtures]
+    return _check(wanted, f"{folder}/{{mix,{','.join(sources)}}}/ID.wav")
+
+
+def split_folder(root: Path, splits: Mapping[str, str], split: str, optional: bool = False) -> Path:
+    """The folder of a split, which must exist unless it is optional."""
+    if not root.is_dir():
+        raise DataError(f"data.root={root} is no folder; set data.root to the folder that holds {_names(splits)}")
+    if split not in splits:
+        raise UsageError(f"data.splits names no folder for {split}; it has {_names(splits)}")
+    folder = root / splits[split]
+    if not optional and not folder.is_dir():
+        raise DataError(
+            f"{folder} is no folder: the {split} split is missing; put it there or name its folder with "
+            f"data.splits.{split}=NAME"
+        )
+    return folder
+
+
+def _names(splits: Mapping[str, str]) -> str:
+    return ", ".join(sorted(set(splits.values())))
+
+
+def audio_files(folder: Path) -> list[Path]:
+    """The audio files of a folder and the folders in it, sorted, without hidden ones."""
+    return sorted(
+        path for path in folder.rglob("*") if path.suffix.lower() in ENDINGS and not path.name.startswith(".")
+    )
+
+
+def _with_ending(path: Path) -> Path:
+    """path.wav or, where that is not there, the same with another audio ending."""
+    candidates = [path.parent / f"{path.name}{ending}" for ending in ENDINGS]
+    return next((candidate for candidate in candidates if candidate.is_file()), candidates[0])
+
+
+Wanted = tuple[str, "list[Path]", "Path | None", "Path | None"]
+
+
+def _check(wanted: Sequence[Wanted], looked_for: str) -> list[Track]:
+    """Probe every file of (name, sources, mixture, file that must only be as long), and refuse all bad ones at once."""
+    if not wanted:
+        raise DataError(f"no tracks found; looked for {looked_for}; check data.root and data.sources")
+    infos, problems = probe_all([p for _, files, mix, _ in wanted for p in [*files, *([mix] if mix else [])]])
+    tracks = []
+    for name, sources, mixture, companion in wanted:
+        files = [*sources, *([mixture] if mixture else [])]
+        if any(path not in infos for path in files):
+            continue
+        found = {path: infos[path] for path in files}
+        if companion is not None and companion.is_file():
+            more, unreadable = probe_all([companion])
+            found.update(more)
+            problems += unreadable
+        if len({(info.frames, info.sample_rate) for info in found.values()}) > 1:
+            lengths = ", ".join(f"{p.name} {i.frames} samples at {i.sample_rate} Hz" for p, i in found.items())
+            problems.append(f"{sources[0].parent if mixture is None else mixture}: lengths differ: {lengths}")
+        elif infos[sources[0]].frames == 0:
+            problems.append(f"{sources[0].parent if mixture is None else mixture}: holds no samples")
+        else:
+            tracks.append(Track(name, tuple(sources), mixture, infos[sources[0]]))
+    if problems:
+        raise DataError.of_files(
+            f"{len(problems)} problem{'s' if len(problems) > 1 else ''} in the data",
+            problems,
+            f"The layout is {looked_for}; mend or remove these, or name other sources with data.sources.",
+        )
+    return tracks
+
+
+def probe_all(paths: Sequence[Path]) -> tuple[dict[Path, Info], list[str]]:
+    """Headers of many files: what was found, and `path: reason` for each that is bad."""
+
+    def one(path: Path) -> Info | str:
+        try:
+            return probe(path) if path.is_file() else "is missing"
+        except UnreadableError as error:
+            return str(error)
+
+    with ThreadPoolExecutor(8) as pool:
+        results = dict(zip(paths, pool.map(one, paths), strict=True))
+    infos = {path: result for path, result in results.items() if isinstance(result, Info)}
+    return infos, [f"{path}: {result}" for path, result in results.items() if isinstance(result, str)]

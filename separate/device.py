@@ -1,0 +1,22 @@
+"""Where to compute."""
+
+from __future__ import annotations
+
+import torch
+
+from separate.errors import UsageError
+
+
+def choose_device(name: str | torch.device) -> torch.device:
+    """auto: CUDA, then MPS, then the CPU; or a device by name, which must be there."""
+    cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
+    if name == "auto":
+        return torch.device("cuda" if cuda else "mps" if mps else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UsageError(f"device={name} is unknown; choose from auto, cpu, cuda, cuda:N, mps") from None
+    there = {"cpu": True, "cuda": cuda, "mps": mps}
+    if not there.get(device.type, False) or (device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count()):
+        raise UsageError(f"device={name} is not on this machine; use device=auto")
+    return device

@@ -1,0 +1,37 @@
+"""What a user can mend, said in one sentence: what, where, why it matters, the way out."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class SeparateError(Exception):
+    """Something failed that the user can mend; the programs print the message and exit with 1."""
+
+    exit_code = 1
+
+
+class UsageError(SeparateError):
+    """The command or the configuration asks for what cannot be; the programs exit with 2."""
+
+    exit_code = 2
+
+
+class DataError(SeparateError):
+    """Files that are missing, unreadable or not what their layout says: all of them, by path."""
+
+    @classmethod
+    def of_files(cls, what: str, problems: Iterable[str], way_out: str) -> DataError:
+        lines = sorted(problems)
+        shown = [f"  {line}" for line in lines[:50]]
+        if len(lines) > 50:
+            shown.append(f"  … and {len(lines) - 50} more")
+        return cls("\n".join([f"{what}:", *shown, way_out]))
+
+
+def nearest(word: str, choices: Iterable[str]) -> str:
+    """`Did you mean …?` for a misspelt word, or the list of choices where none is near."""
+    names = sorted(set(choices))
+    near = difflib.get_close_matches(word, names, n=1, cutoff=0.5)
+    return f"did you mean {near[0]}?" if near else f"choose from {', '.join(names) or 'nothing'}"

@@ -1,0 +1,1 @@
+"""Scores of a separation against its references, and the report of them."""

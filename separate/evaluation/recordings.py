@@ -1,0 +1,91 @@
+"""Score whole recordings: the model, the mixture taken as every estimate, and an oracle mask."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from separate.batch import Batch
+from separate.data.batches import collate
+from separate.data.examples import Examples
+from separate.errors import SeparateError, UsageError
+from separate.evaluation.scores import arrange, score
+from separate.separator import Separation, Separator
+from separate.targets import tpsa
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+METHODS = ("model", "mixture as estimate", "oracle mask")
+SHOWN = 10  # seconds of the first recording in the picture
+
+
+@dataclass
+class Results:
+    """rows: a dict for each track, source and method with its scores in dB, NaN where the source is silent."""
+
+    sources: list[str]
+    rows: list[dict[str, str | float]] = field(default_factory=list)
+    picture: Figure | None = None  # of the first recording
+
+
+def evaluate(separator: Separator, examples: Examples, chunk: float, overlap: float) -> Results:
+    """Separate every recording as `separate-infer` does, in chunks (seconds), and score it against its sources."""
+    _check_sources(separator, examples)
+    stft = deepcopy(separator.stft).cpu()
+    results = Results(examples.sources)
+    for index in tqdm(range(examples.recordings), "evaluating", leave=False):
+        batch = collate([examples.recording(index)]).to(torch.device("cpu"), stft)
+        separated = separator(batch.mixture[0], examples.sample_rate, chunk, overlap)
+        estimates = torch.stack(list(separated.values())).unsqueeze(0)  # (1, S, C, T)
+        if not estimates.isfinite().all():
+            raise SeparateError(f"the network made NaN or infinite samples of {batch.tracks[0]}; train it again")
+        if separator.interchangeable:
+            estimates = arrange(estimates, batch.sources)
+        tried = {"model": estimates, "mixture as estimate": _repeat(batch), "oracle mask": oracle(batch)}
+        for method, signals in tried.items():
+            scores = score(signals, batch.sources, batch.mixture, interchangeable=False)
+            for number, source in enumerate(examples.sources):
+                values = {name: found[0, number].item() for name, found in scores.items()}
+                results.rows.append({"track": batch.tracks[0], "source": source, "method": method, **values})
+        if index == 0:
+            results.picture = _picture(batch, estimates, examples)
+    return results
+
+
+def oracle(batch: Batch) -> Tensor:
+    """The estimates (B, S, C, T) of the best real mask in [0, 1], tPSA divided by |Y|: what masking could reach."""
+    assert batch.stft is not None
+    magnitude = batch.spectrogram.abs().clamp_min(1e-12).unsqueeze(1)
+    masks = tpsa(batch.source_spectrograms, batch.spectrogram) / magnitude
+    return Separation(batch, masks=masks).estimates
+
+
+def _repeat(batch: Batch) -> Tensor:
+    return batch.mixture.unsqueeze(1).expand_as(batch.sources)
+
+
+def _check_sources(separator: Separator, examples: Examples) -> None:
+    if separator.interchangeable:
+        fits = len(separator.sources) == len(examples.sources)
+    else:
+        fits = separator.sources == examples.sources
+    if not fits:
+        raise UsageError(
+            f"the separator gives {', '.join(separator.sources)} and the data has {', '.join(examples.sources)}; "
+            f"set data.sources=[{','.join(separator.sources)}] or choose data with these"
+        )
+
+
+def _picture(batch: Batch, estimates: Tensor, examples: Examples) -> Figure:
+    from separate.figures import separation_figure
+
+    frames = min(batch.mixture.shape[-1], SHOWN * examples.sample_rate)
+    cut = Batch(batch.mixture[..., :frames], batch.sources[..., :frames], batch.tracks, batch.stft)
+    shown = Separation(cut, waveforms=estimates[..., :frames])
+    return separation_figure(cut, shown, examples.sources, examples.sample_rate)

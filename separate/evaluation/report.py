@@ -1,0 +1,148 @@
+"""Scores as a table, CSV, JSON and one HTML page."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import html
+import io
+import json
+import math
+import statistics
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from separate.evaluation.recordings import METHODS, Results
+from separate.evaluation.scores import METRICS
+from separate.training.checkpoint import replace_file
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+UNITS = {"si_sdr": "SI-SDR", "si_sdri": "SI-SDR improvement", "snr": "SNR"}  # all in dB
+
+
+def summarise(results: Results, about: Mapping[str, Any]) -> dict[str, Any]:
+    """{scores: {method: {source or all: {metric: {mean, median}}}}}, silent sources counted and left out.
+
+    `all` takes every source of every track with the same weight.  None stands where nothing could be scored.
+    """
+    scores: dict[str, Any] = {}
+    for method in METHODS:
+        rows = [row for row in results.rows if row["method"] == method]
+        scores[method] = {
+            source: {metric: _mean_and_median([r for r in rows if source in ("all", r["source"])], metric) for metric in METRICS}
+            for source in [*results.sources, "all"]
+        }
+    model = [row for row in results.rows if row["method"] == "model"]
+    silent = sum(math.isnan(float(row["si_sdr"])) for row in model)
+    tracks = len(model) // max(1, len(results.sources))
+    return {**about, "tracks": tracks, "silent_sources_left_out": silent, "scores": scores}
+
+
+def _mean_and_median(rows: list[dict[str, str | float]], metric: str) -> dict[str, float | None]:
+    values = [float(row[metric]) for row in rows if not math.isnan(float(row[metric]))]
+    if not values:
+        return {"mean": None, "median": None}
+    return {"mean": statistics.fmean(values), "median": statistics.median(values)}
+
+
+def table(summary: Mapping[str, Any]) -> str:
+    """The summary for a terminal: a row for each method and source, mean and median of each score in dB."""
+    names = [f"{UNITS[metric]}" for metric in METRICS]
+    lines = [
+        f"{'':30}" + "".join(f"{name:>24}" for name in names),
+        f"{summary['tracks']} tracks, dB".ljust(30) + f"{'mean':>15}{'median':>9}" * len(METRICS),
+    ]
+    for method, sources in summary["scores"].items():
+        for source, found in sources.items():
+            cells = "".join(f"{_db(found[m]['mean']):>15}{_db(found[m]['median']):>9}" for m in METRICS)
+            lines.append(f"{method:20}{source:10}" + cells)
+    if summary["silent_sources_left_out"]:
+        lines.append(f"{summary['silent_sources_left_out']} silent sources have no scores and are left out")
+    return "\n".join(lines)
+
+
+def _db(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
+
+
+def write(results: Results, about: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """scores.csv, summary.json and report.html in `folder`; the summary comes back."""
+    summary = summarise(results, about)
+    rows = io.StringIO()
+    writer = csv.DictWriter(rows, ["track", "source", "method", *METRICS])
+    writer.writeheader()
+    writer.writerows({k: "" if isinstance(v, float) and math.isnan(v) else v for k, v in row.items()} for row in results.rows)
+    text = {
+        "scores.csv": rows.getvalue(),
+        "summary.json": json.dumps(summary, indent=2) + "\n",
+        "report.html": _page(results, summary),
+    }
+    for name, content in text.items():
+        replace_file(folder / name, lambda part, content=content: part.write_text(content, encoding="utf-8"))  # type: ignore[misc]
+    return summary
+
+
+def _page(results: Results, summary: Mapping[str, Any]) -> str:
+    facts = "".join(
+        f"<dt>{html.escape(key)}</dt><dd>{html.escape(str(value))}</dd>" for key, value in summary.items() if key != "scores"
+    )
+    head = "".join(f"<th>{UNITS[metric]}, {kind}</th>" for metric in METRICS for kind in ("mean", "median"))
+    body = "".join(
+        f"<tr><td>{html.escape(method)}</td><td>{html.escape(source)}</td>"
+        + "".join(f"<td>{_db(found[metric][kind])}</td>" for metric in METRICS for kind in ("mean", "median"))
+        + "</tr>"
+        for method, sources in summary["scores"].items()
+        for source, found in sources.items()
+    )
+    pictures = [("SI-SDR improvement of each source and track", _distribution(results))]
+    if results.picture is not None:
+        pictures.append((f"The first recording, {results.rows[0]['track']}", results.picture))
+    figures = "".join(
+        f'<h2>{html.escape(title)}</h2><img alt="{html.escape(title)}" src="data:image/png;base64,{_png(figure)}">'
+        for title, figure in pictures
+    )
+    return f"""<!doctype html>
+<html lang="en"><meta charset="utf-8"><title>separate: scores</title>
+<style>
+body {{ font: 15px/1.5 system-ui, sans-serif; max-width: 70em; margin: 2em auto; padding: 0 1em; color: #222 }}
+table {{ border-collapse: collapse }} td, th {{ padding: .2em .8em; text-align: right; border-bottom: 1px solid #ddd }}
+td:nth-child(-n+2) {{ text-align: left }} img {{ max-width: 100% }}
+dt {{ float: left; clear: left; width: 14em; color: #666 }} dd {{ margin-left: 14em }}
+</style>
+<h1>Scores</h1><dl>{facts}</dl>
+<table><tr><th>dB</th><th></th>{head}</tr>{body}</table>{figures}</html>
+"""
+
+
+def _distribution(results: Results) -> Figure:
+    """SI-SDR improvement: every track a dot, the median a bar, for each source; model beside oracle."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(2.2 * len(results.sources) + 2, 3.6), layout="constrained")
+    axes = figure.subplots()
+    for side, (method, colour) in enumerate((("model", "tab:blue"), ("oracle mask", "tab:gray"))):
+        for place, source in enumerate(results.sources):
+            values = [
+                value
+                for row in results.rows
+                if row["method"] == method and row["source"] == source and not math.isnan(value := float(row["si_sdri"]))
+            ]
+            centre = place + 0.36 * (side - 0.5)
+            spread = [centre + 0.22 * ((7 * i % 11) / 10 - 0.5) for i in range(len(values))]
+            axes.plot(spread, values, ".", color=colour, alpha=0.5, label=method if place == 0 else None)
+            if values:
+                axes.hlines(statistics.median(values), centre - 0.15, centre + 0.15, color=colour, linewidth=2.5)
+    axes.axhline(0, color="black", linewidth=0.8)
+    axes.set_xticks(range(len(results.sources)), results.sources)
+    axes.set_ylabel("SI-SDR improvement, dB")
+    axes.legend()
+    return figure
+
+
+def _png(figure: Figure) -> str:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110)
+    return base64.b64encode(buffer.getvalue()).decode()

@@ -1,0 +1,62 @@
+"""Pictures of a separation: spectrograms of what went in, of what should have come out and of what did, and masks."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from matplotlib.figure import Figure
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from separate.batch import Batch
+    from separate.separator import Separation
+
+RANGE = 70  # dB below the loudest bin of the mixture
+
+
+def separation_figure(batch: Batch, separation: Separation, sources: Sequence[str], sample_rate: int) -> Figure:
+    """The first example of a batch: a row for each source with its reference, its estimate and its mask.
+
+    Channels are averaged; time in seconds, frequency in kHz, level in dB below the loudest bin of the mixture.
+    """
+    assert batch.stft is not None
+    mixture = _decibels(batch.spectrogram[0])
+    top = float(mixture.max())
+    columns = [
+        ("reference", _decibels(batch.source_spectrograms[0])),
+        ("estimate", _decibels(batch.stft(separation.estimates[0]))),
+    ]
+    if separation.masks is not None:
+        columns.append(("mask", separation.masks[0].mean(dim=1).float().cpu().numpy()))
+    seconds = batch.mixture.shape[-1] / sample_rate
+    extent = (0.0, seconds, 0.0, sample_rate / 2000)
+
+    figure = Figure(figsize=(4 * (len(columns) + 1), 2.4 * len(sources) + 0.6), layout="constrained")
+    axes = figure.subplots(len(sources), len(columns) + 1, squeeze=False, sharex=True, sharey=True)
+    level = {"origin": "lower", "aspect": "auto", "extent": extent, "vmin": top - RANGE, "vmax": top, "cmap": "magma"}
+    share = {"origin": "lower", "aspect": "auto", "extent": extent, "vmin": 0, "vmax": 1, "cmap": "viridis"}
+    shown = axes[0, 0].imshow(mixture, **level)
+    axes[0, 0].set_title("mixture")
+    for blank in axes[1:, 0]:
+        blank.set_visible(False)
+    axes[0, 0].set_ylabel("kHz")
+    masks = None
+    for row, source in enumerate(sources):
+        for column, (what, pictures) in enumerate(columns, start=1):
+            drawn = axes[row, column].imshow(pictures[row], **(share if what == "mask" else level))
+            masks = drawn if what == "mask" else masks
+            axes[row, column].set_title(f"{source}: {what}")
+        axes[row, 1].set_ylabel("kHz")
+    for axis in axes[-1]:
+        axis.set_xlabel("seconds")
+    figure.colorbar(shown, ax=axes[:, -2 if masks else -1].tolist(), label="dB")
+    if masks:
+        figure.colorbar(masks, ax=axes[:, -1].tolist(), label="mask")
+    return figure
+
+
+def _decibels(spectrogram) -> np.ndarray:  # type: ignore[no-untyped-def]
+    """(..., C, F, N) complex -> (..., F, N) power over the channels in dB."""
+    return (10 * spectrogram.abs().square().mean(dim=-3).clamp_min(1e-12).log10()).cpu().numpy()

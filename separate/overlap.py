@@ -1,0 +1,46 @@
+"""Long recordings in overlapping chunks, cross-faded, so that memory does not grow with their length."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+
+from separate.losses.permutation import match
+
+
+def blocks(
+    separate: Callable[[int, int], Tensor],
+    length: int,
+    sample_rate: int,
+    chunk: float,
+    overlap: float,
+    interchangeable: bool = False,
+) -> Iterator[Tensor]:
+    """Yield the estimates (S, C, n) of a recording from its start to its end, `length` samples in all, at least 1.
+
+    separate: maps samples start:stop of the recording to estimates (S, C, stop - start).
+    chunk: seconds separated at a time; overlap: seconds that two chunks share, at most half of one.  There the two
+    are cross-faded with weights that sum to 1 and vanish smoothly at the ends of the chunks, where context is least.
+    interchangeable: put the sources of each chunk into the order that agrees with the last one in the overlap.
+    """
+    size = max(1, round(chunk * sample_rate))
+    shared = min(round(overlap * sample_rate), size // 2)
+    fade = torch.sin(torch.pi / 2 * (torch.arange(shared) + 0.5) / max(shared, 1)).square()
+    tail: Tensor | None = None  # (S, C, shared), the end of the last chunk
+    start = 0
+    while True:
+        stop = min(start + size, length)
+        estimates = separate(start, stop)
+        if tail is not None:
+            if interchangeable:
+                estimates = match(tail, estimates, shared)
+            faded = tail * (1 - fade) + estimates[..., :shared] * fade
+            estimates = torch.cat([faded, estimates[..., shared:]], dim=-1)
+        if stop == length:
+            yield estimates
+            return
+        yield estimates[..., : size - shared]
+        tail = estimates[..., size - shared :]
+        start += size - shared

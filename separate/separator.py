@@ -1,0 +1,140 @@
+"""Mixture to estimates: the one path that training, validation, evaluation and inference take."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from einops import rearrange, repeat
+from torch import Tensor, nn
+
+from separate.audio import resample
+from separate.batch import Batch
+from separate.errors import UsageError
+from separate.losses.permutation import match
+from separate.overlap import blocks
+from separate.stft import STFT
+
+
+@dataclass
+class Separation:
+    """What a network made of a batch; the waveforms are computed when first asked for.
+
+    masks: (B, S, C, F, N), embeddings: (B, F, N, D), waveforms: (B, S, C, T), each None where it gives none.
+    """
+
+    batch: Batch
+    masks: Tensor | None = None
+    embeddings: Tensor | None = None
+    waveforms: Tensor | None = None
+
+    @cached_property
+    def estimates(self) -> Tensor:
+        """(B, S, C, T) float32: the network's own waveforms, or its masks through the inverse STFT."""
+        if self.waveforms is not None:
+            return self.waveforms.float()
+        assert self.masks is not None
+        assert self.batch.stft is not None
+        with torch.autocast(self.batch.mixture.device.type, enabled=False):
+            masked = self.masks.float() * self.batch.spectrogram.unsqueeze(1)
+            return self.batch.stft.inverse(masked, self.batch.mixture.shape[-1])
+
+
+class Separator(nn.Module):
+    """A network and what surrounds it: STFT, masking, inverse, resampling, channels, chunks.
+
+    network: maps spectrograms (B, C, F, N) or, where it provides `waveforms`, mixtures (B, C, T) to its heads by
+    name; sources: their names; sample_rate in Hz and channels: what the network works at.
+    interchangeable: the sources have no names (two speakers), so that chunks must be matched to each other.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        stft: STFT,
+        sources: Sequence[str],
+        sample_rate: int,
+        channels: int = 1,
+        interchangeable: bool = False,
+    ) -> None:
+        super().__init__()
+        self.network: Any = network
+        self.stft = stft
+        self.sources = list(sources)
+        self.sample_rate = sample_rate
+        self.channels = channels
+        self.interchangeable = interchangeable
+
+    @property
+    def device(self) -> torch.device:
+        return self.stft.window.device
+
+    def separate(self, batch: Batch) -> Separation:
+        """A batch at the separator's rate and channels, bound to its STFT."""
+        takes_waveforms = "waveforms" in self.network.provides
+        return Separation(batch, **self.network(batch.mixture if takes_waveforms else batch.spectrogram))
+
+    @torch.inference_mode()
+    def forward(
+        self, waveform: Tensor | np.ndarray, sample_rate: int, chunk: float = 10.0, overlap: float = 2.0
+    ) -> dict[str, Tensor]:
+        """Separate a recording: (T,) or (C, T) float at any sample rate (Hz) -> {source: the same shape}, on the CPU.
+
+        chunk and overlap, in seconds, bound the memory: see `separate.overlap`.  The network is used as it stands,
+        so call `.eval()` first on one that was not loaded.
+        """
+        audio = torch.as_tensor(waveform, dtype=torch.float32)
+        if audio.ndim not in (1, 2) or audio.numel() == 0:
+            raise UsageError(f"a waveform of shape {tuple(audio.shape)} cannot be separated; give (T,) or (C, T)")
+        wide = torch.atleast_2d(audio)
+        stream = self.blocks(lambda a, b: wide[:, a:b], audio.shape[-1], sample_rate, chunk, overlap)
+        estimates = torch.cat(list(stream), dim=-1)
+        return {name: estimates[index].reshape(audio.shape) for index, name in enumerate(self.sources)}
+
+    def blocks(
+        self, read: Callable[[int, int], Tensor], frames: int, sample_rate: int, chunk: float, overlap: float
+    ) -> Iterator[Tensor]:
+        """The same piece by piece, for what does not fit into memory: yields (S, C, n) from start to end.
+
+        read: maps (start, stop), in samples, to that span of the recording, (C, stop - start).
+        """
+        return blocks(
+            lambda start, stop: self.span(read(start, stop), sample_rate),
+            frames,
+            sample_rate,
+            chunk,
+            overlap,
+            self.interchangeable,
+        )
+
+    @torch.inference_mode()
+    def span(self, audio: Tensor, sample_rate: int) -> Tensor:
+        """One chunk in one piece: (C, T) at any rate and channel count -> (S, C, T) at the same, on the CPU."""
+        channels, length = audio.shape
+        audio = resample(audio.to(self.device), sample_rate, self.sample_rate)
+        if self.channels == 1:
+            mixture = rearrange(audio, "c t -> c 1 t")  # each channel by itself
+        elif channels == 1:
+            mixture = repeat(audio, "1 t -> 1 c t", c=self.channels)
+        elif channels == self.channels:
+            mixture = rearrange(audio, "c t -> 1 c t")
+        else:
+            raise UsageError(
+                f"the input has {channels} channels and the separator {self.channels}; "
+                f"convert the input to 1 or {self.channels}"
+            )
+        estimates = self.separate(Batch.of_mixture(mixture, self.stft)).estimates  # (B, S, C, T)
+        if self.channels == 1:
+            if self.interchangeable:  # the channels agree on who is who
+                estimates = torch.stack([match(estimates[0], channel) for channel in estimates])
+            estimates = rearrange(estimates, "c s 1 t -> s c t")
+        else:
+            estimates = estimates[0]
+            if channels == 1:
+                estimates = estimates.mean(dim=1, keepdim=True)
+        estimates = resample(estimates, self.sample_rate, sample_rate)[..., :length]
+        return nn.functional.pad(estimates, (0, length - estimates.shape[-1])).cpu()

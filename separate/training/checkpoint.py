@@ -1,0 +1,117 @@
+"""Checkpoints: everything needed to separate or to go on, in one file written beside and renamed."""
+
+from __future__ import annotations
+
+import errno
+import os
+import pickle
+import zipfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from separate.errors import SeparateError, UsageError
+
+if TYPE_CHECKING:
+    import torch
+
+    from separate.separator import Separator
+
+FORMAT = 1  # raised when an older program could not read what is written
+
+
+def save(path: Path, contents: dict[str, Any]) -> None:
+    """Write tensors and plain values; a stop at any moment leaves the old file or the new one."""
+    import torch
+
+    replace_file(path, lambda part: torch.save({"format": FORMAT, **contents}, part))
+
+
+def replace_file(path: Path, write: Callable[[Path], None]) -> None:
+    """Have `write` fill a file beside `path`, then rename it; SeparateError where the disk is full."""
+    part = path.with_name(path.name + ".part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write(part)
+        with part.open("rb") as file:
+            os.fsync(file.fileno())
+        part.replace(path)
+    except (OSError, RuntimeError) as error:
+        part.unlink(missing_ok=True)
+        if isinstance(error, RuntimeError) and "write" not in str(error):  # torch's own way to say it could not
+            raise
+        code = getattr(error, "errno", None)
+        reason = "the disk is full" if code in (None, errno.ENOSPC, errno.EDQUOT) else os.strerror(code)
+        raise SeparateError(
+            f"{path} could not be written ({reason}); make room or choose another folder. What stood there before "
+            f"is unharmed."
+        ) from None
+
+
+def read(path: Path) -> dict[str, Any]:
+    """What `save` wrote; UsageError for a file that is no checkpoint or comes from a newer version."""
+    import torch
+
+    try:
+        contents = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, pickle.UnpicklingError, EOFError, zipfile.BadZipFile, ValueError, KeyError, TypeError):
+        contents = None
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}") from None
+    if not isinstance(contents, dict) or "format" not in contents or "config" not in contents:
+        raise UsageError(f"{path} is not a checkpoint of separate-train; give a run's folder or its best.ckpt")
+    if contents["format"] > FORMAT:
+        raise UsageError(
+            f"{path} was written by separate {contents.get('versions', {}).get('separate')}, newer than this one; "
+            f"upgrade with pip install --upgrade separate"
+        )
+    return contents
+
+
+def find(where: str | Path | None) -> Path:
+    """The checkpoint of a run's folder, a checkpoint itself, or (None) the best one of the newest run in here."""
+    if where is None:
+        found = [path for top in ("runs", "multirun") for path in Path(top).glob("**/checkpoints/best.ckpt")]
+        if not found:
+            raise UsageError(
+                "there is no run with a best checkpoint under runs/ or multirun/ in this folder; train one with "
+                "separate-train, or name one"
+            )
+        return max(found, key=lambda path: path.stat().st_mtime)
+    path = Path(where).expanduser()
+    if path.is_dir():
+        best = path / "checkpoints" / "best.ckpt"
+        if not best.is_file():
+            raise UsageError(f"{path} has no checkpoints/best.ckpt: it is no run's folder, or its first epoch is to end")
+        return best
+    if not path.exists():
+        raise UsageError(f"{path} does not exist; give a run's folder or a checkpoint")
+    return path
+
+
+def run_folder(path: Path) -> Path:
+    """The run that a checkpoint belongs to, or the folder that a checkpoint elsewhere lies in."""
+    return path.parent.parent if path.parent.name == "checkpoints" else path.parent
+
+
+def restore(contents: dict[str, Any], trust: Sequence[str] = ()) -> Separator:
+    """The separator that a checkpoint holds, ready to separate.  Only classes of separate and `trust` are built."""
+    from separate.config import OURS, build_separator
+
+    separator = build_separator(contents["config"], trust=(*OURS, *(f"{package}." for package in trust)))
+    separator.load_state_dict(contents["model"])
+    return separator.eval()
+
+
+def load(
+    run_or_checkpoint: str | Path | None = None, device: str | torch.device = "cpu", trust: Sequence[str] = ()
+) -> Separator:
+    """A trained separator, from a run's folder (its best checkpoint) or a checkpoint file.
+
+    With neither it is the newest run under runs/ or multirun/.  device: auto, cpu, cuda, mps.
+    trust: other packages whose networks the checkpoint may build; loading one runs that package's code.
+    UsageError where there is no checkpoint or the file is not one.
+    """
+    from separate.device import choose_device
+
+    return restore(read(find(run_or_checkpoint)), trust).to(choose_device(device))

@@ -1,0 +1,173 @@
+"""One run from its configuration: build the parts, start or go on, train."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from separate.config import (
+    LoggerConfig,
+    TrainConfig,
+    TrainerConfig,
+    build,
+    build_loss,
+    build_separator,
+    data_config,
+)
+from separate.data import open_split
+from separate.device import choose_device
+from separate.errors import SeparateError, UsageError
+from separate.training import checkpoint
+from separate.training.runlog import RunLog
+from separate.training.state import State, higher_is_better
+from separate.training.trainer import Training, fit, precision
+
+log = logging.getLogger(__name__)
+
+# what a resumed run may change; all else is part of what the checkpoint stands for
+MAY_CHANGE = (
+    "run", "resume", "device", "data.root", "data.workers", "logger",
+    "trainer.epochs", "trainer.max_minutes", "trainer.patience", "trainer.min_delta", "trainer.checkpoint_minutes",
+)  # fmt: skip
+
+
+def run(config: TrainConfig, folder: Path, changed: Sequence[str] = ()) -> float | None:
+    """Train in `folder` and return the best value of the monitored metric.
+
+    changed: the overrides that the user gave, `key=value`; a resumed run takes the rest from its checkpoint.
+    """
+    plain = {**asdict(config), "run": str(folder)}
+    resumed = _checkpoint_to_resume(config, folder)
+    if resumed is not None:
+        plain = resumed_config(resumed["config"], plain, changed)
+    state, training = prepare(plain, folder)
+    _say_what_is_trained(state, training)
+    if resumed is not None:
+        state.restore(resumed)
+        log.info("going on in %s after epoch %d, step %d", folder, state.epoch, state.step)
+    _write_config(folder, plain)
+    training.log = RunLog(folder, LoggerConfig(**plain["logger"]), state.epoch, state.step)
+    try:
+        best = fit(state, training)
+    finally:
+        training.log.close()
+    if best is None:
+        raise SeparateError(
+            f"{training.options.monitor} was never finite, so there is no best checkpoint; look at {folder}/metrics.jsonl"
+        )
+    log.info("best %s: %.4g", training.options.monitor, best)
+    return best
+
+
+def prepare(config: Mapping[str, Any], folder: Path) -> tuple[State, Training]:
+    """The parts of a run, freshly initialised from the seed."""
+    device = choose_device(config["device"])
+    options = TrainerConfig(**config["trainer"])
+    torch.manual_seed(config["seed"])
+    separator = build_separator(config)
+    loss = build_loss(config, separator)
+    data = data_config(config["data"])
+    train, valid = (open_split(data, split, config["seed"]) for split in ("train", "valid"))
+
+    separator.to(device)
+    mode = "max" if higher_is_better(options.monitor) else "min"
+    optimizer = build(config["optimizer"], "optimizer", params=separator.parameters())
+    scheduler = build(config["scheduler"], "scheduler", optimizer=optimizer, mode=mode) if config["scheduler"] else None
+    scaler = torch.amp.GradScaler(device.type, enabled=precision(options.precision, device) == torch.float16)
+    state = State(separator, optimizer, scheduler, scaler)
+    training = Training(
+        loss=loss.to(device),
+        train=train,
+        valid=valid,
+        options=options,
+        batch_size=config["batch_size"],
+        seed=config["seed"],
+        workers=data.workers,
+        folder=folder,
+        config=dict(config),
+    )
+    return state, training
+
+
+def _checkpoint_to_resume(config: TrainConfig, folder: Path) -> dict[str, Any] | None:
+    """What `folder` holds of an earlier run, where `resume` asks to go on with it."""
+    path = folder / "checkpoints" / "last.ckpt"
+    if not path.exists():
+        if config.resume is True:
+            raise UsageError(
+                f"{folder} holds no run to go on with (there is no checkpoints/last.ckpt); name its folder with "
+                f"run=FOLDER, or start one there with resume=auto"
+            )
+        return None
+    if config.resume is False:
+        raise UsageError(f"{folder} holds a run already; go on with it by resume=true, or choose another run=FOLDER")
+    contents = checkpoint.read(path)
+    if "training" not in contents:
+        raise UsageError(f"{path} holds no training state; start another run")
+    return contents
+
+
+def resumed_config(saved: Mapping[str, Any], composed: Mapping[str, Any], changed: Sequence[str]) -> dict[str, Any]:
+    """The checkpoint's configuration with what the user changed; UsageError for what a resumed run cannot change."""
+    keys = tuple(override.lstrip("+~").partition("=")[0].partition("@")[0] for override in changed)
+    anywhere = any(key in ("experiment", "debug") for key in keys)  # these set keys in every section
+    old, new = _flat(saved), _flat(composed)
+    for key, value in new.items():
+        if not anywhere and not any(f"{key}.".startswith(f"{named}.") for named in keys):
+            continue
+        if key in old and old[key] == value:
+            continue
+        if not any(f"{key}.".startswith(f"{free}.") for free in MAY_CHANGE):
+            raise UsageError(
+                f"{key}={value} is not what this run was started with ({old.get(key)}), and a resumed run keeps it; "
+                f"leave it out, or start another run"
+            )
+        old[key] = value
+    return _nested(old)
+
+
+def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{section: {key: value}} -> {section.key: value}."""
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        flat.update(_flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value})
+    return flat
+
+
+def _nested(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """The inverse of `_flat`."""
+    config: dict[str, Any] = {}
+    for key, value in flat.items():
+        *sections, name = key.split(".")
+        section = config
+        for part in sections:
+            section = section.setdefault(part, {})
+        section[name] = value
+    return config
+
+
+def _write_config(folder: Path, config: Mapping[str, Any]) -> None:
+    from omegaconf import OmegaConf
+
+    text = OmegaConf.to_yaml(OmegaConf.create(dict(config)))
+    checkpoint.replace_file(folder / "config.yaml", lambda part: part.write_text(text))
+
+
+def _say_what_is_trained(state: State, training: Training) -> None:
+    parameters = sum(p.numel() for p in state.separator.parameters())
+    log.info(
+        "%s, %.2f M parameters, on %s in %s; %d training and %d validation examples, %d steps of %d in an epoch",
+        type(state.separator.network).__name__,
+        parameters / 1e6,
+        state.separator.device,
+        str(precision(training.options.precision, state.separator.device)).removeprefix("torch."),
+        len(training.train),
+        len(training.valid),
+        training.steps_per_epoch,
+        training.batch_size,
+    )

@@ -1,0 +1,78 @@
+"""What a run leaves for people: metrics.jsonl, TensorBoard scalars, spectrogram pictures and audio."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from separate.config import LoggerConfig
+
+if TYPE_CHECKING:
+    from separate.data.examples import Examples
+    from separate.training.state import State
+
+log = logging.getLogger(__name__)
+
+
+class RunLog:
+    """Writes to a run's folder.  epoch: the epochs done so far; what a stopped run wrote after them is dropped."""
+
+    def __init__(self, folder: Path, options: LoggerConfig, epoch: int = 0, step: int = 0) -> None:
+        self.path = folder / "metrics.jsonl"
+        self.options = options
+        if self.path.exists():
+            lines = [line for line in self.path.read_text().splitlines() if json.loads(line)["epoch"] <= epoch]
+            self.path.write_text("".join(f"{line}\n" for line in lines))
+        self.board: Any = None
+        if options.tensorboard:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1 if step else None)
+
+    def epoch(self, facts: dict[str, float], improved: bool) -> None:
+        """One line of metrics.jsonl, the same as scalars, and the gist for the terminal."""
+        plain = {name: value if math.isfinite(value) else None for name, value in facts.items()}
+        with self.path.open("a") as file:
+            file.write(json.dumps(plain) + "\n")
+        if self.board:
+            for name, value in facts.items():
+                self.board.add_scalar(name, value, facts["step"])
+            self.board.flush()
+        log.info(
+            "epoch %d  train loss %.4g  valid loss %.4g  SI-SDR %.2f dB  improvement %.2f dB  %.1f min%s",
+            facts["epoch"],
+            facts.get("train/loss", math.nan),
+            facts["valid/loss"],
+            facts["valid/si_sdr"],
+            facts["valid/si_sdri"],
+            facts["minutes"],
+            "  best" if improved else "",
+        )
+
+    def pictures(self, state: State, valid: Examples) -> None:
+        """Spectrograms, masks and audio of the first validation examples, every few epochs."""
+        if not self.board or (state.epoch - 1) % self.options.every:
+            return
+        import torch
+
+        from separate.data.batches import collate
+        from separate.figures import separation_figure
+
+        separator = state.separator.eval()
+        for index in range(min(self.options.examples, len(valid))):
+            batch = collate([valid.fixed(index)]).to(separator.device, separator.stft)
+            with torch.inference_mode():
+                separation = separator.separate(batch)
+                figure = separation_figure(batch, separation, separator.sources, separator.sample_rate)
+                estimates = separation.estimates[0].mean(dim=1).cpu()
+            self.board.add_figure(f"example_{index}", figure, state.step)
+            signals = {"mixture": batch.mixture[0].mean(dim=0).cpu(), **dict(zip(separator.sources, estimates, strict=True))}
+            for name, audio in signals.items():
+                self.board.add_audio(f"example_{index}/{name}", audio / audio.abs().max().clamp_min(1e-8), state.step, separator.sample_rate)
+
+    def close(self) -> None:
+        if self.board:
+            self.board.close()

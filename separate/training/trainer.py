@@ -1,0 +1,295 @@
+"""The training loop: step, validate, stop early, keep the best."""
+
+from __future__ import annotations
+
+import logging
+import math
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from separate.batch import Batch
+from separate.config import TrainerConfig
+from separate.data.batches import FixedBatches, TrainingSteps, load
+from separate.data.examples import Examples
+from separate.errors import SeparateError, UsageError
+from separate.evaluation.scores import METRICS, score
+from separate.losses import Loss
+from separate.training import checkpoint
+from separate.training.runlog import RunLog
+from separate.training.state import State, higher_is_better
+
+log = logging.getLogger(__name__)
+
+MOST_SKIPPED = 5  # steps in a row with a non-finite loss or gradient before the run stops
+PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+class Interrupted(Exception):
+    """The user wants to stop, and the state is whole."""
+
+
+class Stopped(SeparateError):
+    """Ctrl-C or SIGTERM: the state is saved, the message says how to go on."""
+
+    exit_code = 130
+
+
+@dataclass
+class Training:
+    """What does not change while training.  config: the resolved configuration, for the checkpoints."""
+
+    loss: Loss
+    train: Examples
+    valid: Examples
+    options: TrainerConfig
+    batch_size: int
+    seed: int
+    workers: int
+    folder: Path
+    config: dict[str, Any]
+    log: RunLog | None = None
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return self.options.steps_per_epoch or math.ceil(len(self.train) / self.batch_size)
+
+    @property
+    def monitors(self) -> list[str]:
+        """What `trainer.monitor` can name."""
+        return ["valid/loss", *(f"valid/{metric}" for metric in METRICS)]
+
+
+def precision(name: str, device: torch.device) -> torch.dtype:
+    """The dtype that training computes in; auto is bfloat16 on a CUDA device that has it, else float32."""
+    if name == "auto":
+        return torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float32
+    return PRECISIONS[name]
+
+
+def fit(state: State, training: Training) -> float | None:
+    """Train to the end, from wherever the state stands; the best value of the monitored metric comes back."""
+    options = training.options
+    if options.monitor not in training.monitors:
+        raise UsageError(f"trainer.monitor={options.monitor} is unknown; choose from {', '.join(training.monitors)}")
+    if _finished(state, options):
+        log.info("the run had ended already, after %d epochs; raise trainer.epochs to go on", state.epoch)
+        return state.best
+    steps = TrainingSteps(training.train, training.batch_size, training.seed)
+    ahead = range(state.step, options.epochs * training.steps_per_epoch)
+    batches = load(steps, ahead, training.workers, state.separator.device.type == "cuda")
+    with _interruptible() as interruption:
+        try:
+            while not _finished(state, options):
+                means = train_epoch(state, training, batches, interruption)
+                means.update(validate(state, training, interruption))
+                end_epoch(state, training, means)
+        except Interrupted:
+            save(state, training, "last")
+            raise Stopped(
+                f"interrupted in epoch {state.epoch + 1} after step {state.step}; everything is saved. Go on with\n"
+                f"  separate-train 'run={training.folder}' resume=true"
+            ) from None
+    return state.best
+
+
+def _finished(state: State, options: TrainerConfig) -> bool:
+    stopped_early = options.patience is not None and state.stale >= options.patience
+    return state.epoch >= options.epochs or stopped_early or _out_of_time(state, options)
+
+
+def _out_of_time(state: State, options: TrainerConfig) -> bool:
+    return options.max_minutes is not None and state.seconds >= 60 * options.max_minutes
+
+
+def train_epoch(
+    state: State, training: Training, batches: Iterator[Batch], interruption: Interruption
+) -> dict[str, float]:
+    """The steps that are left of this epoch; means over the whole of it, by name."""
+    options = training.options
+    state.separator.train()
+    end = (state.epoch + 1) * training.steps_per_epoch
+    saved = started = time.perf_counter()
+    waited = 0.0
+    with tqdm(total=end - state.step, desc=f"epoch {state.epoch + 1}/{options.epochs}", leave=False) as bar:
+        while state.step < end and not _out_of_time(state, options):
+            begun = time.perf_counter()
+            batch = next(batches)
+            waited += time.perf_counter() - begun
+            for name, value in train_step(state, training, batch).items():
+                state.sums[name] = state.sums.get(name, 0.0) + value
+            now = time.perf_counter()
+            state.seconds += now - begun
+            bar.set_postfix_str(_progress(state.sums, waited / (now - started)), refresh=False)
+            bar.update()
+            if now - saved > 60 * options.checkpoint_minutes:
+                save(state, training, "last")
+                saved = now
+            interruption.check()
+    means = {f"train/{name}": total / state.sums["steps"] for name, total in state.sums.items() if name != "steps"}
+    if waited:
+        means["train/waiting"] = waited / (time.perf_counter() - started)
+    return means
+
+
+def _progress(sums: dict[str, float], waiting: float) -> str:
+    mean = sums["loss"] / sums["steps"] if sums.get("steps") else math.nan
+    return f"loss {mean:.4g}, waiting for data {waiting:.0%}"
+
+
+def train_step(state: State, training: Training, batch: Batch) -> dict[str, float]:
+    """One step; what it adds to the epoch's sums (nothing where loss or gradient is not finite: it is not applied)."""
+    separator, optimizer, scaler = state.separator, state.optimizer, state.scaler
+    device = separator.device
+    dtype = precision(training.options.precision, device)
+    buffers = [buffer.clone() for buffer in separator.buffers()]
+    try:
+        batch = batch.to(device, separator.stft)
+        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+            loss, parts = training.loss(separator.separate(batch), batch)
+        optimizer.zero_grad(set_to_none=True)
+        scaler.scale(loss).backward()
+    except torch.OutOfMemoryError:
+        seconds = training.train.frames / training.train.sample_rate
+        raise SeparateError(
+            f"out of memory on {device} at batch_size={training.batch_size} and data.excerpt={seconds:g}; "
+            f"lower one of them"
+        ) from None
+    scaler.unscale_(optimizer)
+    norm = torch.nn.utils.clip_grad_norm_(separator.parameters(), training.options.clip or math.inf)
+    found = {"loss": loss.item(), "gradient_norm": norm.item(), **{name: part.item() for name, part in parts.items()}}
+    finite = all(map(math.isfinite, found.values()))
+    if finite:
+        scaler.step(optimizer)
+        state.skipped = 0
+    else:
+        for buffer, before in zip(separator.buffers(), buffers, strict=True):
+            buffer.copy_(before)
+        optimizer.zero_grad(set_to_none=True)
+        state.skipped += 1
+        _report_non_finite(state, training, batch, found)
+    scaler.update()
+    state.step += 1
+    return {"steps": 1, **found} if finite else {}
+
+
+def _report_non_finite(state: State, training: Training, batch: Batch, found: dict[str, float]) -> None:
+    """Keep the batch for inspection, say so, and stop the run when it happens again and again."""
+    path = training.folder / "nonfinite" / f"step_{state.step}.pt"
+    evidence = {"mixture": batch.mixture.cpu(), "sources": batch.sources.cpu(), "tracks": batch.tracks, **found}
+    checkpoint.replace_file(path, lambda part: torch.save(evidence, part))
+    what = (
+        f"step {state.step} was not applied: loss {found['loss']:g}, gradient norm {found['gradient_norm']:g}, "
+        f"tracks {', '.join(batch.tracks)}; the batch is in {path}"
+    )
+    log.warning(what)
+    if state.skipped >= MOST_SKIPPED:
+        raise SeparateError(
+            f"{state.skipped} steps in a row were not finite and the run stops; the last: {what}. Lower optimizer.lr "
+            f"or trainer.clip, or look at that batch; the checkpoints are from before"
+        )
+
+
+@torch.inference_mode()
+def validate(state: State, training: Training, interruption: Interruption) -> dict[str, float]:
+    """Loss and scores over the validation examples, in float32 on the path that evaluation and inference take."""
+    separator, loss = state.separator.eval(), training.loss
+    losses: list[Tensor] = []
+    scores: dict[str, list[Tensor]] = {name: [] for name in METRICS}
+    batches = FixedBatches(training.valid, training.batch_size)
+    pin = separator.device.type == "cuda"
+    for batch in tqdm(
+        load(batches, range(len(batches)), training.workers, pin), "validating", len(batches), leave=False
+    ):
+        batch = batch.to(separator.device, separator.stft)
+        separation = separator.separate(batch)
+        losses.append(loss(separation, batch)[0].double() * len(batch.mixture))
+        found = score(separation.estimates, batch.sources, batch.mixture, separator.interchangeable)
+        for name, values in found.items():
+            scores[name].append(values)
+        interruption.check()
+    means = {name: torch.cat(values).nanmean().item() for name, values in scores.items()}
+    return {
+        "valid/loss": torch.stack(losses).sum().item() / len(training.valid),
+        **{f"valid/{name}": value for name, value in means.items()},
+    }
+
+
+def end_epoch(state: State, training: Training, means: dict[str, float]) -> None:
+    """Judge the epoch, adapt the learning rate, write it all down."""
+    options = training.options
+    value = means[options.monitor]
+    upwards = higher_is_better(options.monitor)
+    if not math.isfinite(value):
+        log.warning("epoch %d: %s is %g; such an epoch is never the best", state.epoch + 1, options.monitor, value)
+    gain = math.inf if state.best is None else (value - state.best) if upwards else (state.best - value)
+    improved = math.isfinite(value) and gain > options.min_delta
+    if improved:
+        state.best, state.stale = value, 0
+    else:
+        state.stale += 1
+    rate = state.optimizer.param_groups[0]["lr"]
+    if isinstance(state.scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
+        state.scheduler.step(value if math.isfinite(value) else -math.inf if upwards else math.inf)
+    elif state.scheduler is not None:
+        state.scheduler.step()
+    state.epoch += 1
+    state.sums = {}
+    facts = {"epoch": state.epoch, "step": state.step, "minutes": state.seconds / 60, "learning_rate": rate, **means}
+    if training.log:
+        training.log.epoch(facts, improved)
+        training.log.pictures(state, training.valid)
+    if improved:
+        save(state, training, "best", means)
+    save(state, training, "last", means)
+
+
+def save(state: State, training: Training, name: str, scores: dict[str, float] | None = None) -> None:
+    """Write RUN/checkpoints/NAME.ckpt."""
+    import separate
+
+    contents = {
+        "config": training.config,
+        "scores": scores or {},
+        "licence": training.config["data"]["licence"],
+        "versions": {"separate": separate.__version__, "torch": str(torch.__version__)},
+        **state.capture(),
+    }
+    checkpoint.save(training.folder / "checkpoints" / f"{name}.ckpt", contents)
+
+
+class Interruption:
+    """Set by the first Ctrl-C or SIGTERM, and heeded where the state is whole; the second one stops at once."""
+
+    def __init__(self) -> None:
+        self.asked = False
+
+    def __call__(self, number: int, frame: Any) -> None:
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True
+        log.info("stopping after this step (once more: at once, and since the last checkpoint all is lost)")
+
+    def check(self) -> None:
+        """To be called where the state is whole."""
+        if self.asked:
+            raise Interrupted
+
+
+@contextmanager
+def _interruptible() -> Iterator[Interruption]:
+    interruption = Interruption()
+    before = {number: signal.signal(number, interruption) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield interruption
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
