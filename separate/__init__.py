@@ -1,7 +1,7 @@
 """Train, score and use neural audio source separators.
 
-    separator = separate.load("runs/2026-11-22/10-15-03")
-    stems = separator(waveform, sample_rate)  # {name: waveform}
+separator = separate.load("runs/2026-11-22/10-15-03")
+stems = separator(waveform, sample_rate)  # {name: waveform}
 """
 
 from __future__ import annotations

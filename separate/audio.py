@@ -158,9 +158,7 @@ def _tensor(audio: np.ndarray) -> Tensor:
     return torch.from_numpy(audio)
 
 
-def create(
-    path: Path, frames: int, sample_rate: int, channels: int, subtype: str = "FLOAT"
-) -> soundfile.SoundFile:
+def create(path: Path, frames: int, sample_rate: int, channels: int, subtype: str = "FLOAT") -> soundfile.SoundFile:
     """Open a WAV file to write `frames` samples to, RF64 where they would pass 4 GiB; blocks are (n, C)."""
     large = frames * channels * 4 > 2**32 - 2**16
     return soundfile.SoundFile(path, "w", sample_rate, channels, subtype, format="RF64" if large else "WAV")

@@ -75,7 +75,7 @@ LAYOUTS: dict[str, type[DataConfig]] = {
 
 @dataclass
 class TrainerConfig:
-    epochs: int = 40
+    epochs: int = 100
     steps_per_epoch: int | None = None
     max_minutes: float | None = None
     monitor: str = "valid/loss"
@@ -134,7 +134,7 @@ LEAST = {
     "data.workers": (0, 2),
     "data.examples": (1, 200),
     "data.snr": (0, 5),
-    "trainer.epochs": (1, 40),
+    "trainer.epochs": (1, 100),
     "trainer.steps_per_epoch": (1, 100),
     "trainer.patience": (1, 10),
     "trainer.min_delta": (0, 0),

@@ -17,6 +17,8 @@ def choose_device(name: str | torch.device) -> torch.device:
     except RuntimeError:
         raise UsageError(f"device={name} is unknown; choose from auto, cpu, cuda, cuda:N, mps") from None
     there = {"cpu": True, "cuda": cuda, "mps": mps}
-    if not there.get(device.type, False) or (device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count()):
+    if not there.get(device.type, False) or (
+        device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count()
+    ):
         raise UsageError(f"device={name} is not on this machine; use device=auto")
     return device

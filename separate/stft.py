@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-WINDOWS = {
+WINDOWS: dict[str, Callable[[int], Tensor]] = {
     "hann": torch.hann_window,
     "sqrt_hann": lambda length: torch.hann_window(length).sqrt(),
     "hamming": torch.hamming_window,

@@ -90,5 +90,5 @@ def load(dataset: Dataset, items: range, workers: int, pin: bool) -> Iterator[Ba
 def _start_worker(worker: int) -> None:
     import signal
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the training decides
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    for number in (signal.SIGINT, signal.SIGTERM):  # these reach the whole group; the training decides when to stop
+        signal.signal(number, signal.SIG_IGN)

@@ -79,7 +79,7 @@ class Pools(Examples):
         clips = self.pools[speaker]
         at = int(rng.uniform(0, LEAD) * self.sample_rate)
         while at < self.frames:
-            path, info = clips[rng.integers(len(clips))]
+            path, info = clips[int(rng.integers(len(clips)))]
             length = frames_at(info, self.sample_rate)
             take = min(length, self.frames - at)
             start = int(rng.integers(length - take + 1))

@@ -41,10 +41,11 @@ def list_stems(root: Path, splits: Mapping[str, str], split: str, sources: Seque
         if split == "valid":
             names = ", ".join(path.name for path in folders)
             log.info("%s has no %s folder: held out of training for validation: %s", root, splits["valid"], names)
-    wanted = [
-        (path.name, [_with_ending(path / source) for source in sources], None, _with_ending(path / "mixture"))
-        for path in folders
-    ]
+    wanted = []
+    for path in folders:
+        mixture = _with_ending(path / "mixture")  # is not used, but must be as long where it is there
+        files = [_with_ending(path / source) for source in sources]
+        wanted.append(Wanted(path.name, path, files, None, [mixture] if mixture.is_file() else []))
     return _check(wanted, f"{folder}/TRACK/{{{','.join(sources)}}}.wav")
 
 
@@ -52,7 +53,7 @@ def list_wsj0mix(root: Path, splits: Mapping[str, str], split: str, sources: Seq
     """ROOT/SPLIT/{mix,s1,s2,...}/ID.wav, as WSJ0-2mix is generated."""
     folder = split_folder(root, splits, split)
     mixtures = audio_files(folder / "mix") if (folder / "mix").is_dir() else []
-    wanted = [(path.stem, [folder / source / path.name for source in sources], path, None) for path in mixtures]
+    wanted = [Wanted(path.stem, path, [folder / s / path.name for s in sources], path, [path]) for path in mixtures]
     return _check(wanted, f"{folder}/{{mix,{','.join(sources)}}}/ID.wav")
 
 
@@ -88,31 +89,35 @@ def _with_ending(path: Path) -> Path:
     return next((candidate for candidate in candidates if candidate.is_file()), candidates[0])
 
 
-Wanted = tuple[str, "list[Path]", "Path | None", "Path | None"]
+@dataclass
+class Wanted:
+    """What a layout expects of one track.  place: where to point at; beside: further files that must be as long."""
+
+    name: str
+    place: Path
+    sources: list[Path]
+    mixture: Path | None
+    beside: list[Path]
 
 
 def _check(wanted: Sequence[Wanted], looked_for: str) -> list[Track]:
-    """Probe every file of (name, sources, mixture, file that must only be as long), and refuse all bad ones at once."""
+    """Read the header of every file, and refuse all that is wrong at once."""
     if not wanted:
         raise DataError(f"no tracks found; looked for {looked_for}; check data.root and data.sources")
-    infos, problems = probe_all([p for _, files, mix, _ in wanted for p in [*files, *([mix] if mix else [])]])
+    infos, problems = probe_all([path for one in wanted for path in (*one.sources, *one.beside)])
     tracks = []
-    for name, sources, mixture, companion in wanted:
-        files = [*sources, *([mixture] if mixture else [])]
-        if any(path not in infos for path in files):
-            continue
-        found = {path: infos[path] for path in files}
-        if companion is not None and companion.is_file():
-            more, unreadable = probe_all([companion])
-            found.update(more)
-            problems += unreadable
+    for one in wanted:
+        found = {path: infos[path] for path in (*one.sources, *one.beside) if path in infos}
         if len({(info.frames, info.sample_rate) for info in found.values()}) > 1:
-            lengths = ", ".join(f"{p.name} {i.frames} samples at {i.sample_rate} Hz" for p, i in found.items())
-            problems.append(f"{sources[0].parent if mixture is None else mixture}: lengths differ: {lengths}")
-        elif infos[sources[0]].frames == 0:
-            problems.append(f"{sources[0].parent if mixture is None else mixture}: holds no samples")
-        else:
-            tracks.append(Track(name, tuple(sources), mixture, infos[sources[0]]))
+            lengths = ", ".join(
+                f"{p.relative_to(p.parents[1])} {i.frames} at {i.sample_rate} Hz" for p, i in found.items()
+            )
+            problems.append(f"{one.place}: lengths in samples differ: {lengths}")
+        elif len(found) == len(one.sources) + len(one.beside):
+            info = infos[one.sources[0]]
+            tracks.append(Track(one.name, tuple(one.sources), one.mixture, info))
+            if info.frames == 0:
+                problems.append(f"{one.place}: holds no samples")
     if problems:
         raise DataError.of_files(
             f"{len(problems)} problem{'s' if len(problems) > 1 else ''} in the data",

@@ -39,7 +39,7 @@ def evaluate(separator: Separator, examples: Examples, chunk: float, overlap: fl
     _check_sources(separator, examples)
     stft = deepcopy(separator.stft).cpu()
     results = Results(examples.sources)
-    for index in tqdm(range(examples.recordings), "evaluating", leave=False):
+    for index in tqdm(range(examples.recordings), "evaluating", leave=False, disable=None):
         batch = collate([examples.recording(index)]).to(torch.device("cpu"), stft)
         separated = separator(batch.mixture[0], examples.sample_rate, chunk, overlap)
         estimates = torch.stack(list(separated.values())).unsqueeze(0)  # (1, S, C, T)

@@ -32,7 +32,10 @@ def summarise(results: Results, about: Mapping[str, Any]) -> dict[str, Any]:
     for method in METHODS:
         rows = [row for row in results.rows if row["method"] == method]
         scores[method] = {
-            source: {metric: _mean_and_median([r for r in rows if source in ("all", r["source"])], metric) for metric in METRICS}
+            source: {
+                metric: _mean_and_median([r for r in rows if source in ("all", r["source"])], metric)
+                for metric in METRICS
+            }
             for source in [*results.sources, "all"]
         }
     model = [row for row in results.rows if row["method"] == "model"]
@@ -74,7 +77,9 @@ def write(results: Results, about: Mapping[str, Any], folder: Path) -> dict[str,
     rows = io.StringIO()
     writer = csv.DictWriter(rows, ["track", "source", "method", *METRICS])
     writer.writeheader()
-    writer.writerows({k: "" if isinstance(v, float) and math.isnan(v) else v for k, v in row.items()} for row in results.rows)
+    writer.writerows(
+        {k: "" if isinstance(v, float) and math.isnan(v) else v for k, v in row.items()} for row in results.rows
+    )
     text = {
         "scores.csv": rows.getvalue(),
         "summary.json": json.dumps(summary, indent=2) + "\n",
@@ -87,7 +92,9 @@ def write(results: Results, about: Mapping[str, Any], folder: Path) -> dict[str,
 
 def _page(results: Results, summary: Mapping[str, Any]) -> str:
     facts = "".join(
-        f"<dt>{html.escape(key)}</dt><dd>{html.escape(str(value))}</dd>" for key, value in summary.items() if key != "scores"
+        f"<dt>{html.escape(key)}</dt><dd>{html.escape(str(value))}</dd>"
+        for key, value in summary.items()
+        if key != "scores"
     )
     head = "".join(f"<th>{UNITS[metric]}, {kind}</th>" for metric in METRICS for kind in ("mean", "median"))
     body = "".join(
@@ -128,7 +135,9 @@ def _distribution(results: Results) -> Figure:
             values = [
                 value
                 for row in results.rows
-                if row["method"] == method and row["source"] == source and not math.isnan(value := float(row["si_sdri"]))
+                if row["method"] == method
+                and row["source"] == source
+                and not math.isnan(value := float(row["si_sdri"]))
             ]
             centre = place + 0.36 * (side - 0.5)
             spread = [centre + 0.22 * ((7 * i % 11) / 10 - 0.5) for i in range(len(values))]

@@ -49,7 +49,9 @@ def plan(inputs: Sequence[str], out: Path) -> tuple[Jobs, dict[Path, audio.Info]
     taken: dict[Path, Path] = {}
     for path, folder in jobs.items():
         if folder in taken:
-            raise UsageError(f"{taken[folder]} and {path} would both be written to {folder}; separate them apart with -o")
+            raise UsageError(
+                f"{taken[folder]} and {path} would both be written to {folder}; separate them apart with -o"
+            )
         taken[folder] = path
     return jobs, infos
 
@@ -86,8 +88,12 @@ def _write_stems(
     """The stems as float WAV; their largest absolute sample comes back."""
     peak = 0.0
     with ExitStack() as stack:
-        files = [stack.enter_context(audio.create(stem, info.frames, info.sample_rate, info.channels)) for stem in stems]
-        bar = stack.enter_context(tqdm(total=round(info.seconds, 1), desc=path.name, unit="s", leave=False))
+        files = [
+            stack.enter_context(audio.create(stem, info.frames, info.sample_rate, info.channels)) for stem in stems
+        ]
+        bar = stack.enter_context(
+            tqdm(total=round(info.seconds, 1), desc=path.name, unit="s", leave=False, disable=None)
+        )
 
         def read(start: int, stop: int) -> torch.Tensor:
             return torch.from_numpy(audio.read(path, start, stop - start))

@@ -27,7 +27,7 @@ def save(path: Path, contents: dict[str, Any]) -> None:
     replace_file(path, lambda part: torch.save({"format": FORMAT, **contents}, part))
 
 
-def replace_file(path: Path, write: Callable[[Path], None]) -> None:
+def replace_file(path: Path, write: Callable[[Path], object]) -> None:
     """Have `write` fill a file beside `path`, then rename it; SeparateError where the disk is full."""
     part = path.with_name(path.name + ".part")
     try:
@@ -82,7 +82,9 @@ def find(where: str | Path | None) -> Path:
     if path.is_dir():
         best = path / "checkpoints" / "best.ckpt"
         if not best.is_file():
-            raise UsageError(f"{path} has no checkpoints/best.ckpt: it is no run's folder, or its first epoch is to end")
+            raise UsageError(
+                f"{path} has no checkpoints/best.ckpt: it is no run's folder, or its first epoch is to end"
+            )
         return best
     if not path.exists():
         raise UsageError(f"{path} does not exist; give a run's folder or a checkpoint")

@@ -58,7 +58,8 @@ def run(config: TrainConfig, folder: Path, changed: Sequence[str] = ()) -> float
         training.log.close()
     if best is None:
         raise SeparateError(
-            f"{training.options.monitor} was never finite, so there is no best checkpoint; look at {folder}/metrics.jsonl"
+            f"{training.options.monitor} was never finite, so there is no best checkpoint; look at "
+            f"{folder}/metrics.jsonl"
         )
     log.info("best %s: %.4g", training.options.monitor, best)
     return best

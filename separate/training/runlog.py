@@ -69,9 +69,17 @@ class RunLog:
                 figure = separation_figure(batch, separation, separator.sources, separator.sample_rate)
                 estimates = separation.estimates[0].mean(dim=1).cpu()
             self.board.add_figure(f"example_{index}", figure, state.step)
-            signals = {"mixture": batch.mixture[0].mean(dim=0).cpu(), **dict(zip(separator.sources, estimates, strict=True))}
+            signals = {
+                "mixture": batch.mixture[0].mean(dim=0).cpu(),
+                **dict(zip(separator.sources, estimates, strict=True)),
+            }
             for name, audio in signals.items():
-                self.board.add_audio(f"example_{index}/{name}", audio / audio.abs().max().clamp_min(1e-8), state.step, separator.sample_rate)
+                self.board.add_audio(
+                    f"example_{index}/{name}",
+                    audio / audio.abs().max().clamp_min(1e-8),
+                    state.step,
+                    separator.sample_rate,
+                )
 
     def close(self) -> None:
         if self.board:

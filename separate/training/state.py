@@ -19,7 +19,7 @@ def higher_is_better(metric: str) -> bool:
 
 @dataclass
 class State:
-    """step: steps done; epoch: epochs done, validation included; seconds: time spent training.
+    """step: steps done; epoch: epochs done, validation included; seconds: time spent training and validating.
 
     best: the best value of the monitored metric; stale: epochs since it improved;
     sums: what this epoch's steps have added up so far, by name; skipped: steps not applied, in a row.

@@ -119,7 +119,9 @@ def train_epoch(
     end = (state.epoch + 1) * training.steps_per_epoch
     saved = started = time.perf_counter()
     waited = 0.0
-    with tqdm(total=end - state.step, desc=f"epoch {state.epoch + 1}/{options.epochs}", leave=False) as bar:
+    with tqdm(
+        total=end - state.step, desc=f"epoch {state.epoch + 1}/{options.epochs}", leave=False, disable=None
+    ) as bar:
         while state.step < end and not _out_of_time(state, options):
             begun = time.perf_counter()
             batch = next(batches)
@@ -127,7 +129,7 @@ def train_epoch(
             for name, value in train_step(state, training, batch).items():
                 state.sums[name] = state.sums.get(name, 0.0) + value
             now = time.perf_counter()
-            state.seconds += now - begun
+            state.seconds += now - begun  # validation adds its own
             bar.set_postfix_str(_progress(state.sums, waited / (now - started)), refresh=False)
             bar.update()
             if now - saved > 60 * options.checkpoint_minutes:
@@ -206,9 +208,9 @@ def validate(state: State, training: Training, interruption: Interruption) -> di
     scores: dict[str, list[Tensor]] = {name: [] for name in METRICS}
     batches = FixedBatches(training.valid, training.batch_size)
     pin = separator.device.type == "cuda"
-    for batch in tqdm(
-        load(batches, range(len(batches)), training.workers, pin), "validating", len(batches), leave=False
-    ):
+    begun = time.perf_counter()
+    stream = load(batches, range(len(batches)), training.workers, pin)
+    for batch in tqdm(stream, "validating", len(batches), leave=False, disable=None):
         batch = batch.to(separator.device, separator.stft)
         separation = separator.separate(batch)
         losses.append(loss(separation, batch)[0].double() * len(batch.mixture))
@@ -216,6 +218,7 @@ def validate(state: State, training: Training, interruption: Interruption) -> di
         for name, values in found.items():
             scores[name].append(values)
         interruption.check()
+    state.seconds += time.perf_counter() - begun
     means = {name: torch.cat(values).nanmean().item() for name, values in scores.items()}
     return {
         "valid/loss": torch.stack(losses).sum().item() / len(training.valid),

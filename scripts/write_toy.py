@@ -1,0 +1,31 @@
+#!/usr/bin/env python3
+"""Write one song of the built-in toy band to files: its mixture, and its stems to compare with.
+
+python scripts/write_toy.py OUT    # OUT/mixture.wav, OUT/voice.wav, OUT/chords.wav, OUT/drums.wav
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import soundfile
+
+from separate.data.toy import SECONDS, SOURCES, Toy
+
+RATE = 8000  # Hz
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("out", type=Path)
+    out = parser.parse_args().out
+    song = Toy(list(SOURCES), RATE, 1, SECONDS, songs=1, split="test", seed=0).recording(0)
+    out.mkdir(parents=True, exist_ok=True)
+    for name, audio in [("mixture", song.mixture), *zip(SOURCES, song.sources, strict=True)]:
+        soundfile.write(out / f"{name}.wav", audio.T, RATE, subtype="FLOAT")
+    print(f"{SECONDS:g} s: {out}/mixture.wav and its sources {', '.join(SOURCES)}")
+
+
+if __name__ == "__main__":
+    main()

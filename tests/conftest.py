@@ -1,0 +1,83 @@
+"""Small data sets on disk in every layout, and one trained run for all tests."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+RATE = 8000
+TINY = ["model.units=16", "model.layers=1", "logger.tensorboard=false", "device=cpu"]
+TINY_TOY = ["debug=fast", "data.tracks={train: 4, valid: 2, test: 2}", *TINY]
+
+
+def tone(frequency: float, seconds: float = 2.0, rate: int = RATE, channels: int = 1) -> np.ndarray:
+    """(T, C) float64, every channel a little quieter than the last."""
+    time = np.arange(round(seconds * rate)) / rate
+    return 0.1 * np.sin(2 * np.pi * frequency * time)[:, None] * 0.9 ** np.arange(channels)
+
+
+def write(path: Path, audio: np.ndarray, rate: int = RATE, **options: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    soundfile.write(path, audio, rate, **options)
+    return path
+
+
+@pytest.fixture
+def stems(tmp_path: Path) -> Path:
+    """Ten stereo tracks of two stems at 8 kHz, no valid split, one stem as FLAC."""
+    for split, count in (("train", 10), ("test", 2)):
+        for index in range(count):
+            folder = tmp_path / "stems" / split / f"song {index:02d}"
+            write(folder / "low.wav", tone(200 + 10 * index, channels=2))
+            write(folder / f"high.{'flac' if index == 1 else 'wav'}", tone(1500 + 50 * index, channels=2))
+    return tmp_path / "stems"
+
+
+@pytest.fixture
+def wsj0mix(tmp_path: Path) -> Path:
+    for split in ("tr", "cv", "tt"):
+        for index in range(4):
+            pair = [tone(250 + 40 * index), tone(900 + 90 * index)]
+            for name, audio in (("s1", pair[0]), ("s2", pair[1]), ("mix", pair[0] + pair[1])):
+                write(tmp_path / "wsj0mix" / split / name / f"{index}.wav", audio, subtype="FLOAT")
+    return tmp_path / "wsj0mix"
+
+
+@pytest.fixture
+def pools(tmp_path: Path) -> Path:
+    for split in ("tr", "cv", "tt"):
+        for number, speaker in enumerate(("ann", "bob", "cid")):
+            for clip in range(3):
+                audio = tone(200 * (number + 1) + 20 * clip, seconds=0.4)
+                write(tmp_path / "pools" / split / speaker / f"{clip}.wav", audio)
+    return tmp_path / "pools"
+
+
+Program = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture(scope="session")
+def program() -> Program:
+    """Run an installed program as a user does: program("separate-train", "debug=fast", cwd=...)."""
+
+    def run(name: str, *arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+        path = Path(sys.executable).parent / name
+        return subprocess.run([str(path), *arguments], cwd=cwd, capture_output=True, text=True, timeout=200)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def trained(program: Program, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which `separate-train` has left one tiny run, at runs/tiny."""
+    folder = tmp_path_factory.mktemp("trained")
+    done = program("separate-train", *TINY_TOY, "run=runs/tiny", "logger.tensorboard=true", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == f"run: {folder / 'runs' / 'tiny'}"
+    return folder

@@ -1,0 +1,84 @@
+"""Checkpoints: whole or absent, enough on their own, and nothing runs that is not trusted."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+import separate
+from separate.errors import SeparateError, UsageError
+from separate.training import checkpoint
+
+
+def test_a_checkpoint_is_plain_and_enough_on_its_own(trained, tmp_path):
+    copy = tmp_path / "somewhere else.ckpt"
+    copy.write_bytes((trained / "runs" / "tiny" / "checkpoints" / "best.ckpt").read_bytes())
+    contents = torch.load(copy, weights_only=True)
+    assert contents["config"]["data"]["sources"] == ["voice", "chords", "drums"]
+    assert contents["config"]["data"]["sample_rate"] == 8000
+    assert contents["licence"] == "CC0-1.0"
+    assert contents["versions"] == {"separate": separate.__version__, "torch": torch.__version__}
+    assert {"valid/loss", "valid/si_sdr"} <= contents["scores"].keys()
+    estimates = separate.load(copy)(torch.randn(4000), 8000)
+    assert list(estimates) == ["voice", "chords", "drums"]
+
+
+def test_a_run_is_found_by_folder_and_the_newest_by_itself(trained, tmp_path, monkeypatch):
+    best = Path("runs/tiny/checkpoints/best.ckpt")
+    monkeypatch.chdir(trained)
+    assert checkpoint.find("runs/tiny") == checkpoint.find(None) == best
+    older = trained / "multirun" / "x" / "0" / "checkpoints" / "best.ckpt"
+    older.parent.mkdir(parents=True)
+    older.write_bytes(b"")
+    os.utime(older, (0, 0))
+    assert checkpoint.find(None) == best
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match="no run with a best checkpoint"):
+        checkpoint.find(None)
+    with pytest.raises(UsageError, match="does not exist"):
+        checkpoint.find("nowhere")
+    with pytest.raises(UsageError, match="no checkpoints/best.ckpt"):
+        checkpoint.find(".")
+
+
+@pytest.mark.parametrize("content", [b"", b"text, not tensors", b"PK\x03\x04 cut off"])
+def test_what_is_no_checkpoint_is_refused(tmp_path, content):
+    path = tmp_path / "bad.ckpt"
+    path.write_bytes(content)
+    with pytest.raises(UsageError, match=r"bad.ckpt is not a checkpoint of separate-train"):
+        checkpoint.read(path)
+
+
+def test_other_peoples_tensors_and_newer_formats_are_refused(tmp_path):
+    torch.save({"state_dict": {}}, tmp_path / "other.ckpt")
+    with pytest.raises(UsageError, match="not a checkpoint"):
+        checkpoint.read(tmp_path / "other.ckpt")
+    torch.save({"format": 99, "config": {}, "versions": {"separate": "9.0"}}, tmp_path / "new.ckpt")
+    with pytest.raises(UsageError, match=r"written by separate 9.0, newer than this one"):
+        checkpoint.read(tmp_path / "new.ckpt")
+
+
+def test_a_checkpoint_builds_only_trusted_classes(trained, tmp_path):
+    contents = checkpoint.read(trained / "runs" / "tiny" / "checkpoints" / "best.ckpt")
+    contents["config"]["model"]["_target_"] = "subprocess.Popen"
+    path = tmp_path / "evil.ckpt"
+    checkpoint.save(path, contents)
+    with pytest.raises(UsageError, match=r"subprocess.Popen comes from a package that is not trusted.*--trust subproc"):
+        separate.load(path)
+    contents["config"]["model"]["_target_"] = "separatists.models.Popen"  # a prefix is not a package
+    checkpoint.save(path, contents)
+    with pytest.raises(UsageError, match="not trusted"):
+        separate.load(path)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux's /dev/full")
+def test_a_full_disk_leaves_the_old_checkpoint_and_says_so(tmp_path):
+    path = tmp_path / "last.ckpt"
+    checkpoint.save(path, {"config": {}, "model": torch.zeros(3)})
+    before = path.read_bytes()
+    Path(f"{path}.part").symlink_to("/dev/full")
+    with pytest.raises(SeparateError, match=r"last.ckpt could not be written \(the disk is full\); make room"):
+        checkpoint.save(path, {"config": {}, "model": torch.zeros(10_000_000)})
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]

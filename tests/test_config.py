@@ -1,0 +1,176 @@
+"""The configuration tree composes, builds, and refuses with a sentence that names the way out."""
+
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+import torch
+from hydra import compose, initialize_config_module
+
+from separate.config import (
+    EvalConfig,
+    TrainConfig,
+    build,
+    build_loss,
+    build_separator,
+    data_config,
+    evaluation_data,
+    from_hydra,
+)
+from separate.data.batches import collate
+from separate.data.examples import Example
+from separate.errors import UsageError, nearest
+
+CONF = Path(__file__).parents[1] / "conf"
+
+
+def choices(group: str) -> list[str]:
+    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+
+
+def composed(*overrides: str) -> TrainConfig:
+    with initialize_config_module("separate.conf", version_base="1.3"):
+        return from_hydra(compose("train", list(overrides)), TrainConfig)
+
+
+LAYOUTS = {"toy": [], "stems": ["data.root=x"], "wsj0mix": ["data.root=x"], "pools": ["data.root=x"]}
+OPEN_GROUPS = ["data", "stft", "model", "target", "loss", "optimizer", "scheduler", "trainer", "logger", "debug"]
+
+
+@pytest.mark.parametrize("group", OPEN_GROUPS)
+def test_every_file_composes_and_passes_the_schema(group):
+    for choice in choices(group):
+        if (group, choice) != ("data", "run"):
+            composed(f"{group}={choice}", *(LAYOUTS[choice] if group == "data" else []))
+
+
+def test_every_group_is_tested_above():
+    folders = {path.parent.name for path in CONF.glob("*/*.yaml")}
+    assert folders == {*OPEN_GROUPS, "experiment"} - ({"experiment"} if not choices("experiment") else set())
+
+
+@pytest.mark.parametrize("data", LAYOUTS)
+def test_each_data_config_brings_the_transform_that_fits_it_and_both_can_be_overridden(data):
+    fitting, speech = {"stems": 4096}.get(data, 256), composed(f"data={data}", *LAYOUTS[data], "stft=speech")
+    assert composed(f"data={data}", *LAYOUTS[data]).stft.n_fft == fitting
+    assert speech.stft.n_fft == 256
+    assert composed(f"data={data}", *LAYOUTS[data], "stft.hop=32").stft.hop == 32
+
+
+def test_the_defaults_are_those_promised():
+    config = composed()
+    assert config.data.layout == "toy"
+    assert config.model["_target_"].endswith("MaskInference")
+    assert config.model["bidirectional"] is True
+    assert (config.loss["distance"], config.target["_target_"]) == ("l1", "separate.targets.tpsa")
+    assert config.optimizer["_target_"] == "torch.optim.Adam"
+    assert config.scheduler is not None
+    assert composed("loss=tpsa", "target=psa").target["_target_"] == "separate.targets.psa"
+
+
+@pytest.mark.parametrize("model", choices("model"))
+@pytest.mark.parametrize("loss", choices("loss"))
+@pytest.mark.parametrize("target", choices("target"))
+@pytest.mark.parametrize("interchangeable", [False, True])
+def test_model_target_and_loss_train_two_steps_or_are_refused_with_what_works(model, target, loss, interchangeable):
+    config = asdict(
+        composed(
+            f"model={model}", f"loss={loss}", f"target={target}", "model.units=12", "model.dropout=0",
+            f"data.interchangeable={interchangeable}",
+        )
+    )  # fmt: skip
+    torch.manual_seed(0)
+    separator = build_separator(config)
+    if (loss == "si_sdr") != (target == "waveform"):
+        with pytest.raises(UsageError, match=r"compares .* and target=.* it works with target="):
+            build_loss(config, separator)
+        return
+    criterion = build_loss(config, separator)
+    sources = torch.randn(3, 1, 4000) * torch.tensor([0.05, 0.1, 0.2])[:, None, None]
+    batch = collate([Example.of_sources("noise", sources.numpy())]).to(torch.device("cpu"), separator.stft)
+    optimizer = build(config["optimizer"], "optimizer", params=separator.parameters())
+    losses = []
+    for _ in range(6):
+        value, _ = criterion(separator.separate(batch), batch)
+        optimizer.zero_grad()
+        value.backward()
+        optimizer.step()
+        losses.append(value.item())
+    assert losses[1] < losses[0]
+    assert losses[-1] < losses[0]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["batch_size=0"], "batch_size=0 must be at least 1, e.g. batch_size=16"),
+        (["batch_size=many"], "batch_size: Value 'many' of type 'str' could not be converted to Integer"),
+        (["+batchsize=3"], "there is no key batchsize; did you mean batch_size?"),
+        (["+trainer.epoch=3"], "there is no key trainer.epoch; did you mean epochs?"),
+        (["+data.exerpt=3"], "there is no key data.exerpt; did you mean excerpt?"),
+        (["data.excerpt=-1"], "data.excerpt=-1.0 must be above 0"),
+        (
+            ["data.excerpt=0.01"],
+            r"data.excerpt=0.01 s is 80 samples at 8000 Hz, shorter than .* at least data.excerpt=0",
+        ),
+        (["data.sources=[a,a]"], "must name at least one source, and each only once"),
+        (["data.layout=musdb"], "data.layout=musdb is no layout"),
+        (["data=stems"], "data.root is not set"),
+        (["data=run"], "data.layout=None is no layout"),
+        (["trainer.precision=half"], "trainer.precision=half is unknown; choose from auto, float32"),
+        (["resume=maybe"], "resume=maybe is unknown"),
+        (["seed=-1"], "seed=-1 must be at least 0"),
+    ],
+)
+def test_the_schema_refuses_with_the_key_and_the_way_out(overrides, message):
+    with pytest.raises(UsageError, match=message):
+        composed(*overrides)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (
+            ["+model.unitz=3"],
+            r"there is no key model.unitz \(separate.models.recurrent.MaskInference\); did you mean units",
+        ),
+        (["model.units=big"], "model.units=big must be of type int, e.g. model.units=300"),
+        (["model.bidirectional=3"], "model.bidirectional=3 must be of type bool"),
+        (["model.activation=sigmoidal"], "model: unknown activation sigmoidal; choose from sigmoid"),
+        (["model._target_=separate.models.recurrent.MaskInferenze"], "did you mean MaskInference?"),
+        (["model._target_=nowhere.Net"], "model._target_=nowhere.Net cannot be imported"),
+        (["stft.hop=200"], "stft: hop=200 must lie between 1 and n_fft / 2 = 128"),
+        (["stft.window=box"], "stft: unknown window box; choose from hann, sqrt_hann, hamming"),
+    ],
+)
+def test_building_refuses_with_the_key_and_the_way_out(overrides, message):
+    with pytest.raises(UsageError, match=message):
+        build_separator(asdict(composed(*overrides)))
+
+
+def test_the_optimizer_section_is_checked_against_torchs_signature():
+    parameters = [torch.nn.Parameter(torch.zeros(1))]
+    with pytest.raises(UsageError, match="no key optimizer.lrr .*did you mean lr?"):
+        build(composed("+optimizer.lrr=1").optimizer, "optimizer", params=parameters)
+    with pytest.raises(UsageError, match="optimizer.lr=fast must be of type float"):
+        build(composed("optimizer.lr=fast").optimizer, "optimizer", params=parameters)
+    assert build(composed("optimizer.lr=0.5").optimizer, "optimizer", params=parameters).defaults["lr"] == 0.5
+
+
+def test_evaluation_takes_the_runs_data_unless_told_otherwise():
+    trained_on = asdict(composed("data=stems", "data.root=/a").data)
+    with initialize_config_module("separate.conf", version_base="1.3"):
+        own = from_hydra(compose("eval", []), EvalConfig)
+        moved = from_hydra(compose("eval", ["data.root=/b"]), EvalConfig)
+        other = from_hydra(compose("eval", ["data=wsj0mix", "data.root=/c"]), EvalConfig)
+        wrong = compose("eval", ["overlap=6"])
+    assert evaluation_data(trained_on, own.data) == data_config(trained_on)
+    assert evaluation_data(trained_on, moved.data) == data_config({**trained_on, "root": "/b"})
+    assert evaluation_data(trained_on, other.data).layout == "wsj0mix"
+    with pytest.raises(UsageError, match="overlap=6.0 must be at most half of chunk=10.0"):
+        from_hydra(wrong, EvalConfig)
+
+
+def test_the_nearest_name_or_the_list():
+    assert nearest("epoch", ["epochs", "clip"]) == "did you mean epochs?"
+    assert nearest("zzz", ["b", "a"]) == "choose from a, b"

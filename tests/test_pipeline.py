@@ -1,0 +1,383 @@
+"""The programs together, as a user runs them."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+import separate
+from separate.cli import evaluate, infer, train
+from separate.training import checkpoint
+from tests.conftest import TINY, TINY_TOY, tone, write
+
+
+@pytest.fixture
+def call(monkeypatch, capsys):
+    """Run a program's main() in this process: call(train, "batch_size=0", cwd=...) -> (exit code, stdout, stderr)."""
+
+    def run(program, *arguments: str, cwd: Path) -> tuple[int, str, str]:
+        monkeypatch.chdir(cwd)
+        monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+        monkeypatch.setattr(sys, "argv", [f"separate-{program.__name__.rpartition('.')[2]}", *arguments])
+        code = 0
+        try:
+            program.main()
+        except SystemExit as stopped:
+            code = stopped.code if isinstance(stopped.code, int) else 1
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return run
+
+
+def refusal(result: tuple[int, str, str], code: int) -> str:
+    """The sentence of a refused call, which must have that exit code and no traceback."""
+    assert result[0] == code, result
+    assert "Traceback" not in result[2]
+    return result[2].strip().splitlines()[-1] if code else ""
+
+
+# --------------------------------------------------------------------------------------------------------------- train
+
+
+def test_a_run_leaves_what_it_promises(trained):
+    run = trained / "runs" / "tiny"
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert len(lines) == 1
+    assert {"epoch", "step", "learning_rate", "train/loss", "valid/loss", "valid/si_sdr", "valid/si_sdri"} <= set(
+        lines[0]
+    )
+    assert "tpsa" in (run / "config.yaml").read_text()
+    assert (run / ".hydra" / "overrides.yaml").exists()
+    assert "best valid/loss" in (run / "train.log").read_text()
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(run / "tensorboard"))
+    events.Reload()
+    tags = events.Tags()
+    assert "valid/si_sdri" in tags["scalars"]
+    assert "example_0" in tags["images"]
+    assert {"example_0/mixture", "example_0/voice"} <= set(tags["audio"])
+
+
+@pytest.mark.parametrize("layout", ["stems", "wsj0mix", "pools"])
+def test_every_file_layout_trains_evaluates_and_infers(layout, request, tmp_path, call):
+    root = request.getfixturevalue(layout)
+    sources = ["data.sources=[low,high]", "data.sample_rate=8000", "stft=speech"] if layout == "stems" else []
+    small = ["data.examples=2"] if layout == "pools" else []
+    code, out, err = call(
+        train, "debug=fast", f"data={layout}", f"data.root={root}", *sources, *small, *TINY, "run=r", cwd=tmp_path
+    )
+    assert code == 0, err
+    assert out.splitlines()[-1] == f"run: {tmp_path / 'r'}"
+    code, out, err = call(evaluate, "run=r", "device=cpu", cwd=tmp_path)
+    assert code == 0, err
+    names = ["low", "high"] if layout == "stems" else ["s1", "s2"]
+    assert re.search(rf"mixture as estimate {names[0]}\s+-?[\d.]+\s+-?[\d.]+\s+0.00\s+0.00", out)
+    mixture = write(tmp_path / "mix.wav", tone(300, channels=2), 16000)
+    code, out, err = call(infer, "-c", "r", "-o", "out", "--device", "cpu", str(mixture), cwd=tmp_path)
+    assert code == 0, err
+    assert sorted(path.name for path in (tmp_path / "out" / "mix").iterdir()) == sorted(f"{n}.wav" for n in names)
+
+
+@pytest.mark.slow
+def test_a_sweep_trains_every_combination(program, tmp_path):
+    done = program("separate-train", "-m", "optimizer.lr=1e-3,3e-4", "batch_size=1,2", *TINY_TOY, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    runs = sorted(path.parents[1] for path in tmp_path.glob("multirun/*/*/*/checkpoints/best.ckpt"))
+    assert [run.name for run in runs] == ["0", "1", "2", "3"]
+    tried = [checkpoint.read(run / "checkpoints" / "best.ckpt")["config"] for run in runs]
+    assert {(c["optimizer"]["lr"], c["batch_size"]) for c in tried} == {(1e-3, 1), (1e-3, 2), (3e-4, 1), (3e-4, 2)}
+    assert done.stdout.splitlines()[-1] == f"run: {runs[-1]}"
+
+
+def test_own_configs_are_added_from_a_folder(call, tmp_path):
+    write_yaml = tmp_path / "mine" / "experiment" / "wide.yaml"
+    write_yaml.parent.mkdir(parents=True)
+    write_yaml.write_text("# @package _global_\nmodel: {units: 24}\ntrainer: {clip: 1.5}\n")
+    arguments = [a for a in TINY_TOY if not a.startswith("model.units")]
+    code, _, err = call(train, "--config-dir", "mine", "experiment=wide", *arguments, "run=r", cwd=tmp_path)
+    assert code == 0, err
+    config = checkpoint.read(tmp_path / "r" / "checkpoints" / "last.ckpt")["config"]
+    assert (config["model"]["units"], config["trainer"]["clip"]) == (24, 1.5)
+
+
+# -------------------------------------------------------------------------------------------------------------- resume
+
+LONGER = [a for a in TINY_TOY if a != "debug=fast"] + [
+    "batch_size=2", "data.excerpt=1", "trainer.epochs=3", "trainer.steps_per_epoch=30", "model.layers=2", "seed=7",
+]  # fmt: skip
+
+
+def start(folder: Path, *arguments: str) -> "subprocess.Popen[str]":
+    path = Path(sys.executable).parent / "separate-train"
+    return subprocess.Popen(
+        [str(path), *arguments], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def wait_for(path: Path, process: "subprocess.Popen[str]") -> None:
+    deadline = time.monotonic() + 100
+    while not path.exists():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+
+
+@pytest.mark.slow
+def test_killed_in_mid_epoch_and_resumed_equals_never_stopped(tmp_path, call):
+    """SIGKILL after the first checkpoint, between two epochs' ends; every weight must come out the same."""
+    code, _, err = call(train, *LONGER, "run=whole", cwd=tmp_path)
+    assert code == 0, err
+    process = start(tmp_path, *LONGER, "hydra.run.dir=killed", "resume=auto")  # resume=auto starts where nothing is
+    wait_for(tmp_path / "killed" / "checkpoints" / "last.ckpt", process)
+    time.sleep(0.3)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    before = checkpoint.read(tmp_path / "killed" / "checkpoints" / "last.ckpt")["training"]
+    assert before["step"] < 90, "the run ended before it could be killed"
+    code, _, err = call(train, *LONGER, "hydra.run.dir=killed", "resume=auto", cwd=tmp_path)  # and goes on here
+    assert code == 0, err
+    for name in ("last", "best"):
+        whole, killed = (
+            checkpoint.read(tmp_path / run / "checkpoints" / f"{name}.ckpt") for run in ("whole", "killed")
+        )
+        assert whole["training"]["step"] == killed["training"]["step"]
+        for key, value in whole["model"].items():
+            assert torch.equal(value, killed["model"][key]), key
+        assert whole["training"]["best"] == killed["training"]["best"]
+    epochs = [json.loads(line) for line in (tmp_path / "killed" / "metrics.jsonl").read_text().splitlines()]
+    wanted = [json.loads(line) for line in (tmp_path / "whole" / "metrics.jsonl").read_text().splitlines()]
+    assert [line["valid/loss"] for line in epochs] == [line["valid/loss"] for line in wanted]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [0, 1])
+def test_ctrl_c_saves_says_how_to_go_on_and_loses_nothing(tmp_path, call, workers):
+    longer = [*LONGER, f"data.workers={workers}"]
+    process = start(tmp_path, *longer, "run=stopped")
+    wait_for(tmp_path / "stopped" / "checkpoints" / "last.ckpt", process)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130, (out, err)
+    assert "Traceback" not in err
+    found = re.search(r"separate-train 'run=(.*)' resume=true", err)
+    assert found, err
+    stopped = checkpoint.read(tmp_path / "stopped" / "checkpoints" / "last.ckpt")
+    assert 30 <= stopped["training"]["step"] < 90
+    code, _, err = call(train, f"run={found[1]}", "resume=true", cwd=tmp_path)
+    assert code == 0, err
+    code, _, err = call(train, *longer, "run=whole", cwd=tmp_path)
+    assert code == 0, err
+    whole, resumed = (checkpoint.read(tmp_path / run / "checkpoints" / "last.ckpt") for run in ("whole", "stopped"))
+    assert all(torch.equal(value, resumed["model"][key]) for key, value in whole["model"].items())
+
+
+def test_a_folder_that_holds_a_run_is_not_overwritten_in_silence(trained, call, tmp_path):
+    run = trained / "runs" / "tiny"
+    before = (run / "checkpoints" / "last.ckpt").read_bytes()
+    said = refusal(call(train, *TINY_TOY, f"run={run}", cwd=tmp_path), 2)
+    assert "holds a run already; go on with it by resume=true" in said
+    said = refusal(call(train, f"run={run}", "resume=true", "optimizer.lr=0.5", cwd=tmp_path), 2)
+    assert "optimizer.lr=0.5 is not what this run was started with (0.001)" in said
+    assert (run / "checkpoints" / "last.ckpt").read_bytes() == before
+    said = refusal(call(train, "run=nothing", "resume=true", cwd=tmp_path), 2)
+    assert "holds no run to go on with" in said
+    code, out, _ = call(train, f"run={run}", "resume=true", cwd=tmp_path)
+    assert code == 0
+    assert "the run had ended already, after 1 epochs; raise trainer.epochs to go on" in out
+
+
+# ------------------------------------------------------------------------------------------------------------ evaluate
+
+
+def test_the_validation_score_is_the_score_of_separate_eval(call, tmp_path):
+    songs = [*TINY_TOY, "data.excerpt=8"]  # an excerpt is a whole song, so both see the same signals
+    code, _, err = call(train, *songs, "run=r", cwd=tmp_path)
+    assert code == 0, err
+    code, out, err = call(evaluate, "run=r", "split=valid", "device=cpu", cwd=tmp_path)
+    assert code == 0, err
+    assert f"checkpoint: r{os.sep}checkpoints" in out
+    scores = json.loads((tmp_path / "r" / "eval" / "valid" / "summary.json").read_text())["scores"]
+    validated = json.loads((tmp_path / "r" / "metrics.jsonl").read_text())
+    for metric in ("si_sdr", "si_sdri", "snr"):
+        assert scores["model"]["all"][metric]["mean"] == pytest.approx(validated[f"valid/{metric}"], abs=1e-4)
+
+
+def test_the_table_has_model_mixture_and_oracle(trained, call):
+    code, out, err = call(evaluate, "device=cpu", cwd=trained)  # the newest run
+    assert code == 0, err
+    folder = trained / "runs" / "tiny" / "eval" / "test"
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["tracks"] == 2
+    scores = summary["scores"]
+    for method in ("model", "mixture as estimate", "oracle mask"):
+        assert method in out
+        assert set(scores[method]) == {"voice", "chords", "drums", "all"}
+    assert scores["mixture as estimate"]["all"]["si_sdri"] == {"mean": 0.0, "median": 0.0}
+    assert scores["oracle mask"]["all"]["si_sdri"]["mean"] > 10
+    rows = (folder / "scores.csv").read_text().splitlines()
+    assert rows[0] == "track,source,method,si_sdr,si_sdri,snr"
+    assert len(rows) == 1 + 2 * 3 * 3
+    page = (folder / "report.html").read_text()
+    assert page.count("data:image/png;base64,") == 2
+    assert "http" not in page  # it stands alone
+
+
+def test_other_data_with_other_sources_is_refused(trained, call, wsj0mix):
+    said = refusal(call(evaluate, "data=wsj0mix", f"data.root={wsj0mix}", "device=cpu", cwd=trained), 2)
+    assert "the separator gives voice, chords, drums and the data has s1, s2" in said
+
+
+# --------------------------------------------------------------------------------------------------------------- infer
+
+NAMES = ["plain.wav", "a=b, c d.wav", "naïve – 音.flac"]
+
+
+@pytest.fixture
+def recordings(tmp_path) -> Path:
+    for index, name in enumerate(NAMES):
+        audio = tone(300, 1.7, rate=44100, channels=index + 1) + 0.05 * np.random.default_rng(0).standard_normal((1, 1))
+        write(tmp_path / "in" / name, audio, 44100)
+    return tmp_path / "in"
+
+
+def test_stems_are_as_the_input_and_the_same_as_in_python(trained, call, recordings, tmp_path):
+    code, out, err = call(infer, "-c", str(trained / "runs" / "tiny"), "-o", "out", "--device", "cpu",
+                          *(str(recordings / name) for name in NAMES), cwd=tmp_path)  # fmt: skip
+    assert code == 0, err
+    separator = separate.load(trained / "runs" / "tiny")
+    for name in NAMES:
+        audio, rate = soundfile.read(recordings / name, dtype="float32", always_2d=True)
+        expected = separator(audio.T, rate)
+        for source in separator.sources:
+            path = tmp_path / "out" / Path(name).stem / f"{source}.wav"
+            stem, stem_rate = soundfile.read(path, dtype="float32", always_2d=True)
+            assert (stem.shape, stem_rate) == (audio.shape, rate)
+            assert soundfile.info(path).subtype == "FLOAT"
+            assert np.array_equal(stem.T, expected[source].numpy())
+        assert str(Path("out") / Path(name).stem) in out
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == sorted(Path(name).stem for name in NAMES)
+
+
+def test_a_folder_keeps_its_shape_and_pcm_gets_one_common_gain(trained, call, tmp_path):
+    loud = 30 * tone(300, 1.0)
+    write(tmp_path / "in" / "deep" / "loud.wav", loud, subtype="FLOAT")
+    run = str(trained / "runs" / "tiny")
+    for kind in ("float32", "pcm16"):
+        code, out, err = call(
+            infer, "-c", run, "-o", kind, "--device", "cpu", "--format", kind, "in", cwd=tmp_path
+        )  # fmt: skip
+        assert code == 0, err
+    gain = float(re.search(r"all lowered by one gain of ([\d.]+)", out)[1])
+    for source in ("voice", "chords", "drums"):
+        plain, _ = soundfile.read(tmp_path / "float32" / "deep" / "loud" / f"{source}.wav")
+        lowered, _ = soundfile.read(tmp_path / "pcm16" / "deep" / "loud" / f"{source}.wav")
+        assert soundfile.info(tmp_path / "pcm16" / "deep" / "loud" / f"{source}.wav").subtype == "PCM_16"
+        np.testing.assert_allclose(lowered, plain * gain, atol=2e-3 * gain * np.abs(plain).max() + 2**-15)
+        assert np.abs(lowered).max() <= 1
+
+
+def test_bad_input_is_named_all_at_once_and_nothing_is_written(trained, call, tmp_path):
+    good = write(tmp_path / "good.wav", tone(300))
+    for name, samples in (("empty.wav", 0), ("one.wav", 1)):
+        write(tmp_path / name, np.zeros(samples))
+    (tmp_path / "text.wav").write_text("text")
+    cut = write(tmp_path / "cut.wav", tone(300))
+    cut.write_bytes(cut.read_bytes()[:9000])
+    names = ["good.wav", "empty.wav", "one.wav", "text.wav", "cut.wav", "nowhere.wav"]
+    result = call(infer, "-c", str(trained / "runs" / "tiny"), "-o", "out", *names, cwd=tmp_path)
+    assert result[0] == 1
+    assert "Traceback" not in result[2]
+    for words in ("empty.wav: holds 0 samples", "one.wav: holds 1 samples", "text.wav: not readable as audio",
+                  "cut.wav: truncated", "nowhere.wav: is missing"):  # fmt: skip
+        assert words in result[2]
+    assert "good.wav" not in result[2]
+    assert not (tmp_path / "out").exists()
+    samples = tone(300)
+    samples[9000] = np.nan
+    write(tmp_path / "nan.wav", samples, subtype="FLOAT")
+    result = call(infer, "-c", str(trained / "runs" / "tiny"), "-o", "out", "nan.wav", cwd=tmp_path)
+    assert "nan.wav: NaN or infinite sample at 9000" in refusal(result, 1)
+    assert list((tmp_path / "out").iterdir()) == []
+    assert good.exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["-c", "nowhere", "a.wav"], 2, "nowhere does not exist; give a run's folder or a checkpoint"),
+        (["-c", "a.wav", "a.wav"], 2, "a.wav is not a checkpoint of separate-train"),
+        (["a.wav"], 2, "there is no run with a best checkpoint under runs/ or multirun/"),
+        (["a.wav", "b/a.wav"], 2, "a.wav and b/a.wav would both be written to separated/a"),
+        (["--chunk", "2", "--overlap", "1.5", "a.wav"], 2, "--overlap 1.5 must lie between 0 and half of --chunk 2"),
+        (["empty"], 2, "empty holds no audio files"),
+    ],
+)
+def test_infer_says_what_it_needs(call, tmp_path, arguments, code, message):
+    write(tmp_path / "a.wav", tone(300))
+    write(tmp_path / "b" / "a.wav", tone(300))
+    (tmp_path / "empty").mkdir()
+    assert message in refusal(call(infer, *arguments, cwd=tmp_path), code)
+
+
+# ----------------------------------------------------------------------------------------------------------- bad input
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["model=transformer"], 2, "there is no model=transformer; choose from blstm"),
+        (["optimizer.lrr=1"], 2, "there is no key optimizer.lrr; did you mean lr?"),
+        (["batchsize=1"], 2, "there is no key batchsize; did you mean batch_size?"),
+        (["batch_size=0"], 2, "batch_size=0 must be at least 1"),
+        (["loss=si_sdr", "target=psa"], 2, "SISDRLoss compares waveforms and target=psa is a spectrogram"),
+        (["data=stems"], 2, "data.root"),
+        (["data=stems", "data.root=nowhere"], 1, "data.root=nowhere is no folder"),
+        (["device=cuda:77"], 2, "device=cuda:77 is not on this machine; use device=auto"),
+        (["device=gpu"], 2, "device=gpu is unknown; choose from auto"),
+        (["batch_size"], 2, "batch_size"),
+    ],
+)
+def test_what_cannot_be_trained_is_said_in_one_sentence(call, tmp_path, arguments, code, message):
+    assert message in refusal(call(train, *arguments, cwd=tmp_path), code)
+
+
+# ------------------------------------------------------------------------------------------------------------- start-up
+
+
+@pytest.mark.parametrize(
+    ("module", "arguments"),
+    [
+        ("infer", ["--help"]),
+        ("train", ["--help"]),
+        ("train", ["--cfg", "job"]),
+        ("evaluate", ["--help"]),
+    ],
+)
+def test_help_does_not_import_torch(module, arguments, tmp_path):
+    script = (
+        f"import sys; sys.argv = ['x', *{arguments}]\n"
+        f"from separate.cli.{module} import main\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "sys.exit('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout) > 500
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_importing_separate_does_not_import_torch():
+    script = "import sys, separate; separate.__version__; sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", script]).returncode == 0

@@ -1,0 +1,136 @@
+"""The one path: chunks agree with the whole, rates, channels and order are kept, and both kinds of network fit."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from separate.batch import Batch
+from separate.errors import UsageError
+from separate.overlap import blocks
+from separate.separator import Separator
+from separate.stft import STFT
+
+torch.manual_seed(0)
+
+
+class Split(nn.Module):
+    """Masks that give the lower half of the spectrum to the first source and the upper half to the second."""
+
+    provides = ("masks",)
+
+    def __init__(self, swap: bool = False) -> None:
+        super().__init__()
+        self.swap, self.calls = swap, 0
+
+    def forward(self, spectrogram: Tensor) -> dict[str, Tensor]:
+        low = torch.zeros(spectrogram.shape)
+        low[:, :, : low.shape[2] // 2] = 1
+        self.calls += 1
+        masks = torch.stack([low, 1 - low], dim=1)
+        return {"masks": masks.flip(1) if self.swap and self.calls % 2 == 0 else masks}
+
+
+class Gains(nn.Module):
+    """A waveform network: sources are the mixture times a gain."""
+
+    provides = ("waveforms",)
+
+    def forward(self, mixture: Tensor) -> dict[str, Tensor]:
+        return {"waveforms": torch.stack([0.25 * mixture, 0.75 * mixture], dim=1)}
+
+
+def separator(network: nn.Module, channels: int = 1, interchangeable: bool = False) -> Separator:
+    return Separator(network, STFT(64, 16), ["low", "high"], 8000, channels, interchangeable).eval()
+
+
+def noise(seconds: float = 3.0, channels: int = 1, rate: int = 8000) -> Tensor:
+    """Noise with a low and a high tone in it, (C, T)."""
+    time = torch.arange(round(seconds * rate)) / rate
+    tones = 0.3 * torch.sin(2 * torch.pi * 500 * time) + 0.2 * torch.sin(2 * torch.pi * 3000 * time)
+    return 0.01 * torch.randn(channels, len(time)) + tones
+
+
+@pytest.mark.parametrize(("chunk", "overlap"), [(1.0, 0.25), (0.5, 0.0), (0.7, 0.35), (2.9, 1.0), (10.0, 2.0)])
+@pytest.mark.parametrize("length", [1, 2, 100, 5600, 5601, 8000, 24000])
+def test_blocks_cover_the_recording_exactly(chunk, overlap, length):
+    x = torch.randn(1, length)
+    spans = []
+
+    def separate(start: int, stop: int) -> Tensor:
+        spans.append(stop - start)
+        return torch.stack([x[:, start:stop], 2 * x[:, start:stop]])
+
+    joined = torch.cat(list(blocks(separate, length, 8000, chunk, overlap)), dim=-1)
+    torch.testing.assert_close(joined, torch.stack([x, 2 * x]))
+    assert max(spans) <= round(chunk * 8000)
+
+
+def test_chunks_agree_with_the_whole_where_context_is_enough():
+    x = noise()
+    whole = separator(Split())(x, 8000, chunk=10)
+    chunked = separator(Split())(x, 8000, chunk=0.5, overlap=0.2)
+    for name in whole:
+        torch.testing.assert_close(chunked[name], whole[name], atol=2e-3, rtol=0)
+        assert (chunked[name] - whole[name]).abs().mean() < 1e-5
+
+
+def test_chunks_of_interchangeable_sources_keep_their_order_across_seams():
+    x = noise()
+    plain = separator(Split())(x, 8000, chunk=0.5, overlap=0.2)
+    swapping = separator(Split(swap=True), interchangeable=True)(x, 8000, chunk=0.5, overlap=0.2)
+    for name in plain:
+        torch.testing.assert_close(swapping[name], plain[name])
+    lost = separator(Split(swap=True))(x, 8000, chunk=0.5, overlap=0.2)
+    assert (lost["low"] - plain["low"]).abs().max() > 0.1
+
+
+@pytest.mark.parametrize("rate", [8000, 16000, 44100])
+@pytest.mark.parametrize(("channels", "of_network"), [(1, 1), (2, 1), (1, 2), (2, 2), (5, 1)])
+def test_estimates_have_the_shape_of_the_input_and_add_up_to_it(rate, channels, of_network):
+    x = noise(1.3, channels, rate)
+    estimates = separator(Split(), of_network)(x, rate)
+    assert {name: e.shape for name, e in estimates.items()} == {"low": x.shape, "high": x.shape}
+    inner = slice(1000, -1000)  # tones below 4 kHz survive the way to 8 kHz and back
+    difference = (estimates["low"] + estimates["high"] - x)[:, inner]
+    assert difference.square().mean() < (0.01**2) * 1.1
+
+
+def test_one_dimension_in_one_dimension_out_and_numpy_is_fine():
+    x = noise()[0]
+    estimates = separator(Split())(x.numpy(), 8000)
+    assert estimates["low"].shape == x.shape
+
+
+def test_channels_of_a_recording_agree_on_who_is_who():
+    class PerChannel(Split):
+        def forward(self, spectrogram: Tensor) -> dict[str, Tensor]:
+            masks = super().forward(spectrogram)["masks"]
+            masks[1] = masks[1].flip(0)
+            return {"masks": masks}
+
+    estimates = separator(PerChannel(), interchangeable=True)(noise(channels=2), 8000)
+    high = torch.fft.rfft(estimates["high"]).abs()
+    assert (high[:, 8000:].sum(1) > high[:, :5000].sum(1)).all()
+
+
+def test_a_waveform_network_takes_the_same_path():
+    x = noise()
+    estimates = separator(Gains())(x, 8000, chunk=0.5, overlap=0.1)
+    torch.testing.assert_close(estimates["low"], 0.25 * x)
+    batch = Batch.of_mixture(x.unsqueeze(0), STFT(64, 16))
+    separation = separator(Gains()).separate(batch)
+    assert separation.masks is None
+    assert "spectrogram" not in vars(batch)  # never computed
+
+
+def test_what_cannot_be_separated_is_refused():
+    with pytest.raises(UsageError, match="5 channels and the separator 2; convert the input to 1 or 2"):
+        separator(Split(), 2)(noise(channels=5), 8000)
+    with pytest.raises(UsageError, match="cannot be separated"):
+        separator(Split())(torch.zeros(0), 8000)
+    with pytest.raises(UsageError, match="cannot be separated"):
+        separator(Split())(torch.zeros(1, 1, 100), 8000)
+
+
+def test_one_sample_is_separated():
+    assert separator(Split())(torch.ones(1), 8000)["low"].shape == (1,)
