@@ -24,6 +24,17 @@ def test_spans_of_a_file_agree_with_the_whole_resampled(tmp_path, rate):
         np.testing.assert_allclose(span, whole[:, start : start + frames], atol=1e-5)
 
 
+@pytest.mark.parametrize(("old", "new"), [(44100, 22050), (8000, 16000), (44100, 8000), (48000, 44100), (11025, 8000)])
+@pytest.mark.parametrize("length", [1, 2, 127, 5000])
+def test_resampling_is_torchaudios(old, new, length):
+    from torchaudio.transforms import Resample
+
+    x = torch.randn(2, 3, length)
+    options = {"lowpass_filter_width": audio.LOWPASS_WIDTH, "rolloff": audio.ROLLOFF, "beta": audio.BETA}
+    expected = Resample(old, new, "sinc_interp_kaiser", **options)(x)
+    torch.testing.assert_close(audio.resample(x, old, new), expected, atol=1e-5, rtol=1e-5)
+
+
 def test_a_tone_keeps_its_frequency_and_level_when_resampled():
     x = torch.from_numpy(tone(440, rate=44100)[:, 0]).float()
     y = audio.resample(x, 44100, 8000)
