@@ -84,6 +84,7 @@ class TrainerConfig:
     clip: float | None = 5.0
     precision: str = "auto"
     checkpoint_minutes: float = 10.0
+    valid_steps: int | None = None
 
 
 @dataclass
@@ -109,6 +110,7 @@ class TrainConfig:
     device: str = "auto"
     run: str = MISSING
     resume: Any = False
+    trust: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -136,6 +138,7 @@ LEAST = {
     "data.snr": (0, 5),
     "trainer.epochs": (1, 100),
     "trainer.steps_per_epoch": (1, 100),
+    "trainer.valid_steps": (1, 10),
     "trainer.patience": (1, 10),
     "trainer.min_delta": (0, 0),
     "logger.examples": (0, 2),
@@ -330,6 +333,19 @@ def _fits(value: Any, annotation: Any, default: Any) -> bool:
     return isinstance(value, kinds) and not (isinstance(value, bool) and bool not in kinds)
 
 
+def trusted(packages: Sequence[str]) -> tuple[str, ...]:
+    """What a configuration out of a checkpoint may build: our own classes, and those of packages the user names."""
+    return (*OURS, *(f"{package}." for package in packages))
+
+
+def targets_in(config: Any) -> list[str]:
+    """Every `_target_` that a configuration names."""
+    if not isinstance(config, Mapping):
+        return []
+    own = [config["_target_"]] if "_target_" in config else []
+    return own + [name for value in config.values() for name in targets_in(value)]
+
+
 def build_separator(config: Mapping[str, Any], trust: Sequence[str] | None = None) -> Separator:
     """The separator of a resolved training configuration, with fresh weights."""
     from separate.separator import Separator
@@ -352,10 +368,10 @@ def build_separator(config: Mapping[str, Any], trust: Sequence[str] | None = Non
     return Separator(network, stft, data["sources"], data["sample_rate"], data["channels"], data["interchangeable"])
 
 
-def build_loss(config: Mapping[str, Any], separator: Separator) -> Loss:
+def build_loss(config: Mapping[str, Any], separator: Separator, trust: Sequence[str] | None = None) -> Loss:
     """The loss of a resolved training configuration; UsageError for a target or a model that it cannot work with."""
-    target = build(config["target"], "target")
-    loss: Loss = build(config["loss"], "loss", target=target, interchangeable=config["data"]["interchangeable"])
+    target = build(config["target"], "target", trust)
+    loss: Loss = build(config["loss"], "loss", trust, target=target, interchangeable=config["data"]["interchangeable"])
     name = config["loss"]["_target_"].rpartition(".")[2]
     domain = getattr(target, "domain", None) or getattr(getattr(target, "func", None), "domain", None)
     if domain != loss.domain:

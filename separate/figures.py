@@ -41,7 +41,8 @@ def separation_figure(batch: Batch, separation: Separation, sources: Sequence[st
     axes[0, 0].set_title("mixture")
     for blank in axes[1:, 0]:
         blank.set_visible(False)
-    axes[0, 0].set_ylabel("kHz")
+    axes[0, 0].tick_params(labelbottom=True)
+    axes[0, 0].set(xlabel="seconds", ylabel="kHz")
     masks = None
     for row, source in enumerate(sources):
         for column, (what, pictures) in enumerate(columns, start=1):

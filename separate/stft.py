@@ -39,7 +39,7 @@ class STFT(nn.Module):
         return self.n_fft // 2 + 1
 
     def forward(self, waveform: Tensor) -> Tensor:
-        """waveform: (..., T) real -> (..., F, N) complex64, N = 1 + T // hop frames, frame n centred on sample n hop."""
+        """waveform: (..., T) real -> (..., F, N) complex64; frame n of N = 1 + T // hop is centred on sample n hop."""
         flat = waveform.float().reshape(-1, waveform.shape[-1])
         spectrogram = torch.stft(
             flat, self.n_fft, self.hop, window=self.window, center=True, pad_mode="constant", return_complex=True

@@ -16,6 +16,14 @@ TINY = ["model.units=16", "model.layers=1", "logger.tensorboard=false", "device=
 TINY_TOY = ["debug=fast", "data.tracks={train: 4, valid: 2, test: 2}", *TINY]
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    import torch
+
+    for item in items:
+        if item.get_closest_marker("gpu") and not torch.cuda.is_available():
+            item.add_marker(pytest.mark.skipif(True, reason="needs a CUDA device"))
+
+
 def tone(frequency: float, seconds: float = 2.0, rate: int = RATE, channels: int = 1) -> np.ndarray:
     """(T, C) float64, every channel a little quieter than the last."""
     time = np.arange(round(seconds * rate)) / rate

@@ -170,7 +170,7 @@ def test_ctrl_c_saves_says_how_to_go_on_and_loses_nothing(tmp_path, call, worker
     out, err = process.communicate(timeout=60)
     assert process.returncode == 130, (out, err)
     assert "Traceback" not in err
-    found = re.search(r"separate-train 'run=(.*)' resume=true", err)
+    found = re.search(r"separate-train run=(\S+) resume=true", err)
     assert found, err
     stopped = checkpoint.read(tmp_path / "stopped" / "checkpoints" / "last.ckpt")
     assert 30 <= stopped["training"]["step"] < 90
@@ -195,6 +195,41 @@ def test_a_folder_that_holds_a_run_is_not_overwritten_in_silence(trained, call, 
     code, out, _ = call(train, f"run={run}", "resume=true", cwd=tmp_path)
     assert code == 0
     assert "the run had ended already, after 1 epochs; raise trainer.epochs to go on" in out
+
+
+def test_a_resumed_checkpoint_builds_only_what_is_trusted(trained, call, tmp_path):
+    contents = checkpoint.read(trained / "runs" / "tiny" / "checkpoints" / "last.ckpt")
+    contents["config"]["model"]["_target_"] = "subprocess.Popen"
+    checkpoint.save(tmp_path / "evil" / "checkpoints" / "last.ckpt", contents)
+    said = refusal(call(train, "run=evil", "resume=true", cwd=tmp_path), 2)
+    assert "subprocess.Popen comes from a package that is not trusted" in said
+
+
+def test_an_own_network_trains_and_is_loaded_when_trusted(call, tmp_path, monkeypatch):
+    (tmp_path / "mynets.py").write_text(
+        "import torch\n"
+        "class Gain(torch.nn.Module):\n"
+        "    provides = ('waveforms',)\n"
+        "    def __init__(self, sources: int, start: float = 0.5):\n"
+        "        super().__init__()\n"
+        "        self.gain = torch.nn.Parameter(torch.full((sources, 1, 1), start))\n"
+        "    def forward(self, mixture):\n"
+        "        return {'waveforms': mixture.unsqueeze(1) * self.gain}\n"
+    )
+    write_yaml = tmp_path / "mine" / "model" / "gain.yaml"
+    write_yaml.parent.mkdir(parents=True)
+    write_yaml.write_text("_target_: mynets.Gain\nstart: 0.25\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    own = [a for a in TINY_TOY if not a.startswith("model.")]
+    code, _, err = call(train, "--config-dir", "mine", "model=gain", "loss=si_sdr", *own, "run=r", cwd=tmp_path)
+    assert code == 0, err
+    said = refusal(call(train, "--config-dir", "mine", "model=gain", *own, "run=r2", cwd=tmp_path), 2)
+    assert "SpectralLoss needs masks, and Gain provides waveforms; use loss=si_sdr, or a model with masks" in said
+    said = refusal(call(evaluate, "run=r", "device=cpu", cwd=tmp_path), 2)
+    assert "mynets.Gain comes from a package that is not trusted" in said
+    code, _, err = call(evaluate, "run=r", "device=cpu", "trust=[mynets]", cwd=tmp_path)
+    assert code == 0, err
+    assert separate.load(tmp_path / "r", trust=["mynets"]).network.gain.shape == (3, 1, 1)
 
 
 # ------------------------------------------------------------------------------------------------------------ evaluate
@@ -310,6 +345,25 @@ def test_bad_input_is_named_all_at_once_and_nothing_is_written(trained, call, tm
     assert "nan.wav: NaN or infinite sample at 9000" in refusal(result, 1)
     assert list((tmp_path / "out").iterdir()) == []
     assert good.exists()
+
+
+def test_stems_that_do_not_fit_on_the_disk_leave_nothing_behind(trained, tmp_path):
+    """A limit on the size of files stands in for a full disk: writing fails in the same place."""
+    import resource
+
+    write(tmp_path / "a.wav", tone(300))
+    arguments = ["-c", str(trained / "runs" / "tiny"), "-o", "out", "--device", "cpu", "a.wav"]
+    done = subprocess.run(
+        [str(Path(sys.executable).parent / "separate-infer"), *arguments],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (30000, 30000)),
+    )
+    assert done.returncode == 1
+    assert "a.wav could not be written to out/a (is the disk full?)" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert list((tmp_path / "out").iterdir()) == []
 
 
 @pytest.mark.parametrize(

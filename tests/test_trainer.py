@@ -82,6 +82,15 @@ def test_the_run_stops_when_its_time_is_over(tmp_path):
     assert (tmp_path / "checkpoints" / "best.ckpt").exists()
 
 
+def test_validation_can_be_limited_to_some_batches(tmp_path):
+    state, training = start(tmp_path, epochs=1, valid_steps=2)
+    seen = []
+    training.loss.register_forward_hook(lambda module, inputs, out: seen.append(len(inputs[1].mixture)))
+    fit(state, training)
+    assert len(training.valid) == 16
+    assert seen == [4] * 4 + [4] * 2  # steps, then validation
+
+
 @pytest.mark.parametrize(("monitor", "better"), [("valid/si_sdr", 2.0), ("valid/loss", -2.0)])
 def test_the_monitored_metric_knows_its_direction_and_nan_is_never_best(tmp_path, monitor, better):
     state, training = start(tmp_path, monitor=monitor, patience=5)

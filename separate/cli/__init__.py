@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -23,6 +25,9 @@ def one_sentence(program: str) -> Iterator[None]:
         _fail(program, str(error), error.exit_code, error)
     except KeyboardInterrupt as error:
         _fail(program, "interrupted", 130, error)
+    except BrokenPipeError:  # the reader, `head` say, has what it wants
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(0) from None
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
             raise
@@ -43,6 +48,8 @@ def run_hydra(program: str, main: Callable[[], Any]) -> None:
     from omegaconf.errors import OmegaConfBaseException
 
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands the exception on instead of printing it
+    logging.raiseExceptions = False  # a full disk is told once, not at every line of the log
+    threading.excepthook = lambda _: None  # TensorBoard's thread raises its error again in this one
     with one_sentence(program):
         try:
             main()

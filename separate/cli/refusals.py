@@ -12,12 +12,16 @@ def explain(error: BaseException) -> str:
     text = str(error)
     if found := re.search(r"Could not override '([^']+)'", text):
         return _unknown_key(found[1], error)
-    if found := re.search(r"Could not find '([^']+)/([^'/]+)'\s+Available options in '[^']+':\s+(.*)", text, re.DOTALL):
-        group, choice = found[1], found[2]
-        choices = [line.strip() for line in found[3].splitlines() if line.strip()]
-        return f"there is no {group}={choice}; choose from {', '.join(choices)}"
-    if "Could not override" not in text and (found := re.search(r"In '[^']+': (Could not find '[^']+')", text)):
-        return found[1]
+    if found := re.search(r"Could not find '([^']+)/([^'/]*)'\s+Available options in '[^']+':((?:\n\t.*)*)", text):
+        group, choice, choices = found[1], found[2], found[3].split()
+        near = nearest(choice, choices)
+        listed = "" if near.startswith("choose") else f" (there are {', '.join(sorted(choices))})"
+        return f"there is no {group}={choice}; {near}{listed}"
+    if override := getattr(error, "override", None):
+        return (
+            f"{override} is no KEY=VALUE; where the value holds spaces, commas or signs quote it twice: "
+            f"'KEY=\"a=b, c\"'"
+        )
     return " ".join(text.split())
 
 
@@ -26,8 +30,8 @@ def _unknown_key(key: str, error: BaseException) -> str:
     while cause is not None:
         parent = getattr(cause, "parent_node", None)
         if parent is not None and hasattr(parent, "keys"):
-            keys = [str(name) for name in parent]
-            near = nearest(str(getattr(cause, "key", key)), keys)
-            return f"there is no key {key}; {near} (your own keys are added with +{key}=VALUE where a class takes them)"
+            near = nearest(str(getattr(cause, "key", key)), [str(name) for name in parent if name != "_target_"])
+            more = f" (+{key}=VALUE adds one that {parent['_target_']} takes)" if "_target_" in parent else ""
+            return f"there is no key {key}; {near}{more}"
         cause = cause.__cause__
     return f"there is no key {key}; see --help"

@@ -86,7 +86,7 @@ def write(results: Results, about: Mapping[str, Any], folder: Path) -> dict[str,
         "report.html": _page(results, summary),
     }
     for name, content in text.items():
-        replace_file(folder / name, lambda part, content=content: part.write_text(content, encoding="utf-8"))  # type: ignore[misc]
+        replace_file(folder / name, content.encode())
     return summary
 
 

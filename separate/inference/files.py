@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from separate import audio
 from separate.data.tracks import audio_files, probe_all
-from separate.errors import DataError, UsageError
+from separate.errors import DataError, SeparateError, UsageError
 from separate.separator import Separator
 
 SUBTYPES = {"float32": "FLOAT", "pcm16": "PCM_16", "pcm24": "PCM_24"}
@@ -78,6 +78,11 @@ def separate_file(
         for stem in stems:
             stem.replace(folder / stem.name)
         return gain
+    except soundfile.LibsndfileError:  # reading has its own errors
+        raise SeparateError(
+            f"the stems of {path} could not be written to {folder} (is the disk full?); make room or choose another "
+            f"folder with -o; nothing was left half-written"
+        ) from None
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 

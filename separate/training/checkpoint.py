@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import pickle
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,34 +18,40 @@ if TYPE_CHECKING:
 
     from separate.separator import Separator
 
+FULL = (errno.ENOSPC, errno.EDQUOT)
 FORMAT = 1  # raised when an older program could not read what is written
 
 
 def save(path: Path, contents: dict[str, Any]) -> None:
     """Write tensors and plain values; a stop at any moment leaves the old file or the new one."""
+    replace_file(path, to_bytes({"format": FORMAT, **contents}))
+
+
+def to_bytes(contents: dict[str, Any]) -> bytes:
+    """What torch.save would write.  In memory first, since torch has many ways to fail on a full disk."""
     import torch
 
-    replace_file(path, lambda part: torch.save({"format": FORMAT, **contents}, part))
+    buffer = io.BytesIO()
+    torch.save(contents, buffer)
+    return buffer.getvalue()
 
 
-def replace_file(path: Path, write: Callable[[Path], object]) -> None:
-    """Have `write` fill a file beside `path`, then rename it; SeparateError where the disk is full."""
+def replace_file(path: Path, content: bytes) -> None:
+    """Write beside `path`, then rename; SeparateError where the disk is full or does not let us."""
     part = path.with_name(path.name + ".part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write(part)
-        with part.open("rb") as file:
+        with part.open("wb") as file:
+            file.write(content)
+            file.flush()
             os.fsync(file.fileno())
         part.replace(path)
-    except (OSError, RuntimeError) as error:
+    except OSError as error:
         part.unlink(missing_ok=True)
-        if isinstance(error, RuntimeError) and "write" not in str(error):  # torch's own way to say it could not
-            raise
-        code = getattr(error, "errno", None)
-        reason = "the disk is full" if code in (None, errno.ENOSPC, errno.EDQUOT) else os.strerror(code)
+        reason = "the disk is full" if error.errno in FULL else error.strerror
         raise SeparateError(
             f"{path} could not be written ({reason}); make room or choose another folder. What stood there before "
-            f"is unharmed."
+            f"is unharmed"
         ) from None
 
 
@@ -98,9 +105,9 @@ def run_folder(path: Path) -> Path:
 
 def restore(contents: dict[str, Any], trust: Sequence[str] = ()) -> Separator:
     """The separator that a checkpoint holds, ready to separate.  Only classes of separate and `trust` are built."""
-    from separate.config import OURS, build_separator
+    from separate.config import build_separator, trusted
 
-    separator = build_separator(contents["config"], trust=(*OURS, *(f"{package}." for package in trust)))
+    separator = build_separator(contents["config"], trusted(trust))
     separator.load_state_dict(contents["model"])
     return separator.eval()
 

@@ -18,6 +18,8 @@ from separate.config import (
     build_loss,
     build_separator,
     data_config,
+    targets_in,
+    trusted,
 )
 from separate.data import open_split
 from separate.device import choose_device
@@ -25,13 +27,13 @@ from separate.errors import SeparateError, UsageError
 from separate.training import checkpoint
 from separate.training.runlog import RunLog
 from separate.training.state import State, higher_is_better
-from separate.training.trainer import Training, fit, precision
+from separate.training.trainer import Training, fit, how_to_go_on, precision
 
 log = logging.getLogger(__name__)
 
 # what a resumed run may change; all else is part of what the checkpoint stands for
 MAY_CHANGE = (
-    "run", "resume", "device", "data.root", "data.workers", "logger",
+    "run", "resume", "trust", "device", "data.root", "data.workers", "logger",
     "trainer.epochs", "trainer.max_minutes", "trainer.patience", "trainer.min_delta", "trainer.checkpoint_minutes",
 )  # fmt: skip
 
@@ -43,9 +45,11 @@ def run(config: TrainConfig, folder: Path, changed: Sequence[str] = ()) -> float
     """
     plain = {**asdict(config), "run": str(folder)}
     resumed = _checkpoint_to_resume(config, folder)
+    trust = None  # what the user wrote may name any class; what a checkpoint says, only these
     if resumed is not None:
+        trust = (*trusted(config.trust), "torch.optim.", *targets_in(plain))
         plain = resumed_config(resumed["config"], plain, changed)
-    state, training = prepare(plain, folder)
+    state, training = prepare(plain, folder, trust)
     _say_what_is_trained(state, training)
     if resumed is not None:
         state.restore(resumed)
@@ -53,9 +57,16 @@ def run(config: TrainConfig, folder: Path, changed: Sequence[str] = ()) -> float
     _write_config(folder, plain)
     training.log = RunLog(folder, LoggerConfig(**plain["logger"]), state.epoch, state.step)
     try:
-        best = fit(state, training)
-    finally:
-        training.log.close()
+        try:
+            best = fit(state, training)
+        finally:
+            training.log.close()
+    except OSError as error:
+        if error.errno not in checkpoint.FULL:
+            raise
+        raise SeparateError(
+            f"the disk that {folder} lies on is full; make room and go on with\n  {how_to_go_on(folder)}"
+        ) from None
     if best is None:
         raise SeparateError(
             f"{training.options.monitor} was never finite, so there is no best checkpoint; look at "
@@ -65,20 +76,22 @@ def run(config: TrainConfig, folder: Path, changed: Sequence[str] = ()) -> float
     return best
 
 
-def prepare(config: Mapping[str, Any], folder: Path) -> tuple[State, Training]:
-    """The parts of a run, freshly initialised from the seed."""
+def prepare(config: Mapping[str, Any], folder: Path, trust: Sequence[str] | None = None) -> tuple[State, Training]:
+    """The parts of a run, freshly initialised from the seed.  trust: as in `build`."""
     device = choose_device(config["device"])
     options = TrainerConfig(**config["trainer"])
     torch.manual_seed(config["seed"])
-    separator = build_separator(config)
-    loss = build_loss(config, separator)
+    separator = build_separator(config, trust)
+    loss = build_loss(config, separator, trust)
     data = data_config(config["data"])
     train, valid = (open_split(data, split, config["seed"]) for split in ("train", "valid"))
 
     separator.to(device)
     mode = "max" if higher_is_better(options.monitor) else "min"
-    optimizer = build(config["optimizer"], "optimizer", params=separator.parameters())
-    scheduler = build(config["scheduler"], "scheduler", optimizer=optimizer, mode=mode) if config["scheduler"] else None
+    optimizer = build(config["optimizer"], "optimizer", trust, params=separator.parameters())
+    scheduler = None
+    if config["scheduler"]:
+        scheduler = build(config["scheduler"], "scheduler", trust, optimizer=optimizer, mode=mode)
     scaler = torch.amp.GradScaler(device.type, enabled=precision(options.precision, device) == torch.float16)
     state = State(separator, optimizer, scheduler, scaler)
     training = Training(
@@ -156,7 +169,7 @@ def _write_config(folder: Path, config: Mapping[str, Any]) -> None:
     from omegaconf import OmegaConf
 
     text = OmegaConf.to_yaml(OmegaConf.create(dict(config)))
-    checkpoint.replace_file(folder / "config.yaml", lambda part: part.write_text(text))
+    checkpoint.replace_file(folder / "config.yaml", text.encode())
 
 
 def _say_what_is_trained(state: State, training: Training) -> None:

@@ -42,14 +42,17 @@ class RunLog:
                 self.board.add_scalar(name, value, facts["step"])
             self.board.flush()
         log.info(
-            "epoch %d  train loss %.4g  valid loss %.4g  SI-SDR %.2f dB  improvement %.2f dB  %.1f min%s",
+            "epoch %d  train loss %.4g  valid loss %.4g  SI-SDR %.2f dB  improvement %.2f dB%s  "
+            "(%.1f min, %.2f steps/s, %.0f %% waiting for data)",
             facts["epoch"],
             facts.get("train/loss", math.nan),
             facts["valid/loss"],
             facts["valid/si_sdr"],
             facts["valid/si_sdri"],
-            facts["minutes"],
             "  best" if improved else "",
+            facts["minutes"],
+            facts.get("train/steps_per_second", math.nan),
+            100 * facts.get("train/waiting", math.nan),
         )
 
     def pictures(self, state: State, valid: Examples) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import re
 import signal
 import time
 from collections.abc import Iterator
@@ -96,9 +97,15 @@ def fit(state: State, training: Training) -> float | None:
             save(state, training, "last")
             raise Stopped(
                 f"interrupted in epoch {state.epoch + 1} after step {state.step}; everything is saved. Go on with\n"
-                f"  separate-train 'run={training.folder}' resume=true"
+                f"  {how_to_go_on(training.folder)}"
             ) from None
     return state.best
+
+
+def how_to_go_on(folder: Path) -> str:
+    """The command that resumes a run; its override is quoted for Hydra where the path needs it."""
+    plain = re.fullmatch(r"[\w/.:+@%-]+", str(folder), re.ASCII)
+    return f"separate-train run={folder} resume=true" if plain else f"separate-train 'run=\"{folder}\"' resume=true"
 
 
 def _finished(state: State, options: TrainerConfig) -> bool:
@@ -117,6 +124,7 @@ def train_epoch(
     options = training.options
     state.separator.train()
     end = (state.epoch + 1) * training.steps_per_epoch
+    begun_at = state.step
     saved = started = time.perf_counter()
     waited = 0.0
     with tqdm(
@@ -137,8 +145,10 @@ def train_epoch(
                 saved = now
             interruption.check()
     means = {f"train/{name}": total / state.sums["steps"] for name, total in state.sums.items() if name != "steps"}
-    if waited:
-        means["train/waiting"] = waited / (time.perf_counter() - started)
+    if done := state.step - begun_at:
+        elapsed = time.perf_counter() - started
+        means["train/steps_per_second"] = done / elapsed
+        means["train/waiting"] = waited / elapsed  # share of the time spent waiting for data
     return means
 
 
@@ -187,7 +197,7 @@ def _report_non_finite(state: State, training: Training, batch: Batch, found: di
     """Keep the batch for inspection, say so, and stop the run when it happens again and again."""
     path = training.folder / "nonfinite" / f"step_{state.step}.pt"
     evidence = {"mixture": batch.mixture.cpu(), "sources": batch.sources.cpu(), "tracks": batch.tracks, **found}
-    checkpoint.replace_file(path, lambda part: torch.save(evidence, part))
+    checkpoint.replace_file(path, checkpoint.to_bytes(evidence))
     what = (
         f"step {state.step} was not applied: loss {found['loss']:g}, gradient norm {found['gradient_norm']:g}, "
         f"tracks {', '.join(batch.tracks)}; the batch is in {path}"
@@ -205,15 +215,18 @@ def validate(state: State, training: Training, interruption: Interruption) -> di
     """Loss and scores over the validation examples, in float32 on the path that evaluation and inference take."""
     separator, loss = state.separator.eval(), training.loss
     losses: list[Tensor] = []
+    examples = 0
     scores: dict[str, list[Tensor]] = {name: [] for name in METRICS}
     batches = FixedBatches(training.valid, training.batch_size)
     pin = separator.device.type == "cuda"
     begun = time.perf_counter()
-    stream = load(batches, range(len(batches)), training.workers, pin)
-    for batch in tqdm(stream, "validating", len(batches), leave=False, disable=None):
+    steps = min(len(batches), training.options.valid_steps or len(batches))
+    stream = load(batches, range(steps), training.workers, pin)
+    for batch in tqdm(stream, "validating", steps, leave=False, disable=None):
         batch = batch.to(separator.device, separator.stft)
         separation = separator.separate(batch)
         losses.append(loss(separation, batch)[0].double() * len(batch.mixture))
+        examples += len(batch.mixture)
         found = score(separation.estimates, batch.sources, batch.mixture, separator.interchangeable)
         for name, values in found.items():
             scores[name].append(values)
@@ -221,7 +234,7 @@ def validate(state: State, training: Training, interruption: Interruption) -> di
     state.seconds += time.perf_counter() - begun
     means = {name: torch.cat(values).nanmean().item() for name, values in scores.items()}
     return {
-        "valid/loss": torch.stack(losses).sum().item() / len(training.valid),
+        "valid/loss": torch.stack(losses).sum().item() / examples,
         **{f"valid/{name}": value for name, value in means.items()},
     }
 
