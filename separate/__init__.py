@@ -9,8 +9,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from separate.checkpoint import load
     from separate.separator import Separator
-    from separate.training.checkpoint import load
 
 __version__ = "0.1.0"
 __all__ = ["Separator", "__version__", "load"]
@@ -22,7 +22,7 @@ def __getattr__(name: str) -> Any:  # torch is imported when it is needed, not b
 
         return Separator
     if name == "load":
-        from separate.training.checkpoint import load
+        from separate.checkpoint import load
 
         return load
     raise AttributeError(f"module 'separate' has no attribute {name!r}")

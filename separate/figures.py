@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,6 +13,8 @@ if TYPE_CHECKING:
 
     from separate.batch import Batch
     from separate.separator import Separation
+
+logging.getLogger("matplotlib.font_manager").setLevel(logging.WARNING)  # not at INFO in our programs' output
 
 RANGE = 70  # dB below the loudest bin of the mixture
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 import separate
+from separate import checkpoint
 from separate.errors import SeparateError, UsageError
-from separate.training import checkpoint
 
 
 def test_a_checkpoint_is_plain_and_enough_on_its_own(trained, tmp_path):

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 import separate
+from separate import checkpoint
 from separate.cli import train
-from separate.training import checkpoint
 from tests.conftest import TINY_TOY
 
 pytestmark = pytest.mark.gpu

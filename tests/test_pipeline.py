@@ -15,8 +15,8 @@ import soundfile
 import torch
 
 import separate
+from separate import checkpoint
 from separate.cli import evaluate, infer, train
-from separate.training import checkpoint
 from tests.conftest import TINY, TINY_TOY, tone, write
 
 

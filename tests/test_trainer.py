@@ -8,9 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from separate import checkpoint
 from separate.config import TrainerConfig, data_config
 from separate.errors import SeparateError, UsageError
-from separate.training import checkpoint, trainer
+from separate.training import trainer
 from separate.training.run import prepare, resumed_config
 from separate.training.state import State
 from separate.training.trainer import Training, end_epoch, fit, train_step

@@ -19,11 +19,11 @@ def evaluate(cfg: DictConfig) -> float | None:
 
 
 def _evaluate(cfg: DictConfig) -> float | None:
+    from separate import checkpoint
     from separate.config import EvalConfig, evaluation_data, from_hydra
     from separate.data import open_split
     from separate.device import choose_device
     from separate.evaluation import recordings, report
-    from separate.training import checkpoint
 
     config = from_hydra(cfg, EvalConfig)
     path = checkpoint.find(config.run)

@@ -52,8 +52,8 @@ def _infer(arguments: argparse.Namespace) -> None:
         raise UsageError(
             f"--overlap {arguments.overlap:g} must lie between 0 and half of --chunk {arguments.chunk:g} seconds"
         )
+    from separate import checkpoint
     from separate.inference.files import plan, separate_file
-    from separate.training import checkpoint
 
     jobs, infos = plan(arguments.inputs, arguments.out)
     path = checkpoint.find(arguments.checkpoint)

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from separate import checkpoint
 from separate.config import (
     LoggerConfig,
     TrainConfig,
@@ -24,7 +25,6 @@ from separate.config import (
 from separate.data import open_split
 from separate.device import choose_device
 from separate.errors import SeparateError, UsageError
-from separate.training import checkpoint
 from separate.training.runlog import RunLog
 from separate.training.state import State, higher_is_better
 from separate.training.trainer import Training, fit, how_to_go_on, precision

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -62,6 +63,7 @@ class RunLog:
         import torch
 
         from separate.data.batches import collate
+        from separate.evaluation.scores import arrange
         from separate.figures import separation_figure
 
         separator = state.separator.eval()
@@ -69,6 +71,8 @@ class RunLog:
             batch = collate([valid.fixed(index)]).to(separator.device, separator.stft)
             with torch.inference_mode():
                 separation = separator.separate(batch)
+                if separator.interchangeable:  # beside each estimate the speaker that it is of
+                    batch = replace(batch, sources=arrange(batch.sources, separation.estimates))
                 figure = separation_figure(batch, separation, separator.sources, separator.sample_rate)
                 estimates = separation.estimates[0].mean(dim=1).cpu()
             self.board.add_figure(f"example_{index}", figure, state.step)

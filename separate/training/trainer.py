@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from separate import checkpoint
 from separate.batch import Batch
 from separate.config import TrainerConfig
 from separate.data.batches import FixedBatches, TrainingSteps, load
@@ -24,7 +25,6 @@ from separate.data.examples import Examples
 from separate.errors import SeparateError, UsageError
 from separate.evaluation.scores import METRICS, score
 from separate.losses import Loss
-from separate.training import checkpoint
 from separate.training.runlog import RunLog
 from separate.training.state import State, higher_is_better
 
