@@ -39,8 +39,9 @@ class STFT(nn.Module):
         return self.n_fft // 2 + 1
 
     def forward(self, waveform: Tensor) -> Tensor:
-        """waveform: (..., T) real -> (..., F, N) complex64; frame n of N = 1 + T // hop is centred on sample n hop."""
+        """waveform: (..., T) real -> (..., F, N) complex64; frame n of N = 1 + ceil(T / hop) is centred on sample n hop."""
         flat = waveform.float().reshape(-1, waveform.shape[-1])
+        flat = nn.functional.pad(flat, (0, -flat.shape[-1] % self.hop))  # no sample hangs on a window's last taper
         spectrogram = torch.stft(
             flat, self.n_fft, self.hop, window=self.window, center=True, pad_mode="constant", return_complex=True
         )
@@ -49,7 +50,5 @@ class STFT(nn.Module):
     def inverse(self, spectrogram: Tensor, length: int) -> Tensor:
         """spectrogram: (..., F, N) complex -> (..., length), differentiable; inverse(forward(x), T) is x."""
         flat = rearrange(spectrogram, "... f n -> (...) f n")
-        if length < self.hop:  # one frame: torch.istft wants its window not to vanish past the end either
-            flat = nn.functional.pad(flat, (0, 1))
         waveform = torch.istft(flat, self.n_fft, self.hop, window=self.window, center=True, length=length)
         return waveform.reshape(*spectrogram.shape[:-2], length)
