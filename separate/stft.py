@@ -39,7 +39,7 @@ class STFT(nn.Module):
         return self.n_fft // 2 + 1
 
     def forward(self, waveform: Tensor) -> Tensor:
-        """waveform: (..., T) real -> (..., F, N) complex64; frame n of N = 1 + ceil(T / hop) is centred on sample n hop."""
+        """(..., T) real -> (..., F, N) complex64; frame n of N = 1 + ceil(T / hop) is centred on sample n hop."""
         flat = waveform.float().reshape(-1, waveform.shape[-1])
         flat = nn.functional.pad(flat, (0, -flat.shape[-1] % self.hop))  # no sample hangs on a window's last taper
         spectrogram = torch.stft(

@@ -159,6 +159,14 @@ def test_a_silent_clip_stays_silent(pools):
     assert np.abs(example.mixture).max() == 0
 
 
+def test_endings_in_capitals_are_found_and_wav_is_taken_before_flac(stems):
+    folder = stems / "test" / "song 00"
+    (folder / "low.wav").rename(folder / "low.WAV")
+    write(folder / "high.flac", tone(3000, channels=2))
+    example = open_split(stems_data(stems), "test").recording(0)
+    np.testing.assert_allclose(example.sources[1], tone(1500, channels=2).mean(1, keepdims=True).T, atol=1e-4)
+
+
 # ---------------------------------------------------------------------------------------------------------- bad input
 
 
@@ -191,16 +199,18 @@ def test_a_stem_shorter_than_the_mixture_file_is_named(stems):
 
 
 def test_all_files_with_nan_are_named_when_the_first_is_met(wsj0mix):
+    for index in range(4):
+        write(wsj0mix / "tr" / "s1" / f"{index}.wav", tone(300))  # 16 bit, beside float files that can hold NaN
     for index in (1, 3):
         audio = tone(300)
         audio[5000 + index] = np.nan
-        write(wsj0mix / "tr" / "s1" / f"{index}.wav", audio, subtype="FLOAT")
+        write(wsj0mix / "tr" / "s2" / f"{index}.wav", audio, subtype="FLOAT")
     examples = open_split(speech_data("wsj0mix", wsj0mix, excerpt=2.0), "train")
     with pytest.raises(DataError) as refused:
         list(load(TrainingSteps(examples, 4, seed=0), range(2), workers=1, pin=False))
     text = str(refused.value)
-    assert "s1/1.wav: NaN or infinite sample at 5001" in text
-    assert "s1/3.wav: NaN or infinite sample at 5003" in text
+    assert "s2/1.wav: NaN or infinite sample at 5001" in text
+    assert "s2/3.wav: NaN or infinite sample at 5003" in text
     assert "Traceback" not in text
 
 
@@ -221,11 +231,23 @@ def test_an_excerpt_longer_than_every_track_is_refused(stems):
 
 
 def test_channels_that_cannot_be_converted_are_named(stems):
-    write(stems / "test" / "song 00" / "low.wav", tone(200, channels=6))
     write(stems / "test" / "song 00" / "high.wav", tone(200, channels=6))
-    with pytest.raises(DataError, match="song 00/low.wav: 6 channels"):
+    with pytest.raises(DataError, match="song 00/high.wav: 6 channels"):
         open_split(stems_data(stems, channels=2), "test")
     assert open_split(stems_data(stems, channels=1), "test").recording(0).mixture.shape == (1, 16000)
+
+
+def test_a_single_track_cannot_be_both_trained_on_and_held_out(stems):
+    for index in range(1, 10):
+        shutil.rmtree(stems / "train" / f"song {index:02d}")
+    with pytest.raises(DataError, match="train has one track and there is no valid folder"):
+        open_split(stems_data(stems), "train")
+
+
+@pytest.mark.parametrize("pause", [[0.1], [0.2, 0.1], [-0.2, -0.1]])
+def test_pauses_that_are_no_range_are_refused(pools, pause):
+    with pytest.raises(UsageError, match="data.pause=.* must be the least and the most seconds"):
+        open_split(speech_data("pools", pools, pause=pause), "train")
 
 
 def test_the_toy_band_refuses_what_it_does_not_play():

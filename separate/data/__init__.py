@@ -24,7 +24,7 @@ def open_split(config: DataConfig, split: str, seed: int = 0) -> Examples:
     if isinstance(config, schema.ToyConfig):
         from separate.data.toy import Toy
 
-        return Toy(*shape, songs=config.tracks.get(split, 8), split=split, seed=seed)
+        return Toy(*shape, songs=config.tracks.get(split, 0), split=split, seed=seed)
     assert isinstance(config, schema.FolderConfig)
     root = Path(config.root).expanduser()
     if isinstance(config, schema.PoolsConfig):

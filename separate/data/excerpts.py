@@ -37,13 +37,7 @@ class Excerpts(Examples):
                 f"data.excerpt={excerpt} s is longer than every track of {split}: the longest, "
                 f"{tracks[longest].name}, has {seconds:.4g} s; use at most data.excerpt={seconds:.4g}"
             )
-        mismatched = [t for t in tracks if t.info.channels not in (1, channels) and channels != 1]
-        if mismatched:
-            raise DataError.of_files(
-                f"data.channels={channels} does not fit",
-                [f"{track.files[0]}: {track.info.channels} channels" for track in mismatched],
-                "Mono becomes anything, anything becomes mono with data.channels=1; convert these first otherwise.",
-            )
+        refuse_channels([file for track in tracks for file in track.files.items()], channels)
         # example number -> track and place in it: ceil(length / frames) cuts of each track, the last one moved to fit
         cuts = [max(1, -(-length // self.frames)) for length in lengths]
         self.lengths = lengths
@@ -77,7 +71,7 @@ class Excerpts(Examples):
         track = self.tracks[index]
 
         def cut(path: Path) -> np.ndarray:
-            return read_span(path, track.info, start, frames, self.sample_rate, self.channels)
+            return read_span(path, track.files[path], start, frames, self.sample_rate, self.channels)
 
         try:
             sources = np.stack([cut(path) for path in track.sources])
@@ -85,7 +79,18 @@ class Excerpts(Examples):
                 return Example.of_sources(track.name, sources)
             return Example(track.name, cut(track.mixture), sources)
         except NonFiniteError:
-            raise all_non_finite([(path, track.info) for track in self.tracks for path in track.files]) from None
+            raise all_non_finite([file for track in self.tracks for file in track.files.items()]) from None
+
+
+def refuse_channels(files: Sequence[tuple[Path, Info]], channels: int) -> None:
+    """DataError for files whose channels do not become `channels`."""
+    bad = [f"{path}: {info.channels} channels" for path, info in files if info.channels not in (1, channels)]
+    if bad and channels != 1:
+        raise DataError.of_files(
+            f"data.channels={channels} does not fit",
+            bad,
+            "Mono becomes anything, anything becomes mono with data.channels=1; convert these first otherwise.",
+        )
 
 
 def all_non_finite(files: Sequence[tuple[Path, Info]]) -> DataError:

@@ -9,9 +9,9 @@ import numpy as np
 
 from separate.audio import Info, NonFiniteError, frames_at, read_span
 from separate.data.examples import Example, Examples
-from separate.data.excerpts import all_non_finite
+from separate.data.excerpts import all_non_finite, refuse_channels
 from separate.data.tracks import audio_files, probe_all, split_folder
-from separate.errors import DataError
+from separate.errors import DataError, UsageError
 
 Clip = tuple[Path, Info]
 LEVEL = 0.05  # RMS of the clips of the first speaker
@@ -56,6 +56,9 @@ class Pools(Examples):
         seed: int,
     ) -> None:
         super().__init__(sources, sample_rate, channels, excerpt)
+        if len(pause) != 2 or not 0 <= pause[0] <= pause[1]:
+            raise UsageError(f"data.pause={list(pause)} must be the least and the most seconds, e.g. [0.05,0.25]")
+        refuse_channels([clip for clips in pools.values() for clip in clips], channels)
         self.pools = dict(pools)
         self.speakers = sorted(pools)
         self.snr = snr
@@ -88,7 +91,7 @@ class Pools(Examples):
             except NonFiniteError:
                 raise all_non_finite([clip for clips in self.pools.values() for clip in clips]) from None
             audio[:, at : at + take] = clip * (LEVEL / (np.sqrt(np.mean(clip**2)) + 1e-8))
-            at += take + int(rng.uniform(*self.pause) * self.sample_rate)
+            at += max(1, take) + int(rng.uniform(*self.pause) * self.sample_rate)
         return audio
 
     def fixed(self, index: int) -> Example:

@@ -30,6 +30,8 @@ class Toy(Examples):
         unknown = [name for name in sources if name not in SOURCES]
         if unknown:
             raise UsageError(f"data=toy has no source {unknown[0]}; data.sources can name {', '.join(SOURCES)}")
+        if songs < 1:
+            raise UsageError(f"data.tracks.{split}={songs} must be at least 1")
         if excerpt > SECONDS:
             raise UsageError(f"data.excerpt={excerpt} s is longer than the songs of data=toy; use at most {SECONDS}")
         self.songs = songs

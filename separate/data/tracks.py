@@ -16,16 +16,19 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Track:
-    """One recording: its sources' files in order, its mixture's where it has one (else it is their sum)."""
+    """One recording: its sources' files in order, its mixture's where it has one (else it is their sum).
+
+    files: the header of each of them; all have the same length and sample rate.
+    """
 
     name: str
     sources: tuple[Path, ...]
     mixture: Path | None
-    info: Info
+    files: dict[Path, Info]
 
     @property
-    def files(self) -> tuple[Path, ...]:
-        return self.sources if self.mixture is None else (*self.sources, self.mixture)
+    def info(self) -> Info:
+        return self.files[self.sources[0]]
 
 
 def list_stems(root: Path, splits: Mapping[str, str], split: str, sources: Sequence[str]) -> list[Track]:
@@ -36,6 +39,8 @@ def list_stems(root: Path, splits: Mapping[str, str], split: str, sources: Seque
         folder = split_folder(root, splits, "train")
     folders = sorted(path for path in folder.iterdir() if path.is_dir())
     if held_out and split in ("train", "valid"):
+        if len(folders) == 1:
+            raise DataError(f"{folder} has one track and there is no {splits['valid']} folder; add tracks to train on")
         count = max(1, round(len(folders) / 10))
         folders = folders[-count:] if split == "valid" else folders[:-count]
         if split == "valid":
@@ -43,9 +48,11 @@ def list_stems(root: Path, splits: Mapping[str, str], split: str, sources: Seque
             log.info("%s has no %s folder: held out of training for validation: %s", root, splits["valid"], names)
     wanted = []
     for path in folders:
-        mixture = _with_ending(path / "mixture")  # is not used, but must be as long where it is there
-        files = [_with_ending(path / source) for source in sources]
-        wanted.append(Wanted(path.name, path, files, None, [mixture] if mixture.is_file() else []))
+        # the first ending of ENDINGS wins where a source is there twice
+        found = {file.stem: file for file in sorted(audio_files(path, deep=False), key=_rank, reverse=True)}
+        files = [found.get(source, path / f"{source}.wav") for source in sources]
+        mixture = [found["mixture"]] if "mixture" in found else []  # is not used, but must be as long
+        wanted.append(Wanted(path.name, path, files, None, mixture))
     return _check(wanted, f"{folder}/TRACK/{{{','.join(sources)}}}.wav")
 
 
@@ -76,17 +83,14 @@ def _names(splits: Mapping[str, str]) -> str:
     return ", ".join(sorted(set(splits.values())))
 
 
-def audio_files(folder: Path) -> list[Path]:
-    """The audio files of a folder and the folders in it, sorted, without hidden ones."""
-    return sorted(
-        path for path in folder.rglob("*") if path.suffix.lower() in ENDINGS and not path.name.startswith(".")
-    )
+def audio_files(folder: Path, deep: bool = True) -> list[Path]:
+    """The audio files of a folder and (deep) the folders in it, sorted, without hidden ones."""
+    paths = folder.rglob("*") if deep else folder.iterdir()
+    return sorted(path for path in paths if path.suffix.lower() in ENDINGS and not path.name.startswith("."))
 
 
-def _with_ending(path: Path) -> Path:
-    """path.wav or, where that is not there, the same with another audio ending."""
-    candidates = [path.parent / f"{path.name}{ending}" for ending in ENDINGS]
-    return next((candidate for candidate in candidates if candidate.is_file()), candidates[0])
+def _rank(path: Path) -> int:
+    return ENDINGS.index(path.suffix.lower())
 
 
 @dataclass
@@ -114,9 +118,9 @@ def _check(wanted: Sequence[Wanted], looked_for: str) -> list[Track]:
             )
             problems.append(f"{one.place}: lengths in samples differ: {lengths}")
         elif len(found) == len(one.sources) + len(one.beside):
-            info = infos[one.sources[0]]
-            tracks.append(Track(one.name, tuple(one.sources), one.mixture, info))
-            if info.frames == 0:
+            used = [*one.sources, *([one.mixture] if one.mixture else [])]
+            tracks.append(Track(one.name, tuple(one.sources), one.mixture, {path: infos[path] for path in used}))
+            if tracks[-1].info.frames == 0:
                 problems.append(f"{one.place}: holds no samples")
     if problems:
         raise DataError.of_files(
