@@ -103,10 +103,13 @@ def run_folder(path: Path) -> Path:
 
 def restore(contents: dict[str, Any], trust: Sequence[str] = ()) -> Separator:
     """The separator that a checkpoint holds, ready to separate.  Only classes of separate and `trust` are built."""
-    from separate.config import build_separator, trusted
+    from separate.build import build_separator, trusted
 
-    separator = build_separator(contents["config"], trusted(trust))
-    separator.load_state_dict(contents["model"])
+    try:
+        separator = build_separator(contents["config"], trusted(trust))
+        separator.load_state_dict(contents["model"])
+    except (KeyError, TypeError, RuntimeError) as error:
+        raise UsageError(f"the checkpoint's configuration and weights do not fit each other: {error}") from None
     return separator.eval()
 
 

@@ -1,14 +1,12 @@
-"""The configuration: its typed schema, the checks that need no data, and `build`, which makes the parts.
+"""The configuration: its typed schema and the checks that need no data.  The only home of OmegaConf.
 
-The only home of OmegaConf.  Sections of open choice (model, target, loss, optimizer, scheduler) name a class by
-`_target_`; their keys are checked against its signature.  Everything else is a dataclass here.
+Sections of open choice (model, target, loss, optimizer, scheduler) name a class by `_target_`, and `separate.build`
+checks their keys against its signature.  Everything else is a dataclass here.
 """
 
 from __future__ import annotations
 
-import functools
-import importlib
-import inspect
+import math
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
@@ -19,11 +17,8 @@ from separate.errors import UsageError, nearest
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-    from separate.losses import Loss
-    from separate.separator import Separator
 
 MISSING: Any = "???"  # OmegaConf's mark of a value that must be given
-OURS = ("separate.",)
 
 
 @dataclass
@@ -179,7 +174,9 @@ def data_config(values: Any) -> DataConfig:
     layout = values.get("layout")
     if layout not in LAYOUTS:
         raise UsageError(f"data.layout={layout} is no layout; {nearest(str(layout), LAYOUTS)}")
-    return _typed(LAYOUTS[layout], values, "data.")
+    config: DataConfig = _typed(LAYOUTS[layout], values, "data.")
+    _check_values({"data": config})
+    return config
 
 
 def evaluation_data(trained_on: Mapping[str, Any], chosen: Mapping[str, Any]) -> DataConfig:
@@ -203,6 +200,8 @@ def _typed(schema: type, values: Any, prefix: str = "") -> Any:
         raise UsageError(f"{key} is not set and has no default; add {key}=VALUE") from None
     except OmegaConfBaseException as error:
         reason = str(error.msg).splitlines()[0]
+        if "is not a ListConfig" in reason:
+            reason = f"must be a list, e.g. {prefix}{error.full_key}=[a,b]"
         raise UsageError(f"{prefix}{error.full_key}: {reason}") from None
     return config
 
@@ -217,15 +216,15 @@ def _section(schema: type, full_key: str) -> type:
 def _check_values(config: Any) -> None:
     for key, (least, example) in LEAST.items():
         value = lookup(config, key)
-        if value is not None and value < least:
+        if isinstance(value, (int, float)) and value < least:
             raise UsageError(f"{key}={value} must be at least {least}, e.g. {key}={example}")
     for key, above in ABOVE_ZERO.items():
         value = lookup(config, key)
-        if value is not None and not value > 0:
-            raise UsageError(f"{key}={value} must be above 0, e.g. {key}={above}")
+        if isinstance(value, (int, float)) and not 0 < value < math.inf:
+            raise UsageError(f"{key}={value} must be above 0 and finite, e.g. {key}={above}")
     for key, choices in ONE_OF.items():
         value = lookup(config, key)
-        if value is not None and value not in choices:
+        if value is not None and str(value) not in map(str, choices):  # so that 1 is not True
             raise UsageError(f"{key}={value} is unknown; choose from {', '.join(map(str, choices))}".lower())
     if isinstance(config, EvalConfig) and config.overlap > config.chunk / 2:
         raise UsageError(f"overlap={config.overlap} must be at most half of chunk={config.chunk} seconds")
@@ -233,8 +232,6 @@ def _check_values(config: Any) -> None:
 
 def _check_stft(config: TrainConfig) -> None:
     data, stft = config.data, config.stft
-    if not data.sources or len(set(data.sources)) < len(data.sources):
-        raise UsageError(f"data.sources={data.sources} must name at least one source, and each only once")
     samples = round(data.excerpt * data.sample_rate)
     if samples < stft.n_fft:
         raise UsageError(
@@ -243,148 +240,21 @@ def _check_stft(config: TrainConfig) -> None:
         )
 
 
+def check_sources(names: Sequence[str], interchangeable: bool) -> None:
+    """Names of sources become names of files, here and, from a checkpoint, on other people's machines."""
+    from separate.losses.permutation import MOST_SOURCES
+
+    if not names or len(set(names)) < len(names):
+        raise UsageError(f"data.sources={list(names)} must name at least one source, and each only once")
+    for name in names:
+        if name in ("all", ".", "..", "") or "/" in name or "\\" in name or "\0" in name:
+            raise UsageError(f"data.sources: {name!r} cannot be the name of a source and of its file; choose another")
+    if interchangeable and len(names) > MOST_SOURCES:
+        raise UsageError(f"data.sources names {len(names)} interchangeable sources, and at most {MOST_SOURCES} work")
+
+
 def lookup(config: Any, key: str) -> Any:
     """The value at a dotted key of nested dataclasses and mappings, or None where there is none."""
     for name in key.split("."):
         config = config.get(name) if isinstance(config, Mapping) else getattr(config, name, None)
     return config
-
-
-# ----------------------------------------------------------------------------------------------------------------------
-# building
-
-
-def build(spec: Mapping[str, Any], where: str, trust: Sequence[str] | None = None, **context: Any) -> Any:
-    """Make what `spec` names: `_target_` called with its other keys, and with what of `context` it takes.
-
-    spec: `{_target_: package.module.Name, key: value, ...}`, nested specs allowed; `_partial_: true` gives the
-    function with its arguments bound, for what is called later.  where: the name of the section, for errors.
-    context: values that a configuration cannot know (sizes, the target of a loss).
-    trust: the package prefixes that may be imported; None trusts all, as in the user's own configuration.
-    """
-    name = spec.get("_target_")
-    if not isinstance(name, str) or "." not in name:
-        raise UsageError(f"{where}._target_={name} must be the dotted name of a class or function")
-    if trust is not None and not name.startswith(tuple(trust)):
-        raise UsageError(
-            f"{where}._target_={name} comes from a package that is not trusted; if you trust the file it stands in, "
-            f"allow it with --trust {name.split('.')[0]} (in Python: trust=['{name.split('.')[0]}'])"
-        )
-    target = _import(name, where)
-    arguments = {key: value for key, value in spec.items() if key not in ("_target_", "_partial_")}
-    arguments = {
-        key: build(value, f"{where}.{key}", trust, **context) if _is_spec(value) else value
-        for key, value in arguments.items()
-    }
-    parameters = inspect.signature(target).parameters
-    _check_arguments(where, name, arguments, parameters, context)
-    arguments.update({key: value for key, value in context.items() if key in parameters})
-    if spec.get("_partial_"):
-        return functools.partial(target, **arguments) if arguments else target
-    try:
-        return target(**arguments)
-    except (TypeError, ValueError) as error:
-        raise UsageError(f"{where}: {error}") from error
-
-
-def _is_spec(value: Any) -> bool:
-    return isinstance(value, Mapping) and "_target_" in value
-
-
-def _import(name: str, where: str) -> Any:
-    module, _, attribute = name.rpartition(".")
-    try:
-        found = importlib.import_module(module)
-    except ImportError as error:
-        raise UsageError(f"{where}._target_={name} cannot be imported: {error}") from None
-    if not hasattr(found, attribute):
-        near = nearest(attribute, [n for n in dir(found) if not n.startswith("_")])
-        raise UsageError(f"{where}._target_={name}: {module} has no {attribute}; {near}")
-    return getattr(found, attribute)
-
-
-def _check_arguments(
-    where: str, name: str, given: Mapping[str, Any], parameters: Mapping[str, inspect.Parameter], context: Mapping
-) -> None:
-    if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
-        return
-    free = [key for key in parameters if key not in context and key not in ("self", "params")]
-    for key, value in given.items():
-        if key not in free:
-            raise UsageError(f"there is no key {where}.{key} ({name}); {nearest(key, free)}")
-        default = parameters[key].default
-        if not _fits(value, parameters[key].annotation, default):
-            kind = parameters[key].annotation if isinstance(parameters[key].annotation, str) else type(default).__name__
-            example = "" if default is inspect.Parameter.empty else f", e.g. {where}.{key}={default}"
-            raise UsageError(f"{where}.{key}={value} must be of type {kind}{example}")
-
-
-def _fits(value: Any, annotation: Any, default: Any) -> bool:
-    """Whether a plain value is of the annotated plain type; of other annotations only numbers are told from text."""
-    if isinstance(default, float) and isinstance(value, (str, bool)):
-        return False
-    names = annotation.split(" | ") if isinstance(annotation, str) else [getattr(annotation, "__name__", "")]
-    plain: dict[str, tuple[type, ...]] = {
-        "int": (int,), "float": (int, float), "bool": (bool,), "str": (str,), "None": (type(None),)
-    }  # fmt: skip
-    if any(name not in plain for name in names):
-        return True
-    kinds = tuple(kind for name in names for kind in plain[name])
-    return isinstance(value, kinds) and not (isinstance(value, bool) and bool not in kinds)
-
-
-def trusted(packages: Sequence[str]) -> tuple[str, ...]:
-    """What a configuration out of a checkpoint may build: our own classes, and those of packages the user names."""
-    return (*OURS, *(f"{package}." for package in packages))
-
-
-def targets_in(config: Any) -> list[str]:
-    """Every `_target_` that a configuration names."""
-    if not isinstance(config, Mapping):
-        return []
-    own = [config["_target_"]] if "_target_" in config else []
-    return own + [name for value in config.values() for name in targets_in(value)]
-
-
-def build_separator(config: Mapping[str, Any], trust: Sequence[str] | None = None) -> Separator:
-    """The separator of a resolved training configuration, with fresh weights."""
-    from separate.separator import Separator
-    from separate.stft import STFT
-
-    data = config["data"]
-    try:
-        stft = STFT(**config["stft"])
-    except ValueError as error:
-        raise UsageError(f"stft: {error}") from None
-    network = build(
-        config["model"],
-        "model",
-        trust,
-        sources=len(data["sources"]),
-        channels=data["channels"],
-        bins=stft.bins,
-        sample_rate=data["sample_rate"],
-    )
-    return Separator(network, stft, data["sources"], data["sample_rate"], data["channels"], data["interchangeable"])
-
-
-def build_loss(config: Mapping[str, Any], separator: Separator, trust: Sequence[str] | None = None) -> Loss:
-    """The loss of a resolved training configuration; UsageError for a target or a model that it cannot work with."""
-    target = build(config["target"], "target", trust)
-    loss: Loss = build(config["loss"], "loss", trust, target=target, interchangeable=config["data"]["interchangeable"])
-    name = config["loss"]["_target_"].rpartition(".")[2]
-    domain = getattr(target, "domain", None) or getattr(getattr(target, "func", None), "domain", None)
-    if domain != loss.domain:
-        from separate import targets
-
-        works = [key for key, value in vars(targets).items() if getattr(value, "domain", None) == loss.domain]
-        raise UsageError(
-            f"{name} compares {loss.domain}s and target={config['target']['_target_'].rpartition('.')[2]} is a "
-            f"{domain}; it works with target={', '.join(works)}"
-        )
-    if loss.needs != "estimates" and loss.needs not in separator.network.provides:
-        raise UsageError(
-            f"{name} needs {loss.needs}, and {type(separator.network).__name__} provides "
-            f"{', '.join(separator.network.provides)}; use loss=si_sdr, or a model with {loss.needs}: model=blstm"
-        )
-    return loss

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
+from separate.errors import UsageError
 from separate.losses.permutation import match
 
 
@@ -28,6 +29,8 @@ def blocks(
     size = max(1, round(chunk * sample_rate))
     shared = min(round(overlap * sample_rate), size // 2)
     fade = torch.sin(torch.pi / 2 * (torch.arange(shared) + 0.5) / max(shared, 1)).square()
+    if interchangeable and shared == 0 and length > size:
+        raise UsageError("overlap=0 leaves nothing to match interchangeable sources by from chunk to chunk; use more")
     tail: Tensor | None = None  # (S, C, shared), the end of the last chunk
     start = 0
     while True:

@@ -66,10 +66,33 @@ def test_a_checkpoint_builds_only_trusted_classes(trained, tmp_path):
     checkpoint.save(path, contents)
     with pytest.raises(UsageError, match=r"subprocess.Popen comes from a package that is not trusted.*--trust subproc"):
         separate.load(path)
+    through_us = {"_target_": "separate.build.build_separator", "config": {}}
+    for model in (through_us, {"_target_": "separate.models.recurrent.rearrange"}):
+        contents["config"]["model"] = model
+        checkpoint.save(path, contents)
+        with pytest.raises(UsageError, match=r"not trusted|no class or function of its own"):
+            separate.load(path)
     contents["config"]["model"]["_target_"] = "separatists.models.Popen"  # a prefix is not a package
     checkpoint.save(path, contents)
     with pytest.raises(UsageError, match="not trusted"):
         separate.load(path)
+
+
+def test_source_names_from_a_checkpoint_cannot_lead_elsewhere(trained, tmp_path):
+    contents = checkpoint.read(trained / "runs" / "tiny" / "checkpoints" / "best.ckpt")
+    for name in ("../../etc/x", "/abs", "..", "all"):
+        contents["config"]["data"]["sources"] = ["voice", "chords", name]
+        checkpoint.save(tmp_path / "evil.ckpt", contents)
+        with pytest.raises(UsageError, match="cannot be the name of a source"):
+            separate.load(tmp_path / "evil.ckpt")
+
+
+def test_a_checkpoint_with_parts_missing_is_refused(trained, tmp_path):
+    contents = checkpoint.read(trained / "runs" / "tiny" / "checkpoints" / "best.ckpt")
+    for broken in ({**contents, "config": {}}, {**contents, "model": {}}):
+        checkpoint.save(tmp_path / "broken.ckpt", broken)
+        with pytest.raises(UsageError, match="do not fit each other"):
+            separate.load(tmp_path / "broken.ckpt")
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux's /dev/full")

@@ -7,16 +7,8 @@ import pytest
 import torch
 from hydra import compose, initialize_config_module
 
-from separate.config import (
-    EvalConfig,
-    TrainConfig,
-    build,
-    build_loss,
-    build_separator,
-    data_config,
-    evaluation_data,
-    from_hydra,
-)
+from separate.build import build, build_loss, build_separator
+from separate.config import EvalConfig, TrainConfig, data_config, evaluation_data, from_hydra
 from separate.data.batches import collate
 from separate.data.examples import Example
 from separate.errors import UsageError, nearest
@@ -111,11 +103,13 @@ def test_model_target_and_loss_train_two_steps_or_are_refused_with_what_works(mo
             ["data.excerpt=0.01"],
             r"data.excerpt=0.01 s is 80 samples at 8000 Hz, shorter than .* at least data.excerpt=0",
         ),
-        (["data.sources=[a,a]"], "must name at least one source, and each only once"),
         (["data.layout=musdb"], "data.layout=musdb is no layout"),
         (["data=stems"], "data.root is not set"),
         (["trainer.precision=half"], "trainer.precision=half is unknown; choose from auto, float32"),
         (["resume=maybe"], "resume=maybe is unknown"),
+        (["resume=1"], "resume=1 is unknown"),
+        (["data.sources=vocals"], r"data.sources: must be a list, e.g. data.sources=\[a,b\]"),
+        (["data.excerpt=inf"], "data.excerpt=inf must be above 0 and finite"),
         (["seed=-1"], "seed=-1 must be at least 0"),
     ],
 )
@@ -131,6 +125,10 @@ def test_the_schema_refuses_with_the_key_and_the_way_out(overrides, message):
             ["+model.unitz=3"],
             r"there is no key model.unitz \(separate.models.recurrent.MaskInference\); did you mean units",
         ),
+        (["data.sources=[a,a]"], "must name at least one source, and each only once"),
+        (["data.sources=[a,b/c]"], "'b/c' cannot be the name of a source"),
+        (["data.sources=[a,b,c,d,e,f,g]", "data.interchangeable=true"], "7 interchangeable sources, and at most 6"),
+        (["model._target_=separate.models.recurrent"], "is no class or function"),
         (["model.units=big"], "model.units=big must be of type int, e.g. model.units=300"),
         (["model.bidirectional=3"], "model.bidirectional=3 must be of type bool"),
         (["model.activation=sigmoidal"], "model: unknown activation sigmoidal; choose from sigmoid"),

@@ -137,6 +137,11 @@ def test_wsj0mix_reads_its_own_mixture(wsj0mix):
     )
 
 
+def test_fixed_mixtures_of_pools_do_not_depend_on_the_seed(pools):
+    one, other = (open_split(speech_data("pools", pools), "test", seed).fixed(3) for seed in (0, 1))
+    assert np.array_equal(one.mixture, other.mixture)
+
+
 def test_pools_mix_different_speakers_within_the_level_range(pools):
     examples = open_split(speech_data("pools", pools, snr=3.0, excerpt=4.0, pause=[0.0, 0.0]), "train")
     for index in range(20):

@@ -135,17 +135,19 @@ def wait_for(path: Path, process: "subprocess.Popen[str]") -> None:
 
 @pytest.mark.slow
 def test_killed_in_mid_epoch_and_resumed_equals_never_stopped(tmp_path, call):
-    """SIGKILL after the first checkpoint, between two epochs' ends; every weight must come out the same."""
-    code, _, err = call(train, *LONGER, "run=whole", cwd=tmp_path)
+    """SIGKILL inside the second epoch; weights and metrics must come out the same, bit for bit."""
+    often = [*LONGER, "trainer.checkpoint_minutes=1e-6"]  # after every step
+    code, _, err = call(train, *often, "run=whole", cwd=tmp_path)
     assert code == 0, err
-    process = start(tmp_path, *LONGER, "hydra.run.dir=killed", "resume=auto")  # resume=auto starts where nothing is
-    wait_for(tmp_path / "killed" / "checkpoints" / "last.ckpt", process)
-    time.sleep(0.3)
+    process = start(tmp_path, *often, "hydra.run.dir=killed", "resume=auto")  # resume=auto starts where nothing is
+    wait_for(tmp_path / "killed" / "checkpoints" / "best.ckpt", process)
+    last = tmp_path / "killed" / "checkpoints" / "last.ckpt"
+    while checkpoint.read(last)["training"]["step"] < 35:
+        assert process.poll() is None, process.communicate()
     process.send_signal(signal.SIGKILL)
     process.communicate()
-    before = checkpoint.read(tmp_path / "killed" / "checkpoints" / "last.ckpt")["training"]
-    assert before["step"] < 90, "the run ended before it could be killed"
-    code, _, err = call(train, *LONGER, "hydra.run.dir=killed", "resume=auto", cwd=tmp_path)  # and goes on here
+    assert 35 <= checkpoint.read(last)["training"]["step"] < 60, "not killed inside the second epoch"
+    code, _, err = call(train, *often, "hydra.run.dir=killed", "resume=auto", cwd=tmp_path)  # and goes on here
     assert code == 0, err
     for name in ("last", "best"):
         whole, killed = (
@@ -157,7 +159,19 @@ def test_killed_in_mid_epoch_and_resumed_equals_never_stopped(tmp_path, call):
         assert whole["training"]["best"] == killed["training"]["best"]
     epochs = [json.loads(line) for line in (tmp_path / "killed" / "metrics.jsonl").read_text().splitlines()]
     wanted = [json.loads(line) for line in (tmp_path / "whole" / "metrics.jsonl").read_text().splitlines()]
-    assert [line["valid/loss"] for line in epochs] == [line["valid/loss"] for line in wanted]
+    timed = {"minutes", "train/steps_per_second", "train/waiting"}
+    for line, other in zip(epochs, wanted, strict=True):
+        assert {k: v for k, v in line.items() if k not in timed} == {k: v for k, v in other.items() if k not in timed}
+
+
+def test_other_data_cannot_be_resumed_with(stems, call, tmp_path):
+    data = ["data=stems", f"data.root={stems}", "data.sources=[low,high]", "data.sample_rate=8000", "stft=speech"]
+    code, _, err = call(train, "debug=fast", *data, *TINY, "run=r", cwd=tmp_path)
+    assert code == 0, err
+    write(stems / "train" / "song 000" / "low.wav", tone(200, channels=2))
+    write(stems / "train" / "song 000" / "high.wav", tone(900, channels=2))
+    said = refusal(call(train, "run=r", "resume=true", "trainer.epochs=2", cwd=tmp_path), 2)
+    assert "the data now gives 20 training and 2 validation examples, and gave 18 and 2" in said
 
 
 @pytest.mark.slow
@@ -366,6 +380,19 @@ def test_stems_that_do_not_fit_on_the_disk_leave_nothing_behind(trained, tmp_pat
     assert list((tmp_path / "out").iterdir()) == []
 
 
+def test_an_input_is_never_overwritten_and_stems_are_not_separated_again(trained, call, tmp_path):
+    run = ["-c", str(trained / "runs" / "tiny"), "--device", "cpu"]
+    path = write(tmp_path / "voice" / "voice.wav", tone(300))
+    before = path.read_bytes()
+    said = refusal(call(infer, *run, "-o", ".", "voice/voice.wav", cwd=tmp_path), 2)
+    assert "would overwrite the input voice/voice.wav" in said
+    assert path.read_bytes() == before
+    for _ in range(2):
+        code, out, err = call(infer, *run, ".", cwd=tmp_path)
+        assert code == 0, err
+        assert out.count("->") == 1
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
@@ -374,7 +401,9 @@ def test_stems_that_do_not_fit_on_the_disk_leave_nothing_behind(trained, tmp_pat
         (["a.wav"], 2, "there is no run with a best checkpoint under runs/ or multirun/"),
         (["a.wav", "b/a.wav"], 2, "a.wav and b/a.wav would both be written to separated/a"),
         (["--chunk", "2", "--overlap", "1.5", "a.wav"], 2, "--overlap 1.5 must lie between 0 and half of --chunk 2"),
+        (["--chunk", "inf", "a.wav"], 2, "--chunk inf"),
         (["empty"], 2, "empty holds no audio files"),
+        (["-o", "a.wav", "b"], 2, "a.wav is a file"),
     ],
 )
 def test_infer_says_what_it_needs(call, tmp_path, arguments, code, message):
@@ -399,11 +428,16 @@ def test_infer_says_what_it_needs(call, tmp_path, arguments, code, message):
         (["data=stems", "data.root=nowhere"], 1, "data.root=nowhere is no folder"),
         (["device=cuda:77"], 2, "device=cuda:77 is not on this machine; use device=auto"),
         (["device=gpu"], 2, "device=gpu is unknown; choose from auto"),
-        (["batch_size"], 2, "batch_size"),
+        (["batch_size"], 2, "batch_size is no KEY=VALUE"),
+        (["scheduler=null"], 2, "a group is chosen by a name, as in scheduler=none"),
+        (["experiment=mine"], 2, "there is no experiment=mine"),
+        (["run=file"], 1, "file"),
     ],
 )
 def test_what_cannot_be_trained_is_said_in_one_sentence(call, tmp_path, arguments, code, message):
+    (tmp_path / "file").touch()
     assert message in refusal(call(train, *arguments, cwd=tmp_path), code)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 # ------------------------------------------------------------------------------------------------------------- start-up

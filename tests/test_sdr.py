@@ -111,7 +111,18 @@ def test_the_mixture_as_estimate_improves_by_0_dB_and_silence_is_not_scored():
     assert found["snr"][0, 2].isnan()
 
 
+def test_a_source_that_is_alone_is_not_scored_and_an_estimate_of_nan_cannot_hide_in_a_mean():
+    sources = torch.randn(2, 2, 1, 1000)
+    sources[0, 1] = 0
+    estimates = sources + 0.1 * torch.randn_like(sources)
+    found = score(estimates, sources, sources.sum(1), interchangeable=False)
+    assert all(values[0].isnan().all() and values[1].isfinite().all() for values in found.values())
+    estimates[1, 0, 0, 3] = torch.nan
+    found = score(estimates, sources, sources.sum(1), interchangeable=False)
+    assert all(values.nanmean() == -torch.inf for values in found.values())
+
+
 def test_a_wrong_balance_of_the_channels_costs():
     sources = torch.randn(1, 1, 2, 1000)
     panned = sources * torch.tensor([1.0, 0.5])[:, None]
-    assert score(panned, sources, sources[:, 0], interchangeable=False)["si_sdr"].item() < 15
+    assert score(panned, sources, sources[:, 0] + 1, interchangeable=False)["si_sdr"].item() < 15

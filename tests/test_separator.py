@@ -132,5 +132,10 @@ def test_what_cannot_be_separated_is_refused():
         separator(Split())(torch.zeros(1, 1, 100), 8000)
 
 
+def test_interchangeable_sources_need_an_overlap_to_be_matched_in():
+    with pytest.raises(UsageError, match="overlap=0 leaves nothing to match"):
+        separator(Split(), interchangeable=True)(noise(), 8000, chunk=0.5, overlap=0)
+
+
 def test_one_sample_is_separated():
     assert separator(Split())(torch.ones(1), 8000)["low"].shape == (1,)

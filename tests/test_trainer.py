@@ -173,10 +173,23 @@ def test_a_resumed_run_keeps_its_configuration_but_for_what_may_change():
             resumed_config(saved, composed, [override])
 
 
+def test_a_cosine_cannot_be_drawn_out():
+    saved = {"trainer": {"epochs": 5}, "scheduler": {"T_max": 5}}
+    composed = {"trainer": {"epochs": 9}, "scheduler": {"T_max": 9}}
+    with pytest.raises(UsageError, match="learning rate of this run ends at epoch 5"):
+        resumed_config(saved, composed, ["trainer.epochs=9"])
+
+
+def test_what_an_experiment_leaves_open_stays_as_it_was_saved():
+    saved = {"trainer": {"epochs": 50}, "model": {"units": 3}}
+    composed = {"trainer": {"epochs": 100}, "model": {"units": 3}}
+    assert resumed_config(saved, composed, ["experiment=wide"]) == saved
+
+
 def test_metrics_after_the_resumed_epoch_are_dropped(tmp_path):
     from separate.config import LoggerConfig
     from separate.training.runlog import RunLog
 
-    (tmp_path / "metrics.jsonl").write_text('{"epoch": 1}\n{"epoch": 2}\n{"epoch": 3}\n')
+    (tmp_path / "metrics.jsonl").write_text('{"epoch": 1}\n{"epoch": 2}\n{"epoch": 3}\n{"epo')
     RunLog(tmp_path, LoggerConfig(tensorboard=False), epoch=2)
     assert [json.loads(line)["epoch"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()] == [1, 2]

@@ -13,6 +13,8 @@ from typing import Any
 
 from separate.errors import SeparateError
 
+log = logging.getLogger(__name__)
+INTERRUPTED = 130  # exit code after Ctrl-C
 DEBUG = "SEPARATE_DEBUG"  # set: tracebacks are shown in full
 
 
@@ -24,15 +26,15 @@ def one_sentence(program: str) -> Iterator[None]:
     except SeparateError as error:
         _fail(program, str(error), error.exit_code, error)
     except KeyboardInterrupt as error:
-        _fail(program, "interrupted", 130, error)
+        _fail(program, "interrupted", INTERRUPTED, error)
     except BrokenPipeError:  # the reader, `head` say, has what it wants
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(0) from None
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+        if error.filename is None and error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         where = f"{error.filename}: " if error.filename else ""
-        _fail(program, f"{where}{error.strerror}; make room or choose another folder", 1, error)
+        _fail(program, f"{where}{error.strerror}; choose another folder, or make room there", 1, error)
 
 
 def _fail(program: str, message: str, code: int, error: BaseException) -> None:
@@ -49,14 +51,22 @@ def run_hydra(program: str, main: Callable[[], Any]) -> None:
 
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands the exception on instead of printing it
     logging.raiseExceptions = False  # a full disk is told once, not at every line of the log
-    threading.excepthook = lambda _: None  # TensorBoard's thread raises its error again in this one
+    threading.excepthook = _quiet_when_full
     with one_sentence(program):
         try:
             main()
-        except (HydraException, OmegaConfBaseException) as error:
+        except (HydraException, OmegaConfBaseException, ValueError) as error:
+            if isinstance(error, ValueError) and "Config group override" not in str(error):
+                raise
             from separate.cli.refusals import explain
 
             _fail(program, explain(error), 2, error)
+
+
+def _quiet_when_full(failed: threading.ExceptHookArgs) -> None:
+    """TensorBoard's thread raises a full disk again in the main one, where it is told."""
+    if not (isinstance(failed.exc_value, OSError) and failed.exc_value.errno in (errno.ENOSPC, errno.EDQUOT)):
+        threading.__excepthook__(failed)
 
 
 def in_job(program: str, job: Callable[[], Any]) -> Any:
@@ -65,6 +75,12 @@ def in_job(program: str, job: Callable[[], Any]) -> Any:
     from hydra.types import RunMode
 
     if HydraConfig.get().mode == RunMode.MULTIRUN:
-        return job()
+        try:
+            return job()
+        except SeparateError as error:
+            if error.exit_code == INTERRUPTED:  # the whole sweep
+                _fail(program, str(error), INTERRUPTED, error)
+            log.error("job %s failed: %s", HydraConfig.get().job.num, error)
+            raise
     with one_sentence(program):
         return job()

@@ -34,8 +34,9 @@ def _evaluate(cfg: DictConfig) -> float | None:
     examples = open_split(data, config.split, contents["config"]["seed"])
 
     results = recordings.evaluate(separator, examples, config.chunk, config.overlap)
-    own = config.data.get("layout") is None
-    folder = checkpoint.run_folder(path) / "eval" / (config.split if own else f"{data.layout}-{config.split}")
+    other = [] if config.data.get("layout") is None else [data.layout]
+    other += [] if path.stem == "best" else [path.stem]
+    folder = checkpoint.run_folder(path) / "eval" / "-".join([*other, config.split])
     about = {"checkpoint": str(path), "split": config.split, "data": data.layout, "root": getattr(data, "root", None)}
     summary = report.write(results, about, folder)
     print(report.table(summary))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import math
+import sys
 from pathlib import Path
 
 from separate.cli import one_sentence
@@ -43,22 +45,24 @@ def _parser() -> argparse.ArgumentParser:
 
 def main() -> None:
     arguments = _parser().parse_args()
+    sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # a name need not be valid UTF-8
     with one_sentence("separate-infer"):
         _infer(arguments)
 
 
 def _infer(arguments: argparse.Namespace) -> None:
-    if not 0 <= arguments.overlap <= arguments.chunk / 2 or arguments.chunk <= 0:
+    if not 0 <= arguments.overlap <= arguments.chunk / 2 < math.inf or arguments.chunk <= 0:
         raise UsageError(
             f"--overlap {arguments.overlap:g} must lie between 0 and half of --chunk {arguments.chunk:g} seconds"
         )
     from separate import checkpoint
-    from separate.inference.files import plan, separate_file
+    from separate.inference.files import plan, refuse_overwriting, separate_file
 
     jobs, infos = plan(arguments.inputs, arguments.out)
     path = checkpoint.find(arguments.checkpoint)
     print(f"checkpoint: {path}")
     separator = checkpoint.load(path, arguments.device, arguments.trust)
+    refuse_overwriting(jobs, separator.sources)
     for file, folder in jobs.items():
         gain = separate_file(
             separator, file, infos[file], folder, arguments.format, arguments.chunk, arguments.overlap

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,11 +26,23 @@ def _train(cfg: DictConfig) -> float | None:
     from separate.training.run import run
 
     folder = Path(HydraConfig.get().runtime.output_dir)
-    config = from_hydra(cfg, TrainConfig)
     try:
+        config = from_hydra(cfg, TrainConfig)
         return run(config, folder, changed=list(HydraConfig.get().overrides.task))
     finally:
-        print(f"run: {folder}", flush=True)
+        if (folder / "config.yaml").exists():
+            print(f"run: {folder}", flush=True)
+        else:
+            _leave_no_trace(folder)
+
+
+def _leave_no_trace(folder: Path) -> None:
+    """Remove what Hydra wrote for a run that was refused, and folders that are empty then."""
+    shutil.rmtree(folder / ".hydra", ignore_errors=True)
+    (folder / "train.log").unlink(missing_ok=True)
+    for place in (folder, *folder.parents[:2]):  # runs/DATE/TIME
+        if place != Path.cwd() and place.is_dir() and not any(place.iterdir()):
+            place.rmdir()
 
 
 def main() -> None:

@@ -16,7 +16,7 @@ __all__ = ["Example", "Examples", "open_split"]
 def open_split(config: DataConfig, split: str, seed: int = 0) -> Examples:
     """The examples of one split (train, valid or test).  DataError names every file that is not as it should be.
 
-    seed: of what is synthesised or drawn once and for all (the toy songs, the fixed mixtures of pools).
+    seed: of what is synthesised (the toy songs).
     """
     from separate import config as schema
 
@@ -31,7 +31,7 @@ def open_split(config: DataConfig, split: str, seed: int = 0) -> Examples:
         from separate.data.pools import Pools, list_pools
 
         pools = list_pools(root, config.splits, split, least=len(config.sources))
-        return Pools(*shape, pools, split, config.snr, tuple(config.pause), config.examples, seed)  # type: ignore[arg-type]
+        return Pools(*shape, pools, split, config.snr, tuple(config.pause), config.examples)  # type: ignore[arg-type]
     from separate.data import tracks
     from separate.data.excerpts import Excerpts
 

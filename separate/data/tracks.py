@@ -86,7 +86,11 @@ def _names(splits: Mapping[str, str]) -> str:
 def audio_files(folder: Path, deep: bool = True) -> list[Path]:
     """The audio files of a folder and (deep) the folders in it, sorted, without hidden ones."""
     paths = folder.rglob("*") if deep else folder.iterdir()
-    return sorted(path for path in paths if path.suffix.lower() in ENDINGS and not path.name.startswith("."))
+    return sorted(
+        path
+        for path in paths
+        if path.suffix.lower() in ENDINGS and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+    )
 
 
 def _rank(path: Path) -> int:

@@ -24,7 +24,7 @@ UNITS = {"si_sdr": "SI-SDR", "si_sdri": "SI-SDR improvement", "snr": "SNR"}  # a
 
 
 def summarise(results: Results, about: Mapping[str, Any]) -> dict[str, Any]:
-    """{scores: {method: {source or all: {metric: {mean, median}}}}}, silent sources counted and left out.
+    """{scores: {method: {source or all: {metric: {mean, median}}}}}, sources without scores counted and left out.
 
     `all` takes every source of every track with the same weight.  None stands where nothing could be scored.
     """
@@ -41,7 +41,7 @@ def summarise(results: Results, about: Mapping[str, Any]) -> dict[str, Any]:
     model = [row for row in results.rows if row["method"] == "model"]
     silent = sum(math.isnan(float(row["si_sdr"])) for row in model)
     tracks = len(model) // max(1, len(results.sources))
-    return {**about, "tracks": tracks, "silent_sources_left_out": silent, "scores": scores}
+    return {**about, "tracks": tracks, "sources_left_out": silent, "scores": scores}
 
 
 def _mean_and_median(rows: list[dict[str, str | float]], metric: str) -> dict[str, float | None]:
@@ -62,8 +62,8 @@ def table(summary: Mapping[str, Any]) -> str:
         for source, found in sources.items():
             cells = "".join(f"{_db(found[m]['mean']):>15}{_db(found[m]['median']):>9}" for m in METRICS)
             lines.append(f"{method:20}{source:10}" + cells)
-    if summary["silent_sources_left_out"]:
-        lines.append(f"{summary['silent_sources_left_out']} silent sources have no scores and are left out")
+    if summary["sources_left_out"]:
+        lines.append(f"{summary['sources_left_out']} sources that are silent or alone have no scores and are left out")
     return "\n".join(lines)
 
 
@@ -86,7 +86,7 @@ def write(results: Results, about: Mapping[str, Any], folder: Path) -> dict[str,
         "report.html": _page(results, summary),
     }
     for name, content in text.items():
-        replace_file(folder / name, content.encode())
+        replace_file(folder / name, content.encode(errors="replace"))
     return summary
 
 

@@ -22,16 +22,22 @@ def score(estimates: Tensor, sources: Tensor, mixture: Tensor, interchangeable: 
 
     estimates, sources: (B, S, C, T); mixture: (B, C, T).  The channels of a source are scored as one signal, so that
     a wrong balance costs.  Interchangeable sources are paired for the best mean SI-SDR.
-    A silent source has no such scores: NaN.
+    A silent source has no such scores, nor has one that is all there is in its mixture: NaN.  An estimate that is
+    not finite scores -inf, so that no mean can hide it.
     """
     if interchangeable:
         estimates = arrange(estimates, sources)
     estimates, sources, mixture = (x.double().flatten(-2) for x in (estimates, sources, mixture))  # (..., C T)
-    silent = sources.abs().amax(-1) == 0
+    others = (mixture.unsqueeze(1) - sources).square().sum(-1)
+    energy = sources.square().sum(-1)
+    unscored = (energy == 0) | (others < 1e-10 * energy)  # 100 dB below: rounding of the mixture
     found = si_sdr(estimates, sources)
     scores = {
         "si_sdr": found,
         "si_sdri": found - si_sdr(mixture.unsqueeze(1), sources),
         "snr": snr(estimates, sources),
     }
-    return {name: values.masked_fill(silent, torch.nan) for name, values in scores.items()}
+    return {
+        name: values.nan_to_num(nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf).masked_fill(unscored, torch.nan)
+        for name, values in scores.items()
+    }

@@ -34,7 +34,7 @@ def plan(inputs: Sequence[str], out: Path) -> tuple[Jobs, dict[Path, audio.Info]
     for name in inputs:
         path = Path(name)
         if path.is_dir():
-            found = audio_files(path)
+            found = [file for file in audio_files(path) if out.resolve() not in file.resolve().parents]
             if not found:
                 raise UsageError(f"{path} holds no audio files ({', '.join(audio.ENDINGS)})")
             jobs.update({file: out / file.relative_to(path).with_suffix("") for file in found})
@@ -53,7 +53,19 @@ def plan(inputs: Sequence[str], out: Path) -> tuple[Jobs, dict[Path, audio.Info]
                 f"{taken[folder]} and {path} would both be written to {folder}; separate them apart with -o"
             )
         taken[folder] = path
+        blocking = next((place for place in (folder, *folder.parents) if place.exists() and not place.is_dir()), None)
+        if blocking:
+            raise UsageError(f"{blocking} is a file, so that no stems can be written to {folder}; choose another -o")
     return jobs, infos
+
+
+def refuse_overwriting(jobs: Jobs, sources: Sequence[str]) -> None:
+    """UsageError where a stem would take the place of a file that is to be separated."""
+    inputs = {path.resolve() for path in jobs}
+    for path, folder in jobs.items():
+        for name in sources:
+            if (folder / f"{name}.wav").resolve() in inputs:
+                raise UsageError(f"a stem of {path} would overwrite the input {folder}/{name}.wav; choose another -o")
 
 
 def separate_file(

@@ -11,17 +11,8 @@ from typing import Any
 import torch
 
 from separate import checkpoint
-from separate.config import (
-    LoggerConfig,
-    TrainConfig,
-    TrainerConfig,
-    build,
-    build_loss,
-    build_separator,
-    data_config,
-    targets_in,
-    trusted,
-)
+from separate.build import build, build_loss, build_separator, targets_in, trusted
+from separate.config import LoggerConfig, TrainConfig, TrainerConfig, data_config
 from separate.data import open_split
 from separate.device import choose_device
 from separate.errors import SeparateError, UsageError
@@ -52,6 +43,7 @@ def run(config: TrainConfig, folder: Path, changed: Sequence[str] = ()) -> float
     state, training = prepare(plain, folder, trust)
     _say_what_is_trained(state, training)
     if resumed is not None:
+        _check_same_examples(resumed, training, folder)
         state.restore(resumed)
         log.info("going on in %s after epoch %d, step %d", folder, state.epoch, state.step)
     _write_config(folder, plain)
@@ -126,17 +118,34 @@ def _checkpoint_to_resume(config: TrainConfig, folder: Path) -> dict[str, Any] |
     return contents
 
 
+def _check_same_examples(resumed: Mapping[str, Any], training: Training, folder: Path) -> None:
+    """Other data would give other batches, and the run would not be the one that was stopped."""
+    now, then = training.examples, resumed["examples"]
+    if now != then:
+        raise UsageError(
+            f"the data now gives {now['train']} training and {now['valid']} validation examples, and gave "
+            f"{then['train']} and {then['valid']} when {folder} was saved; put it back as it was, or start another run"
+        )
+
+
 def resumed_config(saved: Mapping[str, Any], composed: Mapping[str, Any], changed: Sequence[str]) -> dict[str, Any]:
     """The checkpoint's configuration with what the user changed; UsageError for what a resumed run cannot change."""
     keys = tuple(override.lstrip("+~").partition("=")[0].partition("@")[0] for override in changed)
     anywhere = any(key in ("experiment", "debug") for key in keys)  # these set keys in every section
     old, new = _flat(saved), _flat(composed)
+    if "trainer.epochs" in keys and "scheduler.T_max" in old and new["trainer.epochs"] != old["trainer.epochs"]:
+        raise UsageError(
+            f"the learning rate of this run ends at epoch {old['scheduler.T_max']}, so that trainer.epochs stays "
+            f"{old['trainer.epochs']}; start another run, or use scheduler=plateau in the first place"
+        )
     for key, value in new.items():
-        if not anywhere and not any(f"{key}.".startswith(f"{named}.") for named in keys):
+        named = any(f"{key}.".startswith(f"{name}.") for name in keys)
+        if not (named or anywhere) or (key in old and old[key] == value):
             continue
-        if key in old and old[key] == value:
+        free = any(f"{key}.".startswith(f"{name}.") for name in MAY_CHANGE)
+        if free and not named:  # what the experiment leaves open stays as it was saved
             continue
-        if not any(f"{key}.".startswith(f"{free}.") for free in MAY_CHANGE):
+        if not free:
             raise UsageError(
                 f"{key}={value} is not what this run was started with ({old.get(key)}), and a resumed run keeps it; "
                 f"leave it out, or start another run"

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from separate.checkpoint import replace_file
 from separate.config import LoggerConfig
 
 if TYPE_CHECKING:
@@ -25,8 +26,8 @@ class RunLog:
         self.path = folder / "metrics.jsonl"
         self.options = options
         if self.path.exists():
-            lines = [line for line in self.path.read_text().splitlines() if json.loads(line)["epoch"] <= epoch]
-            self.path.write_text("".join(f"{line}\n" for line in lines))
+            lines = [line for line in self.path.read_text().splitlines() if _epoch_of(line) <= epoch]
+            replace_file(self.path, "".join(f"{line}\n" for line in lines).encode())
         self.board: Any = None
         if options.tensorboard:
             from torch.utils.tensorboard import SummaryWriter
@@ -91,3 +92,11 @@ class RunLog:
     def close(self) -> None:
         if self.board:
             self.board.close()
+
+
+def _epoch_of(line: str) -> float:
+    """The epoch of a line of metrics; infinite for one that a kill or a full disk cut off."""
+    try:
+        return float(json.loads(line)["epoch"])
+    except ValueError:
+        return math.inf

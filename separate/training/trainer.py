@@ -64,6 +64,10 @@ class Training:
         return self.options.steps_per_epoch or math.ceil(len(self.train) / self.batch_size)
 
     @property
+    def examples(self) -> dict[str, int]:
+        return {"train": len(self.train), "valid": len(self.valid)}
+
+    @property
     def monitors(self) -> list[str]:
         """What `trainer.monitor` can name."""
         return ["valid/loss", *(f"valid/{metric}" for metric in METRICS)]
@@ -179,7 +183,7 @@ def train_step(state: State, training: Training, batch: Batch) -> dict[str, floa
     norm = torch.nn.utils.clip_grad_norm_(separator.parameters(), training.options.clip or math.inf)
     found = {"loss": loss.item(), "gradient_norm": norm.item(), **{name: part.item() for name, part in parts.items()}}
     finite = all(map(math.isfinite, found.values()))
-    if finite:
+    if finite or (scaler.is_enabled() and math.isfinite(found["loss"])):  # float16 overflows are the scaler's to handle
         scaler.step(optimizer)
         state.skipped = 0
     else:
@@ -275,6 +279,7 @@ def save(state: State, training: Training, name: str, scores: dict[str, float] |
     contents = {
         "config": training.config,
         "scores": scores or {},
+        "examples": training.examples,
         "licence": training.config["data"]["licence"],
         "versions": {"separate": separate.__version__, "torch": str(torch.__version__)},
         **state.capture(),
