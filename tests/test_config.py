@@ -26,7 +26,19 @@ def composed(*overrides: str) -> TrainConfig:
 
 
 LAYOUTS = {"toy": [], "stems": ["data.root=x"], "wsj0mix": ["data.root=x"], "pools": ["data.root=x"]}
-OPEN_GROUPS = ["data", "stft", "model", "target", "loss", "optimizer", "scheduler", "trainer", "logger", "debug"]
+OPEN_GROUPS = [
+    "data",
+    "stft",
+    "model",
+    "target",
+    "loss",
+    "optimizer",
+    "scheduler",
+    "trainer",
+    "logger",
+    "debug",
+    "experiment",
+]
 
 
 @pytest.mark.parametrize("group", OPEN_GROUPS)
@@ -150,6 +162,10 @@ def test_the_optimizer_section_is_checked_against_torchs_signature():
     with pytest.raises(UsageError, match="optimizer.lr=fast must be of type float"):
         build(composed("optimizer.lr=fast").optimizer, "optimizer", params=parameters)
     assert build(composed("optimizer.lr=0.5").optimizer, "optimizer", params=parameters).defaults["lr"] == 0.5
+
+
+def test_an_experiment_wins_over_the_defaults():
+    assert composed("experiment=causal").model["bidirectional"] is False
 
 
 def test_evaluation_takes_the_runs_data_unless_told_otherwise():

@@ -19,8 +19,6 @@ def explain(error: BaseException) -> str:
         return f"there is no {group}={choice}; {near}{listed}"
     if "Config group override" in text:
         return "a group is chosen by a name, as in scheduler=none; --help lists the names"
-    if found := re.search(r"Could not find '([^'/]+)/([^']*)'", text):
-        return f"there is no {found[1]}={found[2]}, nor any other {found[1]}; add your own folder with --config-dir"
     if override := getattr(error, "override", None):
         return (
             f"{override} is no KEY=VALUE; where the value holds spaces, commas or signs quote it twice: "
