@@ -166,7 +166,8 @@ class _Resampler:
         self.width, taps = made.width, kernel.shape[1]
         self.steps = max(1, 128 // self.old)
         self.span = self.old * (self.steps - 1) + taps  # samples that a block sees
-        self.matrix = torch.zeros(self.span, self.steps * self.new)
+        with torch.inference_mode(False):  # so that a gradient can go through it later
+            self.matrix = torch.zeros(self.span, self.steps * self.new)
         for step in range(self.steps):
             rows = slice(step * self.old, step * self.old + taps)
             self.matrix[rows, step * self.new : (step + 1) * self.new] = kernel.T

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from separate.losses import Loss
     from separate.separator import Separator
 
+HEADS = ("masks", "complex_masks", "waveforms", "embeddings")
 OURS = ("separate.models.", "separate.losses.", "separate.targets.")  # what a checkpoint may build
 
 
@@ -120,45 +121,69 @@ def build_separator(config: Mapping[str, Any], trust: Sequence[str] | None = Non
     from separate.stft import STFT
 
     data = config["data"]
-    check_sources(data["sources"], data["interchangeable"])
+    check_sources(data["sources"])
     try:
         stft = STFT(**config["stft"])
     except ValueError as error:
         raise UsageError(f"stft: {error}") from None
+    names = estimates_of(config)
     network = build(
         config["model"],
         "model",
         trust,
-        sources=len(data["sources"]),
+        sources=len(names),
         channels=data["channels"],
         bins=stft.bins,
         sample_rate=data["sample_rate"],
+        interchangeable=data["interchangeable"],
     )
-    if not set(getattr(network, "provides", ())) & {"masks", "waveforms"}:
+    if not set(getattr(network, "provides", ())) & set(HEADS):
         raise UsageError(
-            f"{config['model']['_target_']} does not say what it provides; give it "
-            f"provides = ('masks',) or ('waveforms',)"
+            f"{config['model']['_target_']} does not say what it provides; give it provides = ('masks',) or "
+            f"('waveforms',), see the README"
         )
-    return Separator(network, stft, data["sources"], data["sample_rate"], data["channels"], data["interchangeable"])
+    return Separator(
+        network,
+        stft,
+        names,
+        data["sample_rate"],
+        data["channels"],
+        data["interchangeable"],
+        config.get("consistency", "none"),  # checkpoints older than the key have none
+    )
+
+
+def estimates_of(config: Mapping[str, Any]) -> list[str]:
+    """The names of what the separator gives: the sources, or `outputs` estimates that are more than those."""
+    sources, outputs = list(config["data"]["sources"]), config.get("outputs")
+    if outputs is None:
+        return sources
+    if outputs < len(sources) or not config["data"]["interchangeable"]:
+        raise UsageError(
+            f"outputs={outputs} is for data with interchangeable sources, and at least {len(sources)} of them here; "
+            f"leave it out, or set data.interchangeable=true"
+        )
+    return [f"estimate{number + 1}" for number in range(outputs)]
 
 
 def build_loss(config: Mapping[str, Any], separator: Separator, trust: Sequence[str] | None = None) -> Loss:
     """The loss of a resolved training configuration; UsageError for a target or a model that it cannot work with."""
     target = build(config["target"], "target", trust)
-    loss: Loss = build(config["loss"], "loss", trust, target=target, interchangeable=config["data"]["interchangeable"])
-    name = config["loss"]["_target_"].rpartition(".")[2]
-    domain = getattr(target, "domain", None) or getattr(getattr(target, "func", None), "domain", None)
-    if domain != loss.domain:
-        from separate import targets
+    loss: Loss = build(
+        config["loss"],
+        "loss",
+        trust,
+        target=target,
+        interchangeable=config["data"]["interchangeable"],
+        sources=list(config["data"]["sources"]),
+    )
+    from separate.pairs import check_pair
 
-        works = [key for key, value in vars(targets).items() if getattr(value, "domain", None) == loss.domain]
+    check_pair(loss, separator.network)
+    estimates, sources = len(separator.sources), len(config["data"]["sources"])
+    if estimates != sources and not getattr(loss, "any_number", False):
         raise UsageError(
-            f"{name} compares {loss.domain}s and target={config['target']['_target_'].rpartition('.')[2]} is a "
-            f"{domain}; it works with target={', '.join(works)}"
-        )
-    if loss.needs != "estimates" and loss.needs not in separator.network.provides:
-        raise UsageError(
-            f"{name} needs {loss.needs}, and {type(separator.network).__name__} provides "
-            f"{', '.join(separator.network.provides)}; use loss=si_sdr, or a model with {loss.needs}: model=blstm"
+            f"{type(loss).__name__} compares {sources} sources with as many estimates, and outputs={estimates}; leave "
+            f"outputs out, or use loss=mixit"
         )
     return loss

@@ -10,6 +10,8 @@ import math
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
+from functools import cache
+from importlib import resources
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from separate.errors import UsageError, nearest
@@ -93,6 +95,8 @@ class LoggerConfig:
 class TrainConfig:
     data: Any = MISSING
     stft: STFTConfig = field(default_factory=STFTConfig)
+    outputs: int | None = None
+    consistency: str = "none"
     model: dict[str, Any] = MISSING
     target: dict[str, Any] = MISSING
     loss: dict[str, Any] = MISSING
@@ -105,6 +109,7 @@ class TrainConfig:
     device: str = "auto"
     run: str = MISSING
     resume: Any = False
+    summary: bool = False
     trust: list[str] = field(default_factory=list)
 
 
@@ -125,6 +130,7 @@ Config = TypeVar("Config", TrainConfig, EvalConfig)
 # key: (least value, an example that works)
 LEAST = {
     "batch_size": (1, 16),
+    "outputs": (2, 4),
     "seed": (0, 0),
     "data.sample_rate": (1, 44100),
     "data.channels": (1, 2),
@@ -151,6 +157,7 @@ ONE_OF = {
     "trainer.precision": ("auto", "float32", "bfloat16", "float16"),
     "split": ("train", "valid", "test"),
     "resume": (True, False, "auto"),
+    "consistency": ("none", "equal", "power"),
 }
 
 
@@ -240,17 +247,25 @@ def _check_stft(config: TrainConfig) -> None:
         )
 
 
-def check_sources(names: Sequence[str], interchangeable: bool) -> None:
+def check_sources(names: Sequence[str]) -> None:
     """Names of sources become names of files, here and, from a checkpoint, on other people's machines."""
-    from separate.losses.permutation import MOST_SOURCES
-
     if not names or len(set(names)) < len(names):
         raise UsageError(f"data.sources={list(names)} must name at least one source, and each only once")
     for name in names:
         if name in ("all", ".", "..", "") or "/" in name or "\\" in name or "\0" in name:
             raise UsageError(f"data.sources: {name!r} cannot be the name of a source and of its file; choose another")
-    if interchangeable and len(names) > MOST_SOURCES:
-        raise UsageError(f"data.sources names {len(names)} interchangeable sources, and at most {MOST_SOURCES} work")
+
+
+@cache
+def shipped(group: str) -> dict[str, dict[str, Any]]:
+    """The configurations of a group that come with the program, by name, as they stand in their files."""
+    from omegaconf import OmegaConf
+
+    files = [path for path in (resources.files("separate.conf") / group).iterdir() if path.name.endswith(".yaml")]
+    return {
+        path.name.removesuffix(".yaml"): OmegaConf.to_container(OmegaConf.create(path.read_text()))  # type: ignore[misc]
+        for path in sorted(files, key=lambda path: path.name)
+    }
 
 
 def lookup(config: Any, key: str) -> Any:

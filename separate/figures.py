@@ -32,7 +32,8 @@ def separation_figure(batch: Batch, separation: Separation, sources: Sequence[st
         ("estimate", _decibels(batch.stft(separation.estimates[0]))),
     ]
     if separation.masks is not None:
-        columns.append(("mask", separation.masks[0].mean(dim=1).float().cpu().numpy()))
+        masks = separation.masks[0].abs() if separation.masks.is_complex() else separation.masks[0]
+        columns.append(("mask", masks.mean(dim=1).float().cpu().numpy()))
     seconds = batch.mixture.shape[-1] / sample_rate
     extent = (0.0, seconds, 0.0, sample_rate / 2000)
 
@@ -46,18 +47,18 @@ def separation_figure(batch: Batch, separation: Separation, sources: Sequence[st
         blank.set_visible(False)
     axes[0, 0].tick_params(labelbottom=True)
     axes[0, 0].set(xlabel="seconds", ylabel="kHz")
-    masks = None
+    shares = None
     for row, source in enumerate(sources):
         for column, (what, pictures) in enumerate(columns, start=1):
             drawn = axes[row, column].imshow(pictures[row], **(share if what == "mask" else level))
-            masks = drawn if what == "mask" else masks
+            shares = drawn if what == "mask" else shares
             axes[row, column].set_title(f"{source}: {what}")
         axes[row, 1].set_ylabel("kHz")
     for axis in axes[-1]:
         axis.set_xlabel("seconds")
-    figure.colorbar(shown, ax=axes[:, -2 if masks else -1].tolist(), label="dB")
-    if masks:
-        figure.colorbar(masks, ax=axes[:, -1].tolist(), label="mask")
+    figure.colorbar(shown, ax=axes[:, -2 if shares else -1].tolist(), label="dB")
+    if shares:
+        figure.colorbar(shares, ax=axes[:, -1].tolist(), label="mask")
     return figure
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -16,32 +16,67 @@ from separate.audio import resample
 from separate.batch import Batch
 from separate.errors import UsageError
 from separate.losses.permutation import match
+from separate.models.layers import choose
 from separate.overlap import blocks
 from separate.stft import STFT
+from separate.targets import ibm
+
+CONSISTENCIES = ("none", "equal", "power")
 
 
 @dataclass
 class Separation:
-    """What a network made of a batch; the waveforms are computed when first asked for.
+    """What a network made of a batch; masks by clustering and waveforms are computed when first asked for.
 
-    masks: (B, S, C, F, N), embeddings: (B, F, N, D), waveforms: (B, S, C, T), each None where it gives none.
+    heads: masks or complex_masks (B, S, C, F, N), embeddings (B, F, N, D), waveforms (B, S, C, T), by name.
+    cluster: gives the masks of a network whose embeddings are what it separates by.
+    consistency: see `Separator`.
     """
 
     batch: Batch
-    masks: Tensor | None = None
-    embeddings: Tensor | None = None
-    waveforms: Tensor | None = None
+    heads: Mapping[str, Tensor]
+    cluster: Callable[[], Tensor] | None = None
+    consistency: str = "none"
+
+    @property
+    def embeddings(self) -> Tensor:
+        """(B, F, N, D)"""
+        return self.heads["embeddings"]
+
+    @cached_property
+    def masks(self) -> Tensor | None:
+        """(B, S, C, F, N) real or complex, what the estimates are made with; None for a network of waveforms."""
+        if self.cluster is not None:
+            return self.cluster()
+        return self.heads.get("masks", self.heads.get("complex_masks"))
 
     @cached_property
     def estimates(self) -> Tensor:
         """(B, S, C, T) float32: the network's own waveforms, or its masks through the inverse STFT."""
-        if self.waveforms is not None:
-            return self.waveforms.float()
+        with torch.autocast(self.batch.mixture.device.type, enabled=False):
+            return consistent(self._estimates(), self.batch.mixture, self.consistency)
+
+    def _estimates(self) -> Tensor:
+        if "waveforms" in self.heads:
+            return self.heads["waveforms"].float()
         assert self.masks is not None
         assert self.batch.stft is not None
-        with torch.autocast(self.batch.mixture.device.type, enabled=False):
-            masked = self.masks.float() * self.batch.spectrogram.unsqueeze(1)
-            return self.batch.stft.inverse(masked, self.batch.mixture.shape[-1])
+        masks = self.masks if self.masks.is_complex() else self.masks.float()
+        return self.batch.stft.inverse(masks * self.batch.spectrogram.unsqueeze(1), self.batch.mixture.shape[-1])
+
+
+def consistent(estimates: Tensor, mixture: Tensor, how: str) -> Tensor:
+    """Share what the estimates leave of the mixture out among them (Wisdom et al., 2019, eq. 7 and 9).
+
+    estimates: (B, S, C, T); mixture: (B, C, T).  none: as they are; equal: to each 1 / S; power: by their energies.
+    """
+    if how == "none":
+        return estimates
+    left = (mixture - estimates.sum(dim=1)).unsqueeze(1)
+    if how == "equal":
+        return estimates + left / estimates.shape[1]
+    energy = estimates.square().mean(dim=(2, 3), keepdim=True) + 1e-8
+    return estimates + left * energy / energy.sum(dim=1, keepdim=True)
 
 
 class Separator(nn.Module):
@@ -50,6 +85,7 @@ class Separator(nn.Module):
     network: maps spectrograms (B, C, F, N) or, where it provides `waveforms`, mixtures (B, C, T) to its heads by
     name; sources: their names; sample_rate in Hz and channels: what the network works at.
     interchangeable: the sources have no names (two speakers), so that chunks must be matched to each other.
+    consistency: none, or equal or power: how estimates are made to sum to the mixture, see `consistent`.
     """
 
     def __init__(
@@ -60,6 +96,7 @@ class Separator(nn.Module):
         sample_rate: int,
         channels: int = 1,
         interchangeable: bool = False,
+        consistency: str = "none",
     ) -> None:
         super().__init__()
         self.network: Any = network
@@ -68,6 +105,7 @@ class Separator(nn.Module):
         self.sample_rate = sample_rate
         self.channels = channels
         self.interchangeable = interchangeable
+        self.consistency = choose(consistency, dict.fromkeys(CONSISTENCIES, consistency), "consistency")
 
     @property
     def device(self) -> torch.device:
@@ -76,7 +114,25 @@ class Separator(nn.Module):
     def separate(self, batch: Batch) -> Separation:
         """A batch at the separator's rate and channels, bound to its STFT."""
         takes_waveforms = "waveforms" in self.network.provides
-        return Separation(batch, **self.network(batch.mixture if takes_waveforms else batch.spectrogram))
+        heads = self.network(batch.mixture if takes_waveforms else batch.spectrogram)
+        return Separation(batch, heads, self._cluster(heads, batch), self.consistency)
+
+    def _cluster(self, heads: Mapping[str, Tensor], batch: Batch) -> Callable[[], Tensor] | None:
+        """How embeddings become masks where the network separates by them: see `separate.models.embedding.Clusters`.
+
+        In training the true sources form the groups, and named ones have their centres followed.
+        """
+        if (
+            "masks" in heads and getattr(self.network, "separates_by", "masks") == "masks"
+        ) or "embeddings" not in heads:
+            return None
+        embeddings, clusters = heads["embeddings"], self.network.clusters
+        if not (self.training and batch.sources.shape[1]):
+            return lambda: clusters(embeddings, batch.spectrogram)
+        assignments = ibm(batch.source_spectrograms, batch.spectrogram).mean(dim=2)  # (B, S, F, N), over the channels
+        if not self.interchangeable:
+            clusters.observe(embeddings, batch.spectrogram, assignments)
+        return lambda: clusters.ideal(embeddings, batch.spectrogram, assignments)
 
     @torch.inference_mode()
     def forward(

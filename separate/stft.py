@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -52,3 +53,18 @@ class STFT(nn.Module):
         flat = rearrange(spectrogram, "... f n -> (...) f n")
         waveform = torch.istft(flat, self.n_fft, self.hop, window=self.window, center=True, length=length)
         return waveform.reshape(*spectrogram.shape[:-2], length)
+
+
+def mel_filterbank(bins: int, sample_rate: int, mels: int) -> Tensor:
+    """Triangles (mels, bins) between 0 Hz and half the rate, equally wide in mel: 2595 log10(1 + f / 700).
+
+    The first and the last reach to the edge, so that every bin is in a band; a bin's weights sum to 1.
+    ValueError where bands are so narrow that one holds no bin.
+    """
+    top = 2595 * math.log10(1 + sample_rate / 2 / 700)
+    position = 2595 * torch.log10(1 + torch.linspace(0, sample_rate / 2, bins, dtype=torch.float64) / 700)
+    position = (position / top * (mels + 1)).clamp(1, mels)  # band k peaks at k = 1 .. mels
+    filters = (1 - (position - torch.arange(1, mels + 1, dtype=torch.float64)[:, None]).abs()).clamp_min(0)
+    if mels < 1 or (filters.amax(dim=1) < 1e-6).any():
+        raise ValueError(f"mels={mels}: some bands hold none of the {bins} bins, or there is none; use fewer, or 1")
+    return filters.float()

@@ -7,16 +7,20 @@ import torch
 
 from separate import targets
 from separate.batch import Batch
-from separate.losses import SISDRLoss, SpectralLoss
+from separate.losses import LOSSES, MixITLoss, PairedLoss, SISDRLoss, SpectralLoss, WaveformLoss, WeightedSum
 from separate.separator import Separation
 from separate.stft import STFT
 
 STFT_ = STFT(64, 16)
-ALL = [
-    lambda pit: SpectralLoss(targets.tpsa, "l1", pit),
-    lambda pit: SpectralLoss(targets.msa, "mse", pit),
-    lambda pit: SISDRLoss(targets.waveform, pit),
-]
+PAIRED = [name for name, (kind, _, _) in LOSSES.items() if issubclass(kind, PairedLoss)]
+
+
+def named(name: str, pit: bool = False, **options):
+    """The loss of that name, towards its own target or tPSA."""
+    kind, fixed, own = LOSSES[name]
+    if issubclass(kind, PairedLoss):
+        options["interchangeable"] = pit
+    return kind(target=own or targets.tpsa, **{**fixed, **options})
 
 
 def batch(sources: torch.Tensor) -> Batch:
@@ -30,7 +34,7 @@ def masks(of: Batch) -> torch.Tensor:
 def test_the_target_itself_costs_nothing():
     data = batch(torch.randn(2, 3, 1, 400))
     perfect = targets.tpsa(data.source_spectrograms, data.spectrogram) / data.spectrogram.abs().unsqueeze(1)
-    loss, parts = SpectralLoss(targets.tpsa)(Separation(data, masks=perfect), data)
+    loss, parts = SpectralLoss(targets.tpsa)(Separation(data, {"masks": perfect}), data)
     assert loss.item() < 1e-6
     assert parts == {}
 
@@ -40,32 +44,32 @@ def test_spectral_loss_is_its_formula(distance, power):
     data = batch(torch.randn(2, 2, 1, 400))
     mask = masks(data)
     error = mask * data.spectrogram.abs().unsqueeze(1) - data.source_spectrograms.abs()
-    loss, _ = SpectralLoss(targets.msa, distance)(Separation(data, masks=mask), data)
+    loss, _ = SpectralLoss(targets.msa, distance)(Separation(data, {"masks": mask}), data)
     torch.testing.assert_close(loss, error.abs().pow(power).mean())
 
 
 def test_si_sdr_loss_takes_masks_through_the_inverse_transform():
     data = batch(torch.randn(2, 2, 1, 400))
     ones = torch.ones(data.source_spectrograms.shape)
-    separation = Separation(data, masks=ones)
+    separation = Separation(data, {"masks": ones})
     torch.testing.assert_close(separation.estimates[:, 0], data.mixture, atol=1e-5, rtol=0)
-    waveforms = Separation(data, waveforms=separation.estimates)
+    waveforms = Separation(data, {"waveforms": separation.estimates})
     loss = SISDRLoss(targets.waveform)
     torch.testing.assert_close(loss(separation, data)[0], loss(waveforms, data)[0])
 
 
-@pytest.mark.parametrize("make", ALL)
-def test_interchangeable_sources_may_come_in_any_order(make):
+@pytest.mark.parametrize("name", PAIRED)
+def test_interchangeable_sources_may_come_in_any_order(name):
     torch.manual_seed(0)
     data = batch(torch.randn(4, 3, 1, 400))
     mask = masks(data)
-    expected = make(True)(Separation(data, masks=mask), data)[0]
+    expected = named(name, True)(Separation(data, {"masks": mask}), data)[0]
     for order in itertools.permutations(range(3)):
         shuffled = batch(data.sources[:, list(order)])
-        torch.testing.assert_close(make(True)(Separation(shuffled, masks=mask), shuffled)[0], expected)
+        torch.testing.assert_close(named(name, True)(Separation(shuffled, {"masks": mask}), shuffled)[0], expected)
     each = torch.stack(
         [
-            torch.stack([make(False)(Separation(one, masks=mask[i : i + 1]), one)[0] for one in orders])
+            torch.stack([named(name)(Separation(one, {"masks": mask[i : i + 1]}), one)[0] for one in orders])
             for i in range(4)
             for orders in [[batch(data.sources[i : i + 1, list(o)]) for o in itertools.permutations(range(3))]]
         ]
@@ -73,22 +77,254 @@ def test_interchangeable_sources_may_come_in_any_order(make):
     torch.testing.assert_close(each.amin(1).mean(), expected)
 
 
-@pytest.mark.parametrize("make", ALL)
-@pytest.mark.parametrize("silent", ["one source", "everything", "nothing, one sample"])
+SILENCES = ["one source", "everything", "identical", "one sample", "nothing"]
+
+
+@pytest.mark.parametrize("name", [*LOSSES, "mixit"])
+@pytest.mark.parametrize("silent", SILENCES)
 @pytest.mark.parametrize("pit", [False, True])
-def test_silence_is_finite_with_finite_gradients(make, silent, pit):
-    sources = torch.randn(2, 2, 1, 1 if "sample" in silent else 400)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+def test_finite_with_finite_gradients_whatever_is_silent(name, silent, pit, dtype):
+    torch.manual_seed(0)
+    sources = torch.randn(2, 2, 1, 1 if silent == "one sample" else 700)
     if silent == "one source":
         sources[:, 1] = 0
     if silent == "everything":
         sources[:] = 0
+    if silent == "identical":
+        sources[:, 1] = sources[:, 0]
+    loss = named(name, pit) if name != "mixit" else MixITLoss(targets.waveform)
+    data = loss.prepare(batch(sources))
+    shape = data.spectrogram.shape  # (B, C, F, N)
+    heads = {
+        "masks": torch.rand(2, 2, *shape[1:], dtype=dtype, requires_grad=True),
+        "embeddings": torch.randn(2, *shape[2:], 4, dtype=dtype, requires_grad=True),
+    }
+    with torch.autocast("cpu", torch.bfloat16 if dtype == torch.float32 else dtype, dtype != torch.float32):
+        value, _ = loss(Separation(data, heads), data)
+    value.backward()
+    assert value.isfinite()
+    gradients = [head.grad for head in heads.values() if head.grad is not None]
+    assert gradients
+    assert all(gradient.isfinite().all() for gradient in gradients)
+
+
+@pytest.mark.parametrize("name", [name for name in LOSSES if LOSSES[name][2] is targets.waveform])
+def test_waveforms_of_silence_and_of_the_source_itself_are_finite_too(name):
+    torch.manual_seed(0)
+    sources = torch.randn(2, 2, 2, 700)
+    sources[0, 0] = 0
+    data = batch(sources)
+    for estimate in (torch.zeros_like(sources), sources.clone(), -sources):
+        estimate.requires_grad_()
+        value, _ = named(name)(Separation(data, {"waveforms": estimate}), data)
+        value.backward()
+        assert value.isfinite()
+        assert estimate.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_two_channels_cost_what_their_parts_do(name):
+    torch.manual_seed(0)
+    data = batch(torch.randn(2, 2, 2, 700))
+    shape = data.source_spectrograms.shape
+    heads = {"masks": torch.rand(shape), "embeddings": torch.randn(2, *shape[-2:], 4)}
+    value, _ = named(name)(Separation(data, heads), data)
+    swapped = batch(data.sources.flip(2))
+    heads["masks"] = heads["masks"].flip(2)
+    torch.testing.assert_close(named(name)(Separation(swapped, heads), swapped)[0], value)
+
+
+# what each is
+
+
+def waveforms(estimate: torch.Tensor, sources: torch.Tensor) -> tuple[Separation, Batch]:
+    data = Batch(sources.sum(1), sources)
+    return Separation(data, {"waveforms": estimate}), data
+
+
+def test_waveform_losses_are_their_formulas():
+    torch.manual_seed(0)
+    sources = torch.randn(2, 3, 2, 500)
+    estimate = sources + 0.1 * torch.randn_like(sources)
+    error = estimate - sources
+    pair = waveforms(estimate, sources)
+    torch.testing.assert_close(named("waveform_l1")(*pair)[0], error.abs().mean())
+    torch.testing.assert_close(named("waveform_mse")(*pair)[0], error.square().mean())
+    levels = 10 * torch.log10(error.square().mean((2, 3)))
+    torch.testing.assert_close(named("log_mse")(*pair)[0], levels.mean())
+    soft = 10 * torch.log10((error.square().sum((2, 3)) / sources.square().sum((2, 3))) + 10**-2)
+    torch.testing.assert_close(named("snr", threshold=20.0)(*pair)[0], soft.mean(), rtol=1e-4, atol=1e-4)
+
+
+def test_levels_count_for_snr_and_sd_sdr_and_not_for_si_sdr():
+    torch.manual_seed(0)
+    sources = torch.randn(2, 2, 1, 500)
+    estimate = sources + 0.1 * torch.randn_like(sources)
+    for name, counts in (("si_sdr", False), ("si_snr", False), ("snr", True), ("sd_sdr", True)):
+        right, wrong = (named(name)(*waveforms(gain * estimate, sources))[0] for gain in (1.0, 2.0))
+        assert (abs(wrong - right) > 1) == counts
+
+
+def test_a_constant_offset_counts_for_si_sdr_and_not_for_si_snr():
+    torch.manual_seed(0)
+    sources = torch.randn(2, 2, 1, 500)
+    estimate = sources + 0.1 * torch.randn_like(sources)
+    for name, counts in (("si_sdr", True), ("si_snr", False)):
+        right, wrong = (named(name)(*waveforms(estimate + offset, sources))[0] for offset in (0.0, 1.0))
+        assert (abs(wrong - right) > 1) == counts
+
+
+def test_weights_of_named_sources_are_those_of_a_weighted_mean():
+    sources = torch.randn(4, 3, 1, 500)
+    pair = waveforms(torch.randn_like(sources), sources)
+    loss = WaveformLoss(targets.waveform, "mse", source_weights={"b": 3.0, "c": 0.0}, sources=["a", "b", "c"])
+    error = (pair[0].estimates - sources).square().mean((0, 2, 3))
+    torch.testing.assert_close(loss(*pair)[0], (error[0] + 3 * error[1]) / 4)
+
+
+@pytest.mark.parametrize(
+    ("weights", "pit", "message"),
+    [
+        ({"d": 1.0}, False, r"source_weights={'d': 1.0} must give sources of a, b a weight of at least 0"),
+        ({"a": -1.0}, False, "at least 0"),
+        ({"a": 0.0, "b": 0.0}, False, "leave nothing to learn"),
+        ({"a": 1.0}, True, "these are interchangeable"),
+    ],
+)
+def test_weights_that_cannot_be_are_refused(weights, pit, message):
+    with pytest.raises(ValueError, match=message):
+        WaveformLoss(targets.waveform, "l1", pit, weights, ["a", "b"])
+
+
+def test_a_mask_target_is_compared_with_the_mask_where_something_sounds():
+    sources = torch.randn(2, 2, 1, 700)
+    sources[0, :, :, :] = 0
     data = batch(sources)
     mask = masks(data)
-    loss, _ = make(pit)(Separation(data, masks=mask), data)
-    loss.backward()
-    assert loss.isfinite()
-    assert mask.grad is not None
-    assert mask.grad.isfinite().all()
+    error = (mask - targets.irm(data.source_spectrograms, data.spectrogram))[1].abs().mean() / 2
+    torch.testing.assert_close(SpectralLoss(targets.irm)(Separation(data, {"masks": mask}), data)[0], error)
+
+
+def test_perfect_embeddings_and_perfect_complex_masks_cost_nothing():
+    torch.manual_seed(0)
+    data = batch(torch.randn(2, 3, 1, 700))
+    owner = targets.ibm(data.source_spectrograms, data.spectrogram)[:, :, 0]  # (B, S, F, N)
+    perfect = Separation(data, {"embeddings": owner.movedim(1, -1)})
+    for name in ("dc", "dc_weighted"):
+        assert named(name)(perfect, data)[0] < 1e-6
+    assert abs(named("dc_whitened")(perfect, data)[0]) < 1e-3
+    ratio = data.source_spectrograms / data.spectrogram.unsqueeze(1)
+    assert SpectralLoss(targets.cirm)(Separation(data, {"complex_masks": ratio}), data)[0] < 1e-5
+    estimates = Separation(data, {"complex_masks": ratio}).estimates
+    torch.testing.assert_close(estimates, data.sources, atol=1e-3, rtol=0)
+
+
+def test_the_attractor_loss_is_its_formula():
+    torch.manual_seed(0)
+    data = batch(torch.randn(2, 2, 1, 700))
+    embeddings = torch.randn(2, *data.spectrogram.shape[2:], 5)
+    owner = targets.ibm(data.source_spectrograms, data.spectrogram)[:, :, 0]
+    heard = owner * targets.audible(data.spectrogram, -40).unsqueeze(1)
+    centres = torch.einsum("bsfn,bfnd->bsd", heard, embeddings) / heard.sum((2, 3)).unsqueeze(-1)
+    shares = torch.einsum("bsd,bfnd->bsfn", centres, embeddings).softmax(1).unsqueeze(2)
+    error = shares * data.spectrogram.abs().unsqueeze(1) - data.source_spectrograms.abs()
+    found, _ = named("attractor")(Separation(data, {"embeddings": embeddings}), data)
+    torch.testing.assert_close(found, error.square().mean())
+
+
+# sums
+
+
+def test_a_sum_is_its_weighted_parts_each_logged_under_its_name():
+    torch.manual_seed(0)
+    data = batch(torch.randn(2, 2, 1, 700))
+    separation = Separation(data, {"masks": masks(data)})
+    terms = {"l1": {"weight": 2.0, "target": "msa"}, "si_sdr": 0.1, "snr": {"weight": 1.0, "threshold": 10.0}}
+    total, parts = WeightedSum(terms, targets.tpsa)(separation, data)
+    assert list(parts) == list(terms)
+    torch.testing.assert_close(parts["l1"], named("msa")(separation, data)[0])
+    torch.testing.assert_close(parts["snr"], named("snr", threshold=10.0)(separation, data)[0])
+    torch.testing.assert_close(total, 2 * parts["l1"] + 0.1 * parts["si_sdr"] + parts["snr"])
+
+
+def test_all_parts_of_a_sum_agree_on_one_order_of_the_sources():
+    torch.manual_seed(0)
+    data = batch(torch.randn(8, 3, 1, 700))
+    separation = Separation(data, {"masks": masks(data)})
+    total, parts = WeightedSum({"tpsa": 1.0, "waveform_l1": 1.0}, targets.tpsa, True)(separation, data)
+    apart = [named(name, True)(separation, data)[0] for name in ("tpsa", "waveform_l1")]
+    assert total >= sum(apart)
+    each = []
+    for order in itertools.permutations(range(3)):
+        shuffled = Separation(data, {"masks": separation.masks[:, list(order)]})
+        signals = [(named(name), named(name).signals(shuffled, data)) for name in ("tpsa", "waveform_l1")]
+        each.append(sum(loss.matched(*pair).mean(1) for loss, pair in signals))
+    torch.testing.assert_close(total, torch.stack(each).amin(0).mean())
+    torch.testing.assert_close(total, parts["tpsa"] + parts["waveform_l1"])
+
+
+@pytest.mark.parametrize(
+    ("terms", "message"),
+    [
+        ({}, "terms is empty"),
+        ({"tpsaa": 1}, "unknown loss in terms: tpsaa; choose from l1, mse"),
+        ({"tpsa": 0}, "terms.tpsa: the weight 0 must be a number above 0"),
+        ({"tpsa": "much"}, "the weight much must be a number"),
+        ({"l1": {"target": "bmi"}}, "unknown target in terms.l1: bmi; choose from msa"),
+        (
+            {"l1": {"target": "waveform"}},
+            "SpectralLoss compares a spectrogram or mask or .* and the target is a waveform",
+        ),
+        ({"snr": {"treshold": 1}}, "terms.snr: .*unexpected keyword argument 'treshold'"),
+    ],
+)
+def test_terms_that_cannot_be_are_refused(terms, message):
+    with pytest.raises(ValueError, match=message):
+        WeightedSum(terms, targets.tpsa)
+
+
+# mixtures of mixtures
+
+
+def test_mixit_finds_the_sharing_that_gives_both_mixtures_back():
+    torch.manual_seed(0)
+    sources = torch.randn(3, 2, 1, 700)
+    loss = MixITLoss(targets.waveform)
+    data = loss.prepare(batch(sources))
+    torch.testing.assert_close(data.mixture, sources.sum(1) + sources.sum(1).roll(1, dims=0))
+    four = torch.cat([sources, sources.roll(1, dims=0)], dim=1)[:, [2, 0, 3, 1]]  # (B, 4, 1, T), in some order
+    assert loss(Separation(data, {"waveforms": four}), data)[0] < -29.9  # the soft threshold at 30 dB
+    wrong = four.clone()
+    wrong[:, 0] *= 0.5
+    assert loss(Separation(data, {"waveforms": wrong}), data)[0] > -25
+
+
+def test_mixit_is_the_least_over_all_sharings_written_out():
+    torch.manual_seed(0)
+    loss = MixITLoss(targets.waveform)
+    data = loss.prepare(batch(torch.randn(4, 2, 1, 300)))
+    estimates = torch.randn(4, 3, 1, 300)
+    mixtures = data.sources
+    costs = []
+    for sharing in itertools.product((0, 1), repeat=3):
+        given = torch.stack([estimates[:, [s == m for s in sharing]].sum(1) for m in (0, 1)], dim=1)
+        error = (mixtures - given).square().mean((2, 3)) + 1e-3 * mixtures.square().mean((2, 3))
+        costs.append((10 * torch.log10(error / mixtures.square().mean((2, 3)))).mean(1))
+    found, _ = loss(Separation(data, {"waveforms": estimates}), data)
+    torch.testing.assert_close(found, torch.stack(costs).amin(0).mean(), rtol=1e-4, atol=1e-4)
+
+
+def test_mixit_makes_two_mixtures_of_a_single_example_too():
+    data = MixITLoss(targets.waveform).prepare(batch(torch.randn(1, 2, 1, 300)))
+    assert not torch.equal(data.sources[:, 0], data.sources[:, 1])
+
+
+def test_too_many_estimates_are_refused():
+    loss = MixITLoss(targets.waveform)
+    data = loss.prepare(batch(torch.randn(2, 2, 1, 30)))
+    with pytest.raises(ValueError, match="13 estimates have too many sharings; mixit works with at most 12"):
+        loss(Separation(data, {"waveforms": torch.randn(2, 13, 1, 30)}), data)
 
 
 def test_an_unknown_distance_is_refused():
@@ -102,5 +338,5 @@ def test_a_batch_transforms_at_most_once(monkeypatch):
     monkeypatch.setattr(stft, "forward", lambda x, f=stft.forward: (calls.append(x.shape), f(x))[1])
     data = Batch(torch.randn(2, 1, 400), torch.randn(2, 2, 1, 400), stft=stft)
     for _ in range(3):
-        SpectralLoss(targets.tpsa)(Separation(data, masks=masks(data)), data)
+        SpectralLoss(targets.tpsa)(Separation(data, {"masks": masks(data)}), data)
     assert len(calls) == 2  # the mixture, the sources

@@ -6,8 +6,11 @@ from torch import Tensor, nn
 
 from separate.batch import Batch
 from separate.errors import UsageError
+from separate.evaluation.scores import score
+from separate.evaluation.sdr import si_sdr
+from separate.models.embedding import Clusters
 from separate.overlap import blocks
-from separate.separator import Separator
+from separate.separator import Separator, consistent
 from separate.stft import STFT
 
 torch.manual_seed(0)
@@ -139,3 +142,66 @@ def test_interchangeable_sources_need_an_overlap_to_be_matched_in():
 
 def test_one_sample_is_separated():
     assert separator(Split())(torch.ones(1), 8000)["low"].shape == (1,)
+
+
+@pytest.mark.parametrize("how", ["equal", "power"])
+def test_consistent_estimates_sum_to_the_mixture_and_change_least(how):
+    torch.manual_seed(0)
+    sources = torch.randn(2, 3, 1, 400) * torch.tensor([1.0, 0.1, 0.0])[:, None, None]
+    mixture = sources.sum(1)
+    estimates = sources + 0.01 * torch.randn_like(sources) * sources.abs().mean()
+    found = consistent(estimates, mixture, how)
+    torch.testing.assert_close(found.sum(1), mixture)
+    torch.testing.assert_close(consistent(sources, mixture, how), sources)
+    assert consistent(estimates, mixture, "none") is estimates
+    moved = (found - estimates).square().mean((0, 2, 3))
+    torch.testing.assert_close(moved[0], moved[1]) if how == "equal" else None
+    if how == "power":
+        assert moved[0] > 100 * moved[1] > 100 * moved[2]
+
+
+def test_consistency_is_an_option_of_the_separator():
+    batch = Batch.of_mixture(torch.randn(1, 1, 1000), STFT(64, 16))
+    separator = Separator(HighAndLow(), STFT(64, 16), ["a", "b"], 8000, consistency="equal").eval()
+    torch.testing.assert_close(separator.separate(batch).estimates.sum(1), batch.mixture)
+    with pytest.raises(ValueError, match="unknown consistency both; choose from none, equal, power"):
+        Separator(HighAndLow(), STFT(64, 16), ["a", "b"], 8000, consistency="both")
+
+
+class HighAndLow(torch.nn.Module):
+    """Embeddings that tell the upper half of the bins from the lower one."""
+
+    provides = ("embeddings",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.clusters = Clusters(2, 2, interchangeable=True)
+
+    def forward(self, spectrogram):
+        batch, _, bins, frames = spectrogram.shape
+        high = (torch.arange(bins) > bins // 2).long()
+        embeddings = torch.eye(2)[high][None, :, None].expand(batch, -1, frames, -1)
+        return {"embeddings": embeddings + 0.01 * torch.randn(batch, bins, frames, 2)}
+
+
+def test_groups_of_embeddings_stay_aligned_from_chunk_to_chunk():
+    rate, seconds = 8000, 12
+    time = torch.arange(seconds * rate) / rate
+    low = torch.sin(2 * torch.pi * 500 * time) * (1 + torch.sin(2 * torch.pi * 0.3 * time))
+    high = torch.sin(2 * torch.pi * 3000 * time) * (1 + torch.cos(2 * torch.pi * 0.2 * time))
+    separator = Separator(HighAndLow(), STFT(256, 64), ["a", "b"], rate, interchangeable=True).eval()
+    for chunk in (2.0, 3.1):
+        estimates = torch.stack(list(separator(low + high, rate, chunk=chunk, overlap=0.5).values()))
+        if (estimates[0] * low).sum() < (estimates[1] * low).sum():
+            estimates = estimates.flip(0)
+        for estimate, source in zip(estimates, (low, high), strict=True):
+            assert si_sdr(estimate, source) > 25
+
+
+def test_more_estimates_than_sources_are_scored_by_those_that_fit():
+    torch.manual_seed(0)
+    sources = torch.randn(2, 2, 1, 500)
+    estimates = torch.cat([torch.randn(2, 2, 1, 500), sources + 0.1 * torch.randn_like(sources)], dim=1)
+    found = score(estimates, sources, sources.sum(1), interchangeable=True)
+    assert found["si_sdr"].shape == (2, 2)
+    assert found["si_sdr"].min() > 15

@@ -14,6 +14,8 @@ from separate.cli import in_job, run_hydra
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
+    from separate.config import TrainConfig
+
 
 @hydra.main(version_base="1.3", config_path="pkg://separate.conf", config_name="train")
 def train(cfg: DictConfig) -> float | None:
@@ -28,12 +30,25 @@ def _train(cfg: DictConfig) -> float | None:
     folder = Path(HydraConfig.get().runtime.output_dir)
     try:
         config = from_hydra(cfg, TrainConfig)
+        if config.summary:
+            _summarise(config)
+            return None
         return run(config, folder, changed=list(HydraConfig.get().overrides.task))
     finally:
-        if (folder / "config.yaml").exists():
+        if (folder / "config.yaml").exists() and not cfg.get("summary"):
             print(f"run: {folder}", flush=True)
         else:
             _leave_no_trace(folder)
+
+
+def _summarise(config: TrainConfig) -> None:
+    """Describe the network instead of training it."""
+    from dataclasses import asdict
+
+    from separate.build import build_separator
+    from separate.summary import summary
+
+    print(summary(build_separator(asdict(config))), flush=True)
 
 
 def _leave_no_trace(folder: Path) -> None:

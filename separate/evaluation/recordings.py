@@ -63,7 +63,7 @@ def oracle(batch: Batch) -> Tensor:
     assert batch.stft is not None
     magnitude = batch.spectrogram.abs().clamp_min(1e-12).unsqueeze(1)
     masks = tpsa(batch.source_spectrograms, batch.spectrogram) / magnitude
-    return Separation(batch, masks=masks).estimates
+    return Separation(batch, {"masks": masks}).estimates
 
 
 def _repeat(batch: Batch) -> Tensor:
@@ -72,7 +72,7 @@ def _repeat(batch: Batch) -> Tensor:
 
 def _check_sources(separator: Separator, examples: Examples) -> None:
     if separator.interchangeable:
-        fits = len(separator.sources) == len(examples.sources)
+        fits = len(separator.sources) >= len(examples.sources)
     else:
         fits = separator.sources == examples.sources
     if not fits:
@@ -87,5 +87,5 @@ def _picture(batch: Batch, estimates: Tensor, examples: Examples) -> Figure:
 
     frames = min(batch.mixture.shape[-1], SHOWN * examples.sample_rate)
     cut = Batch(batch.mixture[..., :frames], batch.sources[..., :frames], batch.tracks, batch.stft)
-    shown = Separation(cut, waveforms=estimates[..., :frames])
+    shown = Separation(cut, {"waveforms": estimates[..., :frames]})
     return separation_figure(cut, shown, examples.sources, examples.sample_rate)

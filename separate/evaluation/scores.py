@@ -5,23 +5,38 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from separate.evaluation.sdr import si_sdr, snr
+from separate.evaluation.sdr import pairwise_si_sdr, si_sdr, snr
 from separate.losses.permutation import best_permutation, select
+from separate.separator import Separation
 
 METRICS = ("si_sdr", "si_sdri", "snr")
 
 
 def arrange(estimates: Tensor, sources: Tensor) -> Tensor:
-    """estimates (B, S, C, T) in the order that gives the best mean SI-SDR against the sources, for each example."""
-    pairwise = si_sdr(estimates.flatten(-2).unsqueeze(2), sources.flatten(-2).unsqueeze(1))
-    return select(estimates, best_permutation(-pairwise))
+    """Of estimates (B, M, C, T) those that best fit the sources (B, S, C, T), in their order -> (B, S, C, T)."""
+    return select(estimates, order_of(estimates, sources))
+
+
+def order_of(estimates: Tensor, sources: Tensor) -> Tensor:
+    """(B, S), the estimate that belongs to each source: the choice with the best mean SI-SDR of each example."""
+    return best_permutation(-pairwise_si_sdr(estimates.flatten(-2).float(), sources.flatten(-2).float()))
+
+
+def arrange_separation(separation: Separation) -> Separation:
+    """The same with estimates and masks in the order of the sources of its batch."""
+    order = order_of(separation.estimates, separation.batch.sources)
+    heads = {"waveforms": select(separation.estimates, order)}
+    if separation.masks is not None:
+        heads["masks"] = select(separation.masks, order)
+    return Separation(separation.batch, heads)
 
 
 def score(estimates: Tensor, sources: Tensor, mixture: Tensor, interchangeable: bool) -> dict[str, Tensor]:
     """SI-SDR, its improvement over the mixture, and SNR in dB, each (B, S) float64, computed in float64.
 
-    estimates, sources: (B, S, C, T); mixture: (B, C, T).  The channels of a source are scored as one signal, so that
-    a wrong balance costs.  Interchangeable sources are paired for the best mean SI-SDR.
+    estimates: (B, M, C, T); sources: (B, S, C, T); mixture: (B, C, T).  Interchangeable sources are paired for the best
+    mean SI-SDR, and estimates beyond their number left out.  The channels of a source are scored as one signal, so
+    that a wrong balance costs.
     A silent source has no such scores, nor has one that is all there is in its mixture: NaN.  An estimate that is
     not finite scores -inf, so that no mean can hide it.
     """

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from separate.arithmetic import block, precise, wide
 
 
 def si_sdr(estimate: Tensor, reference: Tensor) -> Tensor:
@@ -12,11 +17,31 @@ def si_sdr(estimate: Tensor, reference: Tensor) -> Tensor:
     With r the cosine between the two signals it is 10 log10(r^2 / (1 - r^2)), and so unmoved by the gain of either.
     Silence on either side, where it has no value, gives the floor 10 log10(eps): -69 dB in float32, -157 in float64.
     """
-    estimate, reference = estimate.to(_precise(estimate)), reference.to(_precise(reference))
+    estimate, reference = estimate.to(precise(estimate)), reference.to(precise(reference))
     eps = torch.finfo(estimate.dtype).eps
     cosine = (_unit(estimate) * _unit(reference)).sum(-1)
     signal = cosine.square()
-    return 10 * torch.log10((signal + eps) / (1 - signal).clamp_min(0).add(eps))
+    return 10 * torch.log10((signal + eps) / (1 - signal).clamp_min(eps))
+
+
+def pairwise_si_sdr(estimates: Tensor, references: Tensor) -> Tensor:
+    """`si_sdr` of every estimate against every reference, in dB.  (B, M, T), (B, S, T) -> (B, M, S)
+
+    One Gram matrix of all signals, summed up in float64 (float32 on MPS), holds all that it needs, so that the cost
+    hardly grows with the pairs; the gradient is one more product.  Floor and ceiling are those of `si_sdr`, -69 and
+    69 dB for float32 signals; between them it is exact, where the float32 sums of `si_sdr` lose 0.1 dB at 50.
+    """
+    if estimates.ndim != 3 or references.ndim != 3 or estimates.shape[::2] != references.shape[::2]:
+        raise ValueError(
+            f"estimates {tuple(estimates.shape)} and references {tuple(references.shape)} must agree in batch and "
+            "length: (B, M, T) and (B, S, T)"
+        )
+    dtype, count = precise(estimates), estimates.shape[1]
+    gram = _Gram.apply(estimates, references)
+    energy = gram.diagonal(dim1=1, dim2=2) + torch.finfo(dtype).tiny ** 0.5  # (B, M + S)
+    eps = torch.finfo(dtype).eps
+    signal = gram[:, :count, count:].square() / (energy[:, :count, None] * energy[:, None, count:])
+    return (10 * torch.log10((signal + eps) / (1 - signal).clamp_min(eps))).to(dtype)
 
 
 def snr(estimate: Tensor, reference: Tensor) -> Tensor:
@@ -24,14 +49,47 @@ def snr(estimate: Tensor, reference: Tensor) -> Tensor:
 
     A silent reference gives -inf, a perfect estimate +inf.
     """
-    estimate, reference = estimate.to(_precise(estimate)), reference.to(_precise(reference))
+    estimate, reference = estimate.to(precise(estimate)), reference.to(precise(reference))
     return 10 * torch.log10(reference.square().sum(-1) / (reference - estimate).square().sum(-1))
+
+
+class _Gram(torch.autograd.Function):
+    """All inner products of the M + S signals of an example: (B, M, T), (B, S, T) -> (B, M + S, M + S) float64."""
+
+    @staticmethod
+    def forward(ctx: Any, estimates: Tensor, references: Tensor) -> Tensor:
+        ctx.save_for_backward(estimates, references)
+        batch, count, samples = estimates.shape
+        signals = count + references.shape[1]
+        length = min(samples, block(estimates, 2 * batch * signals))  # float64 takes twice the room
+        both = estimates.new_empty(batch, signals, length, dtype=wide(estimates))
+        gram = estimates.new_zeros(batch, signals, signals, dtype=wide(estimates))
+        with torch.autocast(estimates.device.type, enabled=False):
+            for start in range(0, samples, length):
+                part = both[..., : samples - start]
+                part[:, :count] = estimates[..., start : start + length]
+                part[:, count:] = references[..., start : start + length]
+                gram += torch.bmm(part, part.mT)
+        return gram
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, d_gram: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        estimates, references = ctx.saved_tensors
+        count, dtype = estimates.shape[1], precise(estimates)
+        weights = (d_gram + d_gram.mT).to(dtype)  # (B, M + S, M + S)
+
+        def of(rows: Tensor, like: Tensor) -> Tensor:
+            gradient = torch.bmm(rows[..., :count], estimates.to(dtype))
+            return gradient.baddbmm_(rows[..., count:], references.to(dtype)).to(like.dtype)
+
+        with torch.autocast(estimates.device.type, enabled=False):
+            return (
+                of(weights[:, :count], estimates) if ctx.needs_input_grad[0] else None,
+                of(weights[:, count:], references) if ctx.needs_input_grad[1] else None,
+            )
 
 
 def _unit(signal: Tensor) -> Tensor:
     energy = signal.square().sum(-1, keepdim=True)
     return signal * torch.rsqrt(energy + torch.finfo(signal.dtype).tiny ** 0.5)
-
-
-def _precise(signal: Tensor) -> torch.dtype:
-    return torch.float64 if signal.dtype == torch.float64 else torch.float32

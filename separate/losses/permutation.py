@@ -2,36 +2,51 @@
 
 from __future__ import annotations
 
+import math
 from functools import lru_cache
 from itertools import permutations
 
 import torch
 from torch import Tensor
 
-MOST_SOURCES = 6  # 720 orders to try; beyond, exhaustive search is the wrong method
+MOST_ORDERS = 24  # those of 4 sources: more take longer to try than the Hungarian method needs
 
 
 @lru_cache
-def _orders(sources: int) -> Tensor:
-    return torch.tensor(list(permutations(range(sources))))
+def _orders(estimates: int, references: int) -> Tensor:
+    return torch.tensor(list(permutations(range(estimates), references)))
 
 
 def best_permutation(pairwise: Tensor) -> Tensor:
-    """pairwise: (B, S estimates, S references), a cost -> (B, S), the estimate that belongs to each reference.
+    """pairwise: (B, M estimates, S references), a cost -> (B, S), the estimate that belongs to each reference.
 
-    Exhaustive over the S! orders (Yu et al., 2017), for at most 6 sources: ValueError beyond.
+    With M > S the estimates that are left over belong to none; ValueError for M < S.  Up to 24 orders are all tried
+    (Yu et al., 2017), where the costs lie; beyond, and so for 5 sources, it is the Hungarian method (Kuhn, 1955) on
+    the CPU.  An example with a cost that is not finite keeps its order.
     """
-    sources = pairwise.shape[-1]
-    if sources > MOST_SOURCES:
-        raise ValueError(f"{sources} interchangeable sources: the exhaustive search stops at {MOST_SOURCES}")
-    orders = _orders(sources).to(pairwise.device)  # (P, S)
-    cost = pairwise[:, orders, torch.arange(sources, device=pairwise.device)].sum(-1)  # (B, P)
-    return orders[cost.argmin(dim=1)]
+    _, estimates, references = pairwise.shape
+    if estimates < references:
+        raise ValueError(f"{estimates} estimates cannot be paired with {references} references; give at least as many")
+    if math.perm(estimates, references) > MOST_ORDERS:
+        return _hungarian(pairwise)
+    orders = _orders(estimates, references).to(pairwise.device)  # (orders, S)
+    cost = pairwise[:, orders, torch.arange(references, device=pairwise.device)].sum(-1)  # (B, orders)
+    finite = pairwise.isfinite().all(-1).all(-1)
+    return orders[cost.argmin(dim=1).where(finite, 0)]  # the first order changes nothing
+
+
+def _hungarian(pairwise: Tensor) -> Tensor:
+    from scipy.optimize import linear_sum_assignment  # slow to import, seldom needed
+
+    costs = pairwise.detach().cpu().double().mT  # (B, S, M)
+    unmoved = torch.arange(costs.shape[1])
+    found = [torch.from_numpy(linear_sum_assignment(cost)[1]) if cost.isfinite().all() else unmoved for cost in costs]
+    return torch.stack(found).to(pairwise.device)
 
 
 def select(sources: Tensor, order: Tensor) -> Tensor:
-    """sources: (B, S, ...) put into the order (B, S) that `best_permutation` found."""
-    index = order.reshape(*order.shape, *[1] * (sources.ndim - 2)).expand_as(sources)
+    """sources: (B, M, ...) put into the order (B, S) that `best_permutation` found.  -> (B, S, ...)"""
+    index = order.reshape(*order.shape, *[1] * (sources.ndim - 2)).expand(*order.shape, *sources.shape[2:])
     return sources.gather(1, index)
 
 

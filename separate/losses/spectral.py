@@ -1,40 +1,57 @@
-"""L1 and mean squared error between masked magnitudes and a spectrogram target."""
+"""L1 and mean squared error of masks, or of masked magnitudes, towards a target."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor
 
-from separate.losses.base import Loss
-from separate.targets import Target
+from separate.losses.base import PairedLoss
+from separate.models.layers import choose
+from separate.targets import Target, compress
 
 if TYPE_CHECKING:
     from separate.batch import Batch
     from separate.separator import Separation
 
-DISTANCES = {"l1": lambda x: x.abs(), "mse": lambda x: x.square()}
+DISTANCES: dict[str, Callable[[Tensor], Tensor]] = {"l1": lambda x: x.abs(), "mse": lambda x: x.square()}
 
 
-class SpectralLoss(Loss):
-    """Mean over bins of |mask |Y| - target| (l1) or its square (mse).
+class SpectralLoss(PairedLoss):
+    """Mean over bins of |a - b| (l1) or its square (mse), where b is the target and a, by what the target is:
 
+    spectrogram: mask |Y| (signal approximation).  mask: the mask itself (mask approximation); in bins where the
+    mixture is silent it costs nothing.  complex_mask: the compressed complex mask, real and imaginary part.
     A silent reference asks for silence; a silent mixture costs 0 whatever the mask, with zero gradient.
     """
 
-    needs = "masks"
-    domain = "spectrogram"
+    domains = ("spectrogram", "mask", "complex_mask")
 
-    def __init__(self, target: Target, distance: str = "l1", interchangeable: bool = False) -> None:
-        super().__init__(target, interchangeable)
-        if distance not in DISTANCES:
-            raise ValueError(f"unknown distance {distance}; choose from {', '.join(DISTANCES)}")
-        self.error = DISTANCES[distance]
+    def __init__(
+        self,
+        target: Target,
+        distance: str = "l1",
+        interchangeable: bool = False,
+        source_weights: Mapping[str, float] | None = None,
+        sources: Sequence[str] | None = None,
+    ) -> None:
+        super().__init__(target, interchangeable, source_weights, sources)
+        self.error = choose(distance, DISTANCES, "distance")
+        self.needs = ("complex_masks",) if self.domain == "complex_mask" else ("masks",)
 
-    def pair(self, separation: Separation, batch: Batch) -> tuple[Tensor, Tensor]:
-        assert separation.masks is not None
-        estimate = separation.masks.float() * batch.spectrogram.abs().unsqueeze(1)
-        return estimate, self.target(batch.source_spectrograms, batch.spectrogram)
+    def signals(self, separation: Separation, batch: Batch) -> tuple[Tensor, Tensor]:
+        masks, mixture = separation.masks, batch.spectrogram
+        assert masks is not None
+        target = self.target(batch.source_spectrograms, mixture)
+        if self.domain == "spectrogram":
+            return masks.float() * mixture.abs().unsqueeze(1), target
+        heard = (mixture.abs() > 0).unsqueeze(1)
+        if self.domain == "mask":
+            return masks.float() * heard, target * heard
+        parts = [torch.view_as_real(x * heard).movedim(-1, 2) for x in (compress(masks), target)]
+        return parts[0].flatten(2, 3), parts[1].flatten(2, 3)  # (B, S, 2 C, F, N)
 
     def distance(self, estimate: Tensor, reference: Tensor) -> Tensor:
         return self.error(estimate - reference).mean(dim=(-3, -2, -1))

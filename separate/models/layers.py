@@ -1,29 +1,114 @@
-"""Layers that several networks share."""
+"""Layers that several networks share, chosen by name."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
+from einops import rearrange
+from torch import Tensor, nn
 
-# of masks (B, S, C, F, N); softmax shares each bin out among the sources
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "sigmoid": torch.sigmoid,
-    "softmax": lambda masks: masks.softmax(dim=1),
-    "relu": torch.relu,
-    "tanh": torch.tanh,
-    "none": lambda masks: masks,
+Choice = TypeVar("Choice")
+
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
+    "sigmoid": nn.Sigmoid,
+    "softmax": lambda: nn.Softmax(dim=1),  # over the sources of (B, S, ...), the channels of (B, C, ...)
+    "tanh": nn.Tanh,
+    "relu": nn.ReLU,
+    "leaky_relu": lambda: nn.LeakyReLU(0.2),
+    "prelu": nn.PReLU,
+    "none": nn.Identity,
 }
+RECURRENT: dict[str, type[nn.RNNBase]] = {"lstm": nn.LSTM, "gru": nn.GRU, "rnn": nn.RNN}
 
 
-def mask_activation(name: str) -> Callable[[Tensor], Tensor]:
-    """The mask activation of that name; ValueError for an unknown one."""
-    if name not in ACTIVATIONS:
-        raise ValueError(f"unknown activation {name}; choose from {', '.join(ACTIVATIONS)}")
-    return ACTIVATIONS[name]
+def choose(name: str, table: Mapping[str, Choice], what: str) -> Choice:
+    """table[name]; ValueError for an unknown name, with those that there are.  what: activation, pooling ..."""
+    if name not in table:
+        raise ValueError(f"unknown {what} {name}; choose from {', '.join(table)}")
+    return table[name]
 
 
-def decibels(spectrogram: Tensor, floor: float) -> Tensor:
-    """Magnitude of a complex spectrogram in dB re 1, not below `floor` dB."""
-    return 20 * torch.log10(spectrogram.abs().clamp_min(10 ** (floor / 20)))
+def activation(name: str) -> nn.Module:
+    """sigmoid, softmax (over dimension 1), tanh, relu, leaky_relu (slope 0.2), prelu or none."""
+    return choose(name, ACTIVATIONS, "activation")()
+
+
+def check_positive(**sizes: float) -> None:
+    """ValueError, naming the argument, for a size that is not at least 1."""
+    for name, size in sizes.items():
+        if size < 1:
+            raise ValueError(f"{name}={size} must be at least 1")
+
+
+def check_dropout(dropout: float) -> None:
+    if not 0 <= dropout < 1:
+        raise ValueError(f"dropout={dropout} must lie in [0, 1)")
+
+
+class Recurrent(nn.Module):
+    """Recurrent layers over a sequence: (B, N, features) -> (B, N, width).
+
+    kind: lstm, gru or rnn; units: in each direction; dropout: between the layers.
+    """
+
+    def __init__(
+        self,
+        kind: str,
+        features: int,
+        layers: int,
+        units: int,
+        bidirectional: bool,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        check_positive(layers=layers, units=units)
+        check_dropout(dropout)
+        make: Any = choose(kind, RECURRENT, "recurrent type")
+        self.width = units * (1 + bidirectional)
+        self.layers = make(
+            features,
+            units,
+            layers,
+            batch_first=True,
+            bidirectional=bidirectional,
+            dropout=dropout if layers > 1 else 0.0,  # torch warns of dropout without a layer to drop into
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layers(x)[0]
+
+
+class Masks(nn.Module):
+    """Numbers to masks by an activation: (B, K, F, N) real -> the head `masks` or `complex_masks` (B, S, C, F, N).
+
+    K = `heads`: S x C, twice that for complex masks, whose real and imaginary parts each pass the activation.
+    ValueError for an activation that keeps a complex mask from being negative.
+    """
+
+    SIGNED = ("tanh", "leaky_relu", "prelu", "none")
+
+    def __init__(self, sources: int, channels: int, activation_name: str, complex_masks: bool) -> None:
+        super().__init__()
+        if complex_masks and activation_name not in self.SIGNED:
+            raise ValueError(
+                f"activation={activation_name} keeps complex masks from being negative; choose from "
+                f"{', '.join(self.SIGNED)}"
+            )
+        self.sources, self.complex_masks = sources, complex_masks
+        self.heads = sources * channels * (1 + complex_masks)
+        self.provides = ("complex_masks",) if complex_masks else ("masks",)
+        self.activation = activation(activation_name)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        if not self.complex_masks:
+            return {"masks": self.activation(rearrange(x, "b (s c) f n -> b s c f n", s=self.sources))}
+        parts = self.activation(rearrange(x, "b (s p c) f n -> b s p c f n", s=self.sources, p=2))
+        real, imaginary = parts.float().unbind(dim=2)
+        return {"complex_masks": torch.complex(real, imaginary)}
+
+
+def decibels(magnitude: Tensor, floor: float) -> Tensor:
+    """Magnitudes in dB re 1, not below `floor` dB."""
+    return 20 * torch.log10(magnitude.clamp_min(10 ** (floor / 20)))

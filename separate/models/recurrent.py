@@ -5,51 +5,85 @@ from __future__ import annotations
 from einops import rearrange
 from torch import Tensor, nn
 
-from separate.models.layers import decibels, mask_activation
+from separate.models.layers import Masks, Recurrent
+from separate.models.representation import Representation
+
+
+class RecurrentBody(nn.Module):
+    """A representation and recurrent layers over its frames: (B, C, F, N) complex -> (B, N, width)."""
+
+    def __init__(
+        self,
+        representation: Representation,
+        channels: int,
+        recurrent: str,
+        layers: int,
+        units: int,
+        bidirectional: bool,
+        dropout: float,
+    ) -> None:
+        super().__init__()
+        self.representation = representation
+        self.recurrent = Recurrent(recurrent, channels * representation.bands, layers, units, bidirectional, dropout)
+        self.width = self.recurrent.width
+
+    def forward(self, spectrogram: Tensor) -> Tensor:
+        return self.recurrent(rearrange(self.representation(spectrogram), "b c f n -> b n (c f)"))
 
 
 class MaskInference(nn.Module):
-    """LSTM layers over the frames of a log spectrogram, and one mask for each source (Weninger et al., 2014).
+    """Recurrent layers over the frames of a spectrogram, and one mask for each source (Weninger et al., 2014).
 
-    Magnitude in dB, batch normalisation of each bin, `layers` x `units` (in each direction), dropout between the
-    layers, and a linear layer to S x C x F masks.  With bidirectional=False the masks up to a frame do not depend
-    on later ones.  floor: dB re 1, the least magnitude that the network sees.
+    The representation, `layers` x `units` (in each direction) with dropout between them, and a linear layer to S x C
+    masks.  With bidirectional=False and a normalisation that is causal (batch, layer, learnable, whiten, none) the
+    masks up to a frame do not depend on later ones.
+    complex_masks: each mask gets a real and an imaginary part (Williamson et al., 2016), both with the activation.
+    mels: the network works on as many bands, and its masks are projected back to the bins.
     """
 
-    provides = ("masks",)
+    provides: tuple[str, ...] = ("masks",)
 
     def __init__(
         self,
         sources: int,
         channels: int,
         bins: int,
+        sample_rate: int,
+        recurrent: str = "lstm",
         layers: int = 2,
         units: int = 300,
         bidirectional: bool = True,
         dropout: float = 0.2,
         activation: str = "sigmoid",
+        complex_masks: bool = False,
+        representation: str = "db",
         floor: float = -80.0,
+        normalisation: str = "batch",
+        mels: int | None = None,
     ) -> None:
         super().__init__()
-        if layers < 1 or units < 1 or not 0 <= dropout < 1:
-            raise ValueError(f"layers={layers}, units={units}, dropout={dropout}: at least 1, at least 1, in [0, 1)")
-        self.sources, self.channels, self.floor = sources, channels, floor
-        self.normalise = nn.BatchNorm1d(channels * bins)
-        self.recurrent = nn.LSTM(
-            channels * bins,
-            units,
-            layers,
-            batch_first=True,
-            bidirectional=bidirectional,
-            dropout=dropout if layers > 1 else 0.0,
-        )
-        self.masks = nn.Linear(units * (1 + bidirectional), sources * channels * bins)
-        self.activation = mask_activation(activation)
+        features = Representation(channels, bins, representation, floor, normalisation, mels, sample_rate)
+        self.body = RecurrentBody(features, channels, recurrent, layers, units, bidirectional, dropout)
+        self.masks = Masks(sources, channels, activation, complex_masks)
+        self.provides = self.masks.provides
+        self.head = MaskHead(self.body.width, features.bands, self.masks)
 
     def forward(self, spectrogram: Tensor) -> dict[str, Tensor]:
-        """(B, C, F, N) complex -> masks (B, S, C, F, N)."""
-        x = rearrange(decibels(spectrogram, self.floor), "b c f n -> b (c f) n")
-        x = rearrange(self.normalise(x), "b f n -> b n f")
-        x, _ = self.recurrent(x)  # (B, N, units)
-        masks = rearrange(self.masks(x), "b n (s c f) -> b s c f n", s=self.sources, c=self.channels)
-        return {"masks": self.activation(masks)}
+        """(B, C, F, N) complex -> masks or complex_masks (B, S, C, F, N)."""
+        return self.masks(self.body.representation.to_bins(self.head(self.body(spectrogram))))
+
+    def valid_length(self, frames: int) -> int:
+        """Every number of frames is computed as it is."""
+        return frames
+
+
+class MaskHead(nn.Module):
+    """A linear layer from (B, N, features) to `masks` of the bands (B, K, M, N)."""
+
+    def __init__(self, features: int, bands: int, masks: Masks) -> None:
+        super().__init__()
+        self.heads = masks.heads
+        self.linear = nn.Linear(features, masks.heads * bands)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return rearrange(self.linear(x), "b n (k f) -> b k f n", k=self.heads)

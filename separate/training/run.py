@@ -18,7 +18,7 @@ from separate.device import choose_device
 from separate.errors import SeparateError, UsageError
 from separate.training.runlog import RunLog
 from separate.training.state import State, higher_is_better
-from separate.training.trainer import Training, fit, how_to_go_on, precision
+from separate.training.trainer import Training, fit, how_to_go_on, measure, precision
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +46,8 @@ def run(config: TrainConfig, folder: Path, changed: Sequence[str] = ()) -> float
         _check_same_examples(resumed, training, folder)
         state.restore(resumed)
         log.info("going on in %s after epoch %d, step %d", folder, state.epoch, state.step)
+    else:
+        measure(state, training)
     _write_config(folder, plain)
     training.log = RunLog(folder, LoggerConfig(**plain["logger"]), state.epoch, state.step)
     try:

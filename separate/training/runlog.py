@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import math
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -64,7 +63,7 @@ class RunLog:
         import torch
 
         from separate.data.batches import collate
-        from separate.evaluation.scores import arrange
+        from separate.evaluation.scores import arrange_separation
         from separate.figures import separation_figure
 
         separator = state.separator.eval()
@@ -72,14 +71,14 @@ class RunLog:
             batch = collate([valid.fixed(index)]).to(separator.device, separator.stft)
             with torch.inference_mode():
                 separation = separator.separate(batch)
-                if separator.interchangeable:  # beside each estimate the speaker that it is of
-                    batch = replace(batch, sources=arrange(batch.sources, separation.estimates))
-                figure = separation_figure(batch, separation, separator.sources, separator.sample_rate)
+                if separator.interchangeable:  # beside each speaker the estimate that is of them
+                    separation = arrange_separation(separation)
+                figure = separation_figure(batch, separation, valid.sources, separator.sample_rate)
                 estimates = separation.estimates[0].mean(dim=1).cpu()
             self.board.add_figure(f"example_{index}", figure, state.step)
             signals = {
                 "mixture": batch.mixture[0].mean(dim=0).cpu(),
-                **dict(zip(separator.sources, estimates, strict=True)),
+                **dict(zip(valid.sources, estimates, strict=True)),
             }
             for name, audio in signals.items():
                 self.board.add_audio(

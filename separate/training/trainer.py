@@ -25,6 +25,7 @@ from separate.data.examples import Examples
 from separate.errors import SeparateError, UsageError
 from separate.evaluation.scores import METRICS, score
 from separate.losses import Loss
+from separate.models.representation import observers
 from separate.training.runlog import RunLog
 from separate.training.state import State, higher_is_better
 
@@ -168,7 +169,7 @@ def train_step(state: State, training: Training, batch: Batch) -> dict[str, floa
     dtype = precision(training.options.precision, device)
     buffers = [buffer.clone() for buffer in separator.buffers()]
     try:
-        batch = batch.to(device, separator.stft)
+        batch = training.loss.prepare(batch.to(device, separator.stft))
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
             loss, parts = training.loss(separator.separate(batch), batch)
         optimizer.zero_grad(set_to_none=True)
@@ -214,6 +215,22 @@ def _report_non_finite(state: State, training: Training, batch: Batch, found: di
         )
 
 
+@torch.no_grad()
+def measure(state: State, training: Training) -> None:
+    """Show one epoch's batches to the parts of the network that begin with statistics of the training set."""
+    parts = observers(state.separator.network)
+    if not parts:
+        return
+    steps = range(training.steps_per_epoch)
+    batches = load(TrainingSteps(training.train, training.batch_size, training.seed), steps, training.workers, False)
+    for batch in tqdm(batches, "measuring the training set", len(steps), leave=False, disable=None):
+        spectrogram = training.loss.prepare(batch.to(state.separator.device, state.separator.stft)).spectrogram
+        for part in parts:
+            part.observe(spectrogram)
+    for part in parts:
+        part.settle()
+
+
 @torch.inference_mode()
 def validate(state: State, training: Training, interruption: Interruption) -> dict[str, float]:
     """Loss and scores over the validation examples, in float32 on the path that evaluation and inference take."""
@@ -228,8 +245,11 @@ def validate(state: State, training: Training, interruption: Interruption) -> di
     stream = load(batches, range(steps), training.workers, pin)
     for batch in tqdm(stream, "validating", steps, leave=False, disable=None):
         batch = batch.to(separator.device, separator.stft)
-        separation = separator.separate(batch)
-        losses.append(loss(separation, batch)[0].double() * len(batch.mixture))
+        prepared = loss.prepare(batch)
+        separation = separator.separate(prepared)
+        losses.append(loss(separation, prepared)[0].double() * len(batch.mixture))
+        if prepared is not batch:
+            separation = separator.separate(batch)
         examples += len(batch.mixture)
         found = score(separation.estimates, batch.sources, batch.mixture, separator.interchangeable)
         for name, values in found.items():

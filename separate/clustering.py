@@ -1,0 +1,174 @@
+"""k-means of many sets of points at once, in blocks of points."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from separate.arithmetic import block, precise, wide
+from separate.models.layers import check_positive
+
+TOLERANCE = 1e-4  # of the mean variance of a dimension: converged when the centres of a start move less
+
+
+@torch.no_grad()
+def kmeans(
+    points: Tensor,
+    clusters: int,
+    weights: Tensor | None = None,
+    starts: int = 4,
+    iterations: int = 30,
+    seed: int = 0,
+    fit_points: int = 2**15,
+) -> Tensor:
+    """Centres (B, K, D) that make the inertia sum_p w_p min_k |x_p - c_k|^2 small, for each of B sets of points.
+
+    points: (B, P, D) float; weights: (B, P) >= 0, all 1 when None.  Points of weight 0 are left out, unless all are.
+    Lloyd's algorithm, at most `iterations` rounds, from `starts` greedy k-means++ starts (Arthur and Vassilvitskii,
+    2007), of which the one with the least inertia stays.  A cluster that has no points left moves to the farthest
+    point; with fewer distinct points than clusters, centres coincide.
+    Of more than `fit_points` points as many are drawn, each as often as its weight says, and stand for all: time and
+    memory hardly grow with P.  `seed` is all that chance depends on, on every device.  Computed in at least float32,
+    returned in the dtype of the points.
+    """
+    check_positive(clusters=clusters, starts=starts, iterations=iterations, fit_points=fit_points)
+    if points.ndim != 3 or 0 in points.shape or (weights is not None and weights.shape != points.shape[:2]):
+        of = "" if weights is None else f" and weights {tuple(weights.shape)}"
+        raise ValueError(f"points {tuple(points.shape)}{of} must be (B, P, D) and (B, P), with at least one point")
+    generator = torch.Generator().manual_seed(seed)  # the CPU's, so that every device draws the same
+    with torch.autocast(points.device.type, enabled=False):
+        x, w = _drawn(points, weights, fit_points, generator)  # (B, N, D), (B, N)
+        origin = torch.bmm(w.unsqueeze(1), x)  # (B, 1, D), the mean, around which rounding is least
+        x = x - origin
+        centres = _plus_plus(x, w, clusters, starts, generator)  # (B, R, K, D)
+        weighted = torch.cat([x * w.unsqueeze(2), w.unsqueeze(2)], dim=2)  # (B, N, D + 1)
+        still = TOLERANCE * (w * x.square().mean(2)).sum(1, keepdim=True)  # (B, 1)
+        for _ in range(iterations):
+            moved = _lloyd(x, weighted, centres)
+            shift = (moved - centres).square().sum((2, 3))  # (B, R)
+            centres = moved
+            if (shift <= still).all():
+                break
+        gain = torch.bmm(_scores(x, centres).amax(2), w.unsqueeze(2))  # (B, R, 1): inertia = constant - 2 gain
+        best = gain.argmax(1).reshape(-1, 1, 1, 1).expand(-1, 1, *centres.shape[2:])
+        return (centres.gather(1, best).squeeze(1) + origin).to(points.dtype)
+
+
+@torch.no_grad()
+def assign(points: Tensor, centres: Tensor) -> Tensor:
+    """The nearest centre of each point.  (B, P, D), (B, K, D) -> (B, P) int32"""
+    labels = points.new_empty(points.shape[:2], dtype=torch.int32)
+    for span, x in _blocks(points, centres):
+        labels[:, span] = _nearest(x, centres)
+    return labels
+
+
+def _blocks(points: Tensor, centres: Tensor) -> Iterator[tuple[slice, Tensor]]:
+    """Spans of points, and they (B, L, D) in at least float32."""
+    batch, count, size = points.shape
+    length = block(points, batch * max(size, centres.shape[1]))
+    for start in range(0, count, length):
+        span = slice(start, min(start + length, count))
+        with torch.autocast(points.device.type, enabled=False):
+            yield span, points[:, span].to(precise(points))
+
+
+def _nearest(x: Tensor, centres: Tensor) -> Tensor:
+    return _offset_scores(x, centres).max(1).indices  # argmax across rows is thirty times slower on a CPU
+
+
+def _scores(x: Tensor, centres: Tensor) -> Tensor:
+    """<x, c> - |c|^2 / 2, the greatest for the nearest centre.  (B, N, D), (B, R, K, D) -> (B, R, K, N)"""
+    flat = centres.flatten(1, 2)
+    scores = torch.baddbmm(-0.5 * flat.square().sum(2, keepdim=True), flat, x.mT)
+    return scores.unflatten(1, centres.shape[1:3])
+
+
+def _offset_scores(x: Tensor, centres: Tensor) -> Tensor:
+    """The same less what all centres have in common, for points anywhere.  (B, N, D), (B, K, D) -> (B, K, N)"""
+    centres = centres.to(x.dtype)
+    middle = centres.mean(1, keepdim=True)
+    away = centres - middle
+    return torch.baddbmm(-0.5 * (away * (centres + middle)).sum(2, keepdim=True), away, x.mT)
+
+
+def _lloyd(x: Tensor, weighted: Tensor, centres: Tensor) -> Tensor:
+    """The means of the points (B, N, D) nearest to each of the centres (B, R, K, D); weighted: w x and w."""
+    scores = _scores(x, centres)
+    best = scores.amax(2, keepdim=True)  # (B, R, 1, N)
+    mine = torch.eq(scores, best, out=scores)  # a tie counts for both
+    sums = torch.bmm(mine.flatten(1, 2), weighted).unflatten(1, centres.shape[1:3])  # (B, R, K, D + 1)
+    mass = sums[..., -1:]
+    empty = mass == 0
+    moved = sums[..., :-1] / mass
+    if empty.any():
+        return torch.where(empty, _farthest(x, weighted[..., -1], best.squeeze(2), empty.squeeze(3)), moved)
+    return moved
+
+
+def _farthest(x: Tensor, w: Tensor, best: Tensor, empty: Tensor) -> Tensor:
+    """For the first empty cluster the point farthest from all centres, for the second the next.  -> (B, R, K, D)"""
+    distance = x.square().sum(2).unsqueeze(1) - 2 * best  # (B, R, N)
+    distance = distance.clamp_min(0).masked_fill(w.unsqueeze(1) == 0, -1)
+    ranked = distance.topk(min(empty.shape[2], x.shape[1])).indices
+    rank = (empty.cumsum(2) - 1).clamp(0, ranked.shape[2] - 1)
+    return _take(x, ranked.gather(2, rank))
+
+
+def _plus_plus(x: Tensor, w: Tensor, clusters: int, starts: int, generator: torch.Generator) -> Tensor:
+    """Centres (B, R, K, D) drawn among the points in turn, the better the farther from those drawn before.
+
+    Greedy: of 2 + log K candidates the one that leaves the least inertia (as scikit-learn does it).
+    """
+    square, w = x.square().sum(2)[:, None, None], w[:, None, None]  # (B, 1, 1, N)
+    candidates = _take(x, _draw(w.squeeze(2).expand(-1, starts, -1), 1, generator))  # (B, R, 1, D)
+    distance = torch.full_like(square, torch.inf)
+    centres = []
+    for trials in [2 + int(math.log(clusters))] * clusters:
+        nearer = (square - 2 * _scores(x, candidates)).clamp_min(0).minimum(distance)  # (B, R, trials, N)
+        best = (w * nearer).sum(3, keepdim=True).argmin(2, keepdim=True)  # (B, R, 1, 1)
+        centres.append(candidates.gather(2, best.expand(-1, -1, -1, x.shape[2])))
+        distance = nearer.gather(2, best.expand(-1, -1, -1, x.shape[1]))  # (B, R, 1, N)
+        candidates = _take(x, _draw((w * distance).squeeze(2), trials, generator))
+    return torch.cat(centres, dim=2)
+
+
+def _draw(mass: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    """Indices (B, R, count) of points drawn with probabilities in proportion to mass (B, R, N)."""
+    below = mass.cumsum(2)
+    chance = 1 - torch.rand(*mass.shape[:2], count, generator=generator)  # in (0, 1]
+    return torch.searchsorted(below, chance.to(mass) * below[..., -1:]).clamp_max(mass.shape[2] - 1)
+
+
+def _take(x: Tensor, index: Tensor) -> Tensor:
+    """Points (B, N, D) at indices (B, R, count) -> (B, R, count, D)"""
+    return x.gather(1, index.flatten(1).unsqueeze(2).expand(-1, -1, x.shape[2])).unflatten(1, index.shape[1:])
+
+
+def _drawn(points: Tensor, weights: Tensor | None, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """All points, or `count` drawn with their weights as chances, (B, N, D); and weights (B, N) that sum to 1."""
+    batch, bins, size = points.shape
+    dtype = precise(points)
+    if bins <= count:
+        w = points.new_ones(batch, bins, dtype=dtype) if weights is None else weights.to(dtype)
+        w = torch.where(w.sum(1, keepdim=True) > 0, w, 1)
+        return points.to(dtype), w / w.sum(1, keepdim=True)
+    chance = 1 - torch.rand(batch, count, generator=generator, dtype=torch.float64)
+    chance = (torch.arange(count) + chance) / count  # one in each count-th part of (0, 1]
+    chance = chance.to(points.device, wide(points))
+    index = (chance * bins).ceil().long() - 1
+    if weights is not None:
+        parts = weights.split(block(weights, 8 * batch), dim=1)
+        total = torch.stack([part.to(wide(points)).sum(1) for part in parts]).sum(0).unsqueeze(1)
+        passed, wanted, by_weight = torch.zeros_like(total), chance * total, torch.zeros_like(index)
+        for part in parts:
+            below = part.to(wide(points)).cumsum(1)
+            by_weight += torch.searchsorted(below, wanted - passed)  # none of the block, all of it, or those before
+            passed += below[:, -1:]
+        index = torch.where(total > 0, by_weight, index)
+    index = index.clamp(0, bins - 1)
+    w = points.new_full((batch, count), 1 / count, dtype=dtype)
+    return points.gather(1, index.unsqueeze(2).expand(-1, -1, size)).to(dtype), w

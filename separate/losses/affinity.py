@@ -1,0 +1,115 @@
+"""Deep clustering: how far the affinities of embeddings are from those of the sources, through D x D Gram matrices.
+
+V (B, P, D) holds the embedding of each time-frequency bin, Y (B, P, S) how much of the bin each source has (one-hot
+for a hard assignment), w (B, P) how much the bin counts (0 = not at all).  With W = diag(w / sum of w) everything here
+follows from V^T W V, V^T W Y and Y^T W Y, so that no P x P affinity matrix is ever made.  Only V is differentiated.
+float16 and bfloat16 are computed in float32; the small matrices are summed up in float64 (float32 on MPS).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from separate.arithmetic import block, precise, wide
+
+RIDGE = 1e-5  # of the mean eigenvalue, added to each: what float32 products leave uncertain is some 1e-6
+
+
+def deep_clustering(embeddings: Tensor, assignments: Tensor, weights: Tensor) -> Tensor:
+    """|W^1/2 (V V^T - Y Y^T) W^1/2|^2, squared Frobenius norm (Hershey et al., 2016).  -> (B,)
+
+    It is |V^T W V|^2 - 2 |V^T W Y|^2 + |Y^T W Y|^2, and with weights that sum to 1 (W above) the mean over pairs of
+    bins: it does not grow with their number.  0 where all weights are 0.
+    """
+    vv, vy, yy, _ = _weighted_grams(embeddings, assignments, weights)
+    loss = _energy(vv) - 2 * _energy(vy) + _energy(yy)
+    return loss.to(precise(embeddings))
+
+
+def whitened(embeddings: Tensor, assignments: Tensor, weights: Tensor) -> Tensor:
+    """D - tr((V^T W V)^-1 V^T W Y (Y^T W Y)^-1 Y^T W V), whitened k-means (Wang et al., 2018).  -> (B,)
+
+    From D - S, each source a direction of its own, to D, nothing in common; unmoved by any invertible map of V.
+    A ridge of 1e-5 of the mean eigenvalue keeps it defined, with finite gradients, for silent sources, collapsed
+    embeddings and fewer bins than dimensions.  0 where all weights are 0; NaN, not an exception, where V has NaN.
+    """
+    vv, vy, yy, total = _weighted_grams(embeddings, assignments, weights)
+    (of_v, failed_v), (of_y, failed_y) = _cholesky(vv), _cholesky(yy)
+    explained = (torch.cholesky_solve(vy, of_v) * torch.cholesky_solve(vy.mT, of_y).mT).sum((1, 2))
+    loss = (embeddings.shape[-1] - explained).masked_fill(failed_v | failed_y, torch.nan)
+    return torch.where(total > 0, loss, 0).to(precise(embeddings))
+
+
+def _weighted_grams(embeddings: Tensor, assignments: Tensor, weights: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """V^T W V (B, D, D), V^T W Y (B, D, S), Y^T W Y (B, S, S) with w / sum of w, and that sum (B,)."""
+    bins = embeddings.shape[:2]
+    if assignments.shape[:2] != bins or weights.shape != bins:
+        raise ValueError(
+            f"embeddings {tuple(embeddings.shape)}, assignments {tuple(assignments.shape)} and weights "
+            f"{tuple(weights.shape)} must agree in batch and bins: (B, P, D), (B, P, S) and (B, P)"
+        )
+    total = weights.sum(1, dtype=wide(embeddings))
+    share = torch.where(total > 0, total, 1).reciprocal()[:, None, None]
+    vv, vy, yy = _Grams.apply(embeddings, assignments, weights)
+    return vv * share, vy * share, yy * share, total
+
+
+class _Grams(torch.autograd.Function):
+    """V^T diag(w) V, V^T diag(w) Y, Y^T diag(w) Y: one pass over V forwards, one backwards, in blocks of bins."""
+
+    @staticmethod
+    def forward(ctx: Any, v: Tensor, y: Tensor, w: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        (batch, _, size), sources, dtype = v.shape, y.shape[-1], wide(v)
+        vv = v.new_zeros(batch, size, size, dtype=dtype)
+        yv = v.new_zeros(batch, sources, size, dtype=dtype)
+        yy = v.new_zeros(batch, sources, sources, dtype=dtype)
+        with torch.autocast(v.device.type, enabled=False):
+            for _, v_, y_, w_, work in _blocks(v, y, w):
+                weighted = torch.mul(v_, w_, out=work)
+                vv += torch.bmm(weighted.mT, v_)
+                yv += torch.bmm(y_.mT, weighted)
+                yy += torch.bmm((y_ * w_).mT, y_)
+        ctx.save_for_backward(v, y, w)
+        ctx.mark_non_differentiable(yy)
+        return vv, yv.mT, yy
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, d_vv: Tensor, d_vy: Tensor, _: Tensor) -> tuple[Tensor, None, None]:
+        """dV = diag(w) (V (d_vv + d_vv^T) + Y d_vy^T)"""
+        v, y, w = ctx.saved_tensors
+        of_v, of_y = ((d_vv + d_vv.mT).to(precise(v)), d_vy.mT.to(precise(v)))
+        gradient = torch.empty_like(v)
+        with torch.autocast(v.device.type, enabled=False):
+            for span, v_, y_, w_, work in _blocks(v, y, w):
+                torch.bmm(v_, of_v, out=work).baddbmm_(y_, of_y)
+                torch.mul(work, w_, out=gradient[:, span])
+        return gradient, None, None
+
+
+def _blocks(v: Tensor, y: Tensor, w: Tensor) -> Iterator[tuple[slice, Tensor, Tensor, Tensor, Tensor]]:
+    """Spans of bins with v (B, L, D), y (B, L, S), w (B, L, 1), in at least float32, and space of the shape of v."""
+    (batch, bins, size), dtype = v.shape, precise(v)
+    length = min(bins, block(v, batch * size))
+    work = v.new_empty(batch, length, size, dtype=dtype)
+    for start in range(0, bins, length):
+        span = slice(start, min(start + length, bins))
+        space = work[:, : span.stop - start]
+        yield span, v[:, span].to(dtype), y[:, span].to(dtype), w[:, span, None].to(dtype), space
+
+
+def _cholesky(gram: Tensor) -> tuple[Tensor, Tensor]:
+    """The factor (B, n, n) of gram + ridge, and where (B,) there is none."""
+    mean = gram.diagonal(dim1=1, dim2=2).mean(1)[:, None, None]  # of the eigenvalues
+    ridge = (RIDGE * mean + 1e-30) * torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
+    factor, info = torch.linalg.cholesky_ex(gram + ridge)
+    return factor, info != 0
+
+
+def _energy(gram: Tensor) -> Tensor:
+    return gram.square().sum((1, 2))

@@ -1,0 +1,121 @@
+"""Conv-TasNet: masks on a learned filterbank, from a stack of dilated temporal convolutions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+
+from separate.models.filterbank import Decoder, Encoder
+from separate.models.layers import activation, check_positive
+from separate.models.temporal import TemporalStack, norm
+
+
+class ConvTasNet(nn.Module):
+    """Luo & Mesgarani, 2019 ("Conv-TasNet: surpassing ideal time-frequency magnitude masking"), all sizes as there.
+
+    filters: N, those of the encoder and the decoder; kernel: L, their length in samples, half of which they advance;
+    bottleneck: B, features between the blocks; hidden: H, within one; skip: Sc, of the skip paths (0: none, and the
+    masks come from the last residual connection); convolution: P, taps of a depthwise convolution; layers: X, blocks
+    in a repeat, with dilations 1 ... 2^(X - 1); repeats: R.  norm: global (gLN), cumulative (cLN) or batch.
+    activation: of the masks; encoder_activation: of the filterbank, whose mask products it then makes non-negative.
+
+    The channels of a mixture enter the encoder together, and the decoder gives as many for each source.
+    causal=True with norm=cumulative (or batch, once trained) has an algorithmic latency of one filter: the output
+    at sample t depends on the input up to sample (floor(2 t / L) + 2) L / 2 - 1, at most L - 1 samples later.
+    On the CPU in float32 a training step of this model is hand-written: see `separate.models.temporal`.
+    """
+
+    provides = ("waveforms",)
+
+    def __init__(
+        self,
+        sources: int,
+        channels: int,
+        filters: int = 512,
+        kernel: int = 16,
+        bottleneck: int = 128,
+        hidden: int = 512,
+        skip: int = 128,
+        convolution: int = 3,
+        layers: int = 8,
+        repeats: int = 3,
+        norm: str = "global",
+        causal: bool = False,
+        activation: str = "sigmoid",
+        encoder_activation: str = "none",
+    ) -> None:
+        super().__init__()
+        check_positive(sources=sources, bottleneck=bottleneck)
+        self.sources = sources
+        self.encoder = Encoder(filters, channels, kernel, activation=encoder_activation)
+        self.norm = input_norm(norm, filters, causal)
+        self.bottleneck = nn.Linear(filters, bottleneck)
+        self.stack = TemporalStack(bottleneck, hidden, skip, convolution, layers, repeats, norm, causal)
+        self.masks = Masks(skip or bottleneck, sources, filters, activation)
+        self.decoder = Decoder(filters, channels, kernel)
+
+    def forward(self, mixture: Tensor) -> dict[str, Tensor]:
+        """(B, C, T) -> waveforms (B, S, C, T)."""
+        features = self.encoder(mixture)  # (B, M, N)
+        x = self.norm(features.transpose(1, 2)).transpose(1, 2)
+        x = self.stack(self.bottleneck(x).transpose(1, 2)).transpose(1, 2)  # (B, M, Sc)
+        return {"waveforms": self.decoder(self.masks(x) * features.unsqueeze(1), mixture.shape[-1])}
+
+    def valid_length(self, length: int) -> int:
+        return self.encoder.valid_length(length)
+
+
+input_norm = norm  # the constructor's own `norm` is a name
+
+
+class Masks(nn.Module):
+    """PReLU and a 1x1 convolution to a mask for each source: (B, M, features) -> (B, S, M, N)."""
+
+    def __init__(self, features: int, sources: int, filters: int, name: str) -> None:
+        super().__init__()
+        self.sources = sources
+        self.prelu = nn.PReLU()
+        self.linear = nn.Linear(features, sources * filters)
+        self.activation = activation(name)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.activation(rearrange(self.linear(self.prelu(x)), "b m (s n) -> b s m n", s=self.sources))
+
+
+BLOCK_NAMES = {  # torchaudio's -> ours
+    "conv_layers.0": "expand",
+    "conv_layers.1": "expand_prelu",
+    "conv_layers.2": "expand_norm",
+    "conv_layers.3": "depthwise",
+    "conv_layers.4": "depthwise_prelu",
+    "conv_layers.5": "depthwise_norm",
+}
+
+
+def conv_tasnet_state_from_torchaudio(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The weights of a `torchaudio.models.ConvTasNet` under the names of `ConvTasNet`, which loads them strictly.
+
+    The model must have the same sizes, channels=1, and otherwise the default options (activation="relu" for those
+    made by torchaudio's conv_tasnet_base).
+    """
+    ours: dict[str, Tensor] = {}
+    for name, value in state.items():
+        name = name.removeprefix("mask_generator.")
+        if name.startswith("conv_layers."):
+            _, index, inner = name.split(".", 2)
+            module, _, kind = inner.rpartition(".")
+            if module in BLOCK_NAMES:
+                ours[f"stack.blocks.{index}.{BLOCK_NAMES[module]}.{kind}"] = value
+            elif module == "skip_out":  # residual and skip are one product here
+                residual = state.get(f"mask_generator.conv_layers.{index}.res_out.{kind}")
+                both = value if residual is None else torch.cat([residual, value])
+                ours[f"stack.blocks.{index}.output.{kind}"] = both
+        elif name.startswith(("input_conv.", "output_conv.")):
+            module = "bottleneck" if name.startswith("input") else "masks.linear"
+            ours[f"{module}.{name.rpartition('.')[2]}"] = value.flatten(1) if value.ndim > 1 else value
+        else:
+            ours[name.replace("input_norm", "norm").replace("output_prelu", "masks.prelu")] = value
+    return ours

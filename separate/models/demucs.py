@@ -1,0 +1,154 @@
+"""Demucs: convolutions on the waveform around a recurrent centre."""
+
+from __future__ import annotations
+
+from math import ceil
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+
+from separate.arithmetic import precise
+from separate.audio import resample
+from separate.models.layers import Recurrent, check_positive
+
+QUIET = 1e-5  # added to the deviation of the mixture, so that silence stays silence
+
+
+class Demucs(nn.Module):
+    """Demucs, the second version (Défossez, Usunier, Bottou and Bach, 2019).
+
+    An encoder of `depth` levels: a convolution of `kernel` taps and `stride`, ReLU, and a 1x1 convolution with a GLU;
+    level n has `hidden` x growth^n channels.  Bidirectional LSTM layers and a linear layer back to as many channels.
+    A decoder that mirrors the encoder and adds its output level by level: a convolution of `decoder_kernel` taps with
+    a GLU, a transposed convolution, ReLU (none at the end).
+    resample: the network works at this multiple of the mixture's rate, between two filters (the paper has 2).
+    normalise: the network sees the mixture at zero mean and deviation 1, taken over all channels and samples; the
+    estimates get its deviation back, and an equal part of its mean each.
+    rescale: the initial weights and biases of a convolution with weights of deviation s are divided by
+    sqrt(s / rescale); 0 leaves them.
+    The convolutions of the decoder pad with zeros, so that input and output are of one length.
+    """
+
+    provides = ("waveforms",)
+
+    def __init__(
+        self,
+        sources: int,
+        channels: int,
+        hidden: int = 64,
+        growth: float = 2.0,
+        depth: int = 6,
+        kernel: int = 8,
+        stride: int = 4,
+        decoder_kernel: int = 3,
+        lstm_layers: int = 2,
+        resample: int = 2,
+        normalise: bool = True,
+        rescale: float = 0.1,
+    ) -> None:
+        super().__init__()
+        check_positive(hidden=hidden, depth=depth, kernel=kernel, stride=stride, decoder_kernel=decoder_kernel)
+        check_positive(growth=growth, resample=resample)
+        if kernel < stride:
+            raise ValueError(f"kernel={kernel} must be at least stride={stride}, or samples would be left out")
+        if decoder_kernel % 2 == 0:
+            raise ValueError(f"decoder_kernel={decoder_kernel} must be odd; use {decoder_kernel + 1}")
+        if lstm_layers < 0 or rescale < 0:
+            raise ValueError(f"lstm_layers={lstm_layers} and rescale={rescale} must be at least 0")
+        self.sources, self.channels = sources, channels
+        self.depth, self.kernel, self.stride = depth, kernel, stride
+        self.resample, self.normalise = resample, normalise
+        self.valid_length(1)  # refuses kernels and strides that have none
+
+        widths = [int(hidden * growth**level) for level in range(depth)]
+        self.encoder, self.decoder = nn.ModuleList(), nn.ModuleList()
+        for level, width in enumerate(widths):
+            above = widths[level - 1] if level else channels
+            self.encoder.append(
+                nn.Sequential(
+                    nn.Conv1d(above, width, kernel, stride), nn.ReLU(), nn.Conv1d(width, 2 * width, 1), nn.GLU(dim=1)
+                )
+            )
+            self.decoder.append(
+                nn.Sequential(
+                    nn.Conv1d(width, 2 * width, decoder_kernel, padding=decoder_kernel // 2),
+                    nn.GLU(dim=1),
+                    nn.ConvTranspose1d(width, above if level else sources * channels, kernel, stride),
+                    nn.ReLU() if level else nn.Identity(),
+                )
+            )
+        self.centre = Centre(widths[-1], lstm_layers) if lstm_layers else None
+        if rescale:
+            for module in self.modules():
+                if isinstance(module, (nn.Conv1d, nn.ConvTranspose1d)):
+                    rescale_(module, rescale)
+
+    def valid_length(self, length: int) -> int:
+        """The least number of samples >= length of which every convolution of the encoder leaves none over."""
+        frames = length * self.resample
+        for _ in range(self.depth):
+            frames = max(1, ceil((frames - self.kernel) / self.stride) + 1)
+        for count in range(frames, frames + self.resample):
+            samples = count
+            for _ in range(self.depth):
+                samples = (samples - 1) * self.stride + self.kernel
+            if samples % self.resample == 0:
+                return samples // self.resample
+        raise ValueError(
+            f"no length that kernel={self.kernel} and stride={self.stride} compute is a multiple of "
+            f"resample={self.resample}; use resample=1, or a kernel that is a multiple of it"
+        )
+
+    def forward(self, mixture: Tensor) -> dict[str, Tensor]:
+        """(B, C, T) -> waveforms (B, S, C, T)."""
+        length = mixture.shape[-1]
+        x = mixture
+        if self.normalise:
+            mean = x.mean(dim=(1, 2), keepdim=True)
+            deviation = x.std(dim=(1, 2), keepdim=True, correction=0) + QUIET
+            x = (x - mean) / deviation
+        extra = self.valid_length(length) - length
+        x = nn.functional.pad(x, (extra // 2, extra - extra // 2))
+        x = resampled(x, 1, self.resample)
+        skips = []
+        for encode in self.encoder:
+            x = encode(x)
+            skips.append(x)
+        if self.centre is not None:
+            x = self.centre(x)
+        for decode in reversed(self.decoder):
+            x = decode(x + skips.pop())
+        x = resampled(x, self.resample, 1)[..., extra // 2 : extra // 2 + length]
+        if self.normalise:
+            x = x * deviation + mean / self.sources
+        return {"waveforms": rearrange(x, "b (s c) t -> b s c t", c=self.channels)}
+
+
+class Centre(nn.Module):
+    """Bidirectional LSTM layers and a linear layer: (B, features, N) -> the same."""
+
+    def __init__(self, features: int, layers: int) -> None:
+        super().__init__()
+        self.recurrent = Recurrent("lstm", features, layers, features, bidirectional=True)
+        self.linear = nn.Linear(self.recurrent.width, features)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear(self.recurrent(x.mT)).mT
+
+
+def resampled(x: Tensor, old: int, new: int) -> Tensor:
+    """(..., T) -> (..., ceil(T new / old)), in float32 whatever the autocast: these are samples, not features."""
+    if old == new:
+        return x
+    with torch.autocast(x.device.type, enabled=False):
+        return resample(x.to(precise(x)), old, new)
+
+
+@torch.no_grad()
+def rescale_(convolution: nn.Conv1d | nn.ConvTranspose1d, reference: float) -> None:
+    """Divide weights and bias by sqrt(deviation of the weights / reference), in place."""
+    factor = (reference / convolution.weight.std()).sqrt()
+    convolution.weight *= factor
+    if convolution.bias is not None:
+        convolution.bias *= factor

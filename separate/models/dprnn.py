@@ -1,0 +1,112 @@
+"""Dual-path recurrent networks: masks on a learned filterbank, from recurrent layers within and across chunks."""
+
+from __future__ import annotations
+
+from einops import rearrange
+from torch import Tensor, nn
+
+from separate.models.filterbank import Decoder, Encoder, frame, overlap_add
+from separate.models.layers import Recurrent, activation, check_dropout, check_positive
+from separate.models.temporal import CumulativeNorm, norm
+
+
+class DPRNN(nn.Module):
+    """Luo, Chen & Yoshioka, 2020 ("Dual-path RNN: efficient long sequence modeling for time-domain ... separation").
+
+    filters: of the encoder and decoder; kernel: their length in samples, half of which they advance; chunk: frames
+    in a chunk, half of which it advances, best near sqrt(2 x frames of an excerpt) (the paper: 100 with kernel 16,
+    150 with 8, 200 with 4, 250 with 2, its best); bottleneck: features between the blocks; blocks: each an intra- and
+    an inter-chunk recurrent layer of `units` in each direction with linear layer, normalisation and residual
+    connection; recurrent: lstm, gru or rnn; dropout: after each recurrent layer; activation: of the masks.
+
+    The channels of a mixture enter the encoder together, and the decoder gives as many for each source.
+    causal=True: the inter-chunk layers run forward only and all normalisation is cumulative.  A chunk is still read
+    in both directions, so that the output at a sample depends on at most (chunk - 1) kernel / 2 + kernel - 1 later
+    ones: that is the algorithmic latency.
+    """
+
+    provides = ("waveforms",)
+
+    def __init__(
+        self,
+        sources: int,
+        channels: int,
+        filters: int = 64,
+        kernel: int = 16,
+        chunk: int = 100,
+        bottleneck: int = 64,
+        blocks: int = 6,
+        recurrent: str = "lstm",
+        units: int = 128,
+        causal: bool = False,
+        dropout: float = 0.0,
+        activation: str = "sigmoid",
+    ) -> None:
+        super().__init__()
+        check_positive(sources=sources, bottleneck=bottleneck, blocks=blocks)
+        check_dropout(dropout)
+        if chunk < 2 or chunk % 2:
+            raise ValueError(f"chunk={chunk} frames must be even, as chunks overlap by half; use {max(chunk + 1, 2)}")
+        self.sources, self.chunk = sources, chunk
+        self.encoder = Encoder(filters, channels, kernel)
+        self.norm = norm("cumulative" if causal else "global", filters)
+        self.bottleneck = nn.Linear(filters, bottleneck)
+        self.blocks = nn.ModuleList(Block(bottleneck, recurrent, units, causal, dropout) for _ in range(blocks))
+        self.prelu = nn.PReLU()
+        self.masks = nn.Linear(bottleneck, sources * filters)
+        self.activation = mask_activation(activation)
+        self.decoder = Decoder(filters, channels, kernel)
+
+    def forward(self, mixture: Tensor) -> dict[str, Tensor]:
+        """(B, C, T) -> waveforms (B, S, C, T)."""
+        features = self.encoder(mixture)  # (B, M, N)
+        x = self.bottleneck(self.norm(features.transpose(1, 2)).transpose(1, 2))
+        x = rearrange(frame(x.transpose(1, 2), self.chunk, self.chunk // 2), "b f j k -> b j k f")
+        for block in self.blocks:
+            x = block(x)
+        x = overlap_add(rearrange(x, "b j k f -> b f j k"), self.chunk // 2, features.shape[1])  # (B, F, M)
+        masks = rearrange(self.masks(self.prelu(x).transpose(1, 2)), "b m (s n) -> b s m n", s=self.sources)
+        return {"waveforms": self.decoder(self.activation(masks) * features.unsqueeze(1), mixture.shape[-1])}
+
+    def valid_length(self, length: int) -> int:
+        return self.encoder.valid_length(length)
+
+
+class Block(nn.Module):
+    """A dual-path block (Fig. 1B): a path along the frames of each chunk, and one along the chunks.
+
+    x: (B, J, K, F), J chunks of K frames -> the same shape.
+    """
+
+    def __init__(self, features: int, recurrent: str, units: int, causal: bool, dropout: float) -> None:
+        super().__init__()
+        self.intra = Path(features, recurrent, units, True, causal, dropout)
+        self.inter = Path(features, recurrent, units, not causal, causal, dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.intra(x)
+        return x + self.inter(x.transpose(1, 2), across=True).transpose(1, 2)
+
+
+class Path(nn.Module):
+    """A recurrent layer along dimension 2 of (B, groups, steps, F), a linear layer and a norm over all but B."""
+
+    def __init__(
+        self, features: int, recurrent: str, units: int, bidirectional: bool, causal: bool, dropout: float
+    ) -> None:
+        super().__init__()
+        self.recurrent = Recurrent(recurrent, features, 1, units, bidirectional)
+        self.dropout = nn.Dropout(dropout)
+        self.linear = nn.Linear(self.recurrent.width, features)
+        self.norm = CumulativeNorm(features) if causal else norm("global", features)
+
+    def forward(self, x: Tensor, across: bool = False) -> Tensor:
+        """across: the steps are chunks, by which a causal norm accumulates; otherwise the groups are."""
+        y = self.linear(self.dropout(self.recurrent(x.flatten(0, 1))))
+        y = rearrange(y, "(b g) n f -> b f g n", b=len(x))
+        if across:
+            return rearrange(self.norm(y.transpose(2, 3)), "b f n g -> b g n f")
+        return rearrange(self.norm(y), "b f g n -> b g n f")
+
+
+mask_activation = activation  # the constructor's own `activation` is a name

@@ -1,0 +1,278 @@
+"""Networks that embed every bin of the spectrogram: deep clustering, chimera, attractors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from separate.clustering import assign, kmeans
+from separate.models.layers import Masks, activation, check_positive, choose
+from separate.models.recurrent import MaskHead, RecurrentBody
+from separate.models.representation import Representation
+from separate.targets import audible
+
+SOFT: dict[str, Callable[[Tensor], Tensor]] = {"softmax": lambda scores: scores.softmax(-1), "sigmoid": torch.sigmoid}
+MEMBERSHIPS = ("hard", *SOFT)
+
+
+class Clusters(nn.Module):
+    """Masks from embeddings: each bin goes to the nearest of S centres, or by shares to all of them.
+
+    Interchangeable sources have the centres that k-means finds in the recording's own audible bins, those within
+    `level` dB of the loudest.  Named sources have the centres that they had in training (the fixed attractors of Chen
+    et al., 2017), a running mean.
+    membership: hard (the nearest), softmax (shares by similarity) or sigmoid (each source by itself).
+    starts: of k-means, the best of which counts.
+    """
+
+    centres: Tensor
+
+    def __init__(
+        self,
+        sources: int,
+        dimensions: int,
+        interchangeable: bool,
+        membership: str = "hard",
+        level: float = -40.0,
+        starts: int = 4,
+    ) -> None:
+        super().__init__()
+        check_positive(starts=starts)
+        self.membership = choose(membership, {name: name for name in MEMBERSHIPS}, "membership")
+        if level >= 0:
+            raise ValueError(f"level={level} must be below 0 dB, the recording's loudest bin")
+        self.interchangeable = interchangeable
+        self.level, self.starts = level, starts
+        self.register_buffer("centres", torch.zeros(sources, dimensions))
+
+    def forward(self, embeddings: Tensor, mixture: Tensor) -> Tensor:
+        """embeddings (B, F, N, D), mixture (B, C, F, N) complex -> masks (B, S, C, F, N), the same in all channels."""
+        points = rearrange(embeddings.float(), "b f n d -> b (n f) d")
+        if self.interchangeable:
+            weights = rearrange(audible(mixture, self.level), "b f n -> b (n f)")
+            centres = kmeans(points, len(self.centres), weights, starts=self.starts)
+        else:
+            centres = self.centres.expand(len(points), -1, -1)
+        if self.membership == "hard":
+            shares = nn.functional.one_hot(assign(points, centres).long(), len(self.centres)).float()
+        else:
+            shares = SOFT[self.membership](points @ centres.mT)
+        return _masks(shares, mixture)
+
+    def ideal(self, embeddings: Tensor, mixture: Tensor, assignments: Tensor) -> Tensor:
+        """The masks that attractors at the true sources give, differentiable.  assignments: (B, S, F, N)."""
+        points = rearrange(embeddings.float(), "b f n d -> b (n f) d")
+        weights = assignments * audible(mixture, self.level).unsqueeze(1)
+        scores = similarity(points, rearrange(weights, "b s f n -> b (n f) s"))
+        return _masks(SOFT[self.membership](scores), mixture)
+
+    @torch.no_grad()
+    def observe(self, embeddings: Tensor, mixture: Tensor, assignments: Tensor, momentum: float = 0.05) -> None:
+        """Move the centres of named sources towards those of a training batch; a silent source's stays."""
+        points = rearrange(embeddings.float(), "b f n d -> 1 (b n f) d")
+        weights = assignments * audible(mixture, self.level).unsqueeze(1)
+        weights = rearrange(weights, "b s f n -> 1 (b n f) s")
+        found = attractors(points, weights)[0]
+        fresh = self.centres.abs().sum(dim=1) == 0
+        step = torch.where(fresh, 1.0, momentum) * (weights.sum(dim=(0, 1)) > 0)
+        self.centres.lerp_(found, step.unsqueeze(1))
+
+
+def _masks(shares: Tensor, mixture: Tensor) -> Tensor:
+    """Shares (B, N F, S) as masks (B, S, C, F, N)."""
+    masks = rearrange(shares, "b (n f) s -> b s 1 f n", f=mixture.shape[2])
+    return masks.expand(-1, -1, mixture.shape[1], -1, -1)
+
+
+def attractors(points: Tensor, weights: Tensor) -> Tensor:
+    """Weighted mean of the embeddings of each source (Chen et al., 2017, eq. 3).
+
+    points: (B, P, D), weights: (B, P, S) -> (B, S, D); the origin for a source without weight.
+    """
+    return _shares(weights).mT @ points
+
+
+def similarity(points: Tensor, weights: Tensor) -> Tensor:
+    """Products of embeddings and the attractors that they form, (B, P, D), (B, P, S) -> (B, P, S).
+
+    The gradient towards the points is written out, so that it takes one product with them and makes one tensor of
+    their size; weights are not differentiated.
+    """
+    with torch.autocast(points.device.type, enabled=False):
+        found: Tensor = _Similarity.apply(points, _shares(weights))
+    return found
+
+
+def _shares(weights: Tensor) -> Tensor:
+    """Weights (B, P, S) divided by their sum for each source."""
+    return weights / weights.sum(dim=1, keepdim=True).clamp_min(1e-8)
+
+
+class _Similarity(torch.autograd.Function):
+    """Z = V A' with A = W' V; for a gradient G of Z:  dA = G' V,  dV = G A + W dA = [G W] [A; dA]."""
+
+    @staticmethod
+    def forward(ctx: Any, points: Tensor, shares: Tensor) -> Tensor:
+        centres = shares.mT @ points
+        ctx.save_for_backward(points, shares, centres)
+        return points @ centres.mT
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        points, shares, centres = ctx.saved_tensors
+        both = torch.cat([centres, gradient.mT @ points], dim=1)  # (B, 2 S, D)
+        return torch.cat([gradient, shares], dim=2) @ both, None
+
+
+def unit_length(x: Tensor) -> Tensor:
+    """x / |x| along the last dimension, in float32; the origin stays.  With half the passes of torch's normalize."""
+    with torch.autocast(x.device.type, enabled=False):
+        found: Tensor = _UnitLength.apply(x.float())
+    return found
+
+
+class _UnitLength(torch.autograd.Function):
+    """y = x / |x|;  for a gradient G of y:  dx = (G - y <G, y>) / |x|."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        inverse = torch.linalg.vector_norm(x, dim=-1, keepdim=True).clamp_min_(1e-8).reciprocal_()
+        y = x * inverse
+        ctx.save_for_backward(y, inverse)
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        y, inverse = ctx.saved_tensors
+        along = torch.linalg.vecdot(gradient, y).unsqueeze(-1)
+        return torch.addcmul(gradient, y, along, value=-1).mul_(inverse)
+
+
+class EmbeddingHead(nn.Module):
+    """A linear layer and an activation from (B, N, features) to embeddings (B, F, N, D), of unit length or not."""
+
+    def __init__(self, features: int, bins: int, dimensions: int, activation_name: str, unit_length: bool) -> None:
+        super().__init__()
+        check_positive(dimensions=dimensions)
+        self.dimensions, self.unit_length = dimensions, unit_length
+        self.linear = nn.Linear(features, bins * dimensions)
+        self.activation: Callable[[Tensor], Tensor] = activation(activation_name)
+
+    def forward(self, x: Tensor) -> Tensor:
+        embeddings = rearrange(self.activation(self.linear(x)), "b n (f d) -> b f n d", d=self.dimensions)
+        return unit_length(embeddings) if self.unit_length else embeddings
+
+
+class DeepClustering(nn.Module):
+    """Embeddings of unit length that lie together where one source dominates (Hershey et al., 2016).
+
+    Channels share the embeddings.  Separating goes by `Clusters`; its masks are not differentiable, so that this
+    network trains under clustering losses.
+    """
+
+    provides: tuple[str, ...] = ("embeddings",)
+    unit_length = True
+    memberships: tuple[str, ...] = MEMBERSHIPS  # the first is the default
+
+    def __init__(
+        self,
+        sources: int,
+        channels: int,
+        bins: int,
+        interchangeable: bool,
+        recurrent: str = "lstm",
+        layers: int = 2,
+        units: int = 600,
+        bidirectional: bool = True,
+        dropout: float = 0.0,
+        dimensions: int = 40,
+        activation: str = "tanh",
+        membership: str | None = None,
+        level: float = -40.0,
+        starts: int = 4,
+        representation: str = "db",
+        floor: float = -80.0,
+        normalisation: str = "batch",
+    ) -> None:
+        super().__init__()
+        membership = choose(membership or self.memberships[0], {name: name for name in self.memberships}, "membership")
+        features = Representation(channels, bins, representation, floor, normalisation)
+        self.body = RecurrentBody(features, channels, recurrent, layers, units, bidirectional, dropout)
+        self.embeddings = EmbeddingHead(self.body.width, bins, dimensions, activation, self.unit_length)
+        self.clusters = Clusters(sources, dimensions, interchangeable, membership, level, starts)
+
+    def forward(self, spectrogram: Tensor) -> dict[str, Tensor]:
+        """(B, C, F, N) complex -> embeddings (B, F, N, D)."""
+        return {"embeddings": self.embeddings(self.body(spectrogram))}
+
+    def valid_length(self, frames: int) -> int:
+        """Every number of frames is computed as it is."""
+        return frames
+
+
+class Attractor(DeepClustering):
+    """Deep attractor network (Chen et al., 2017): embeddings of any length, and masks by their similarity to centres.
+
+    In training the centres are the attractors of the true sources, and the masks are differentiable, so that every
+    loss on masks or waveforms trains it.  Separating goes by `Clusters`.
+    """
+
+    provides = ("embeddings", "masks")
+    unit_length = False
+    memberships = tuple(SOFT)  # those with a gradient
+
+
+class Chimera(nn.Module):
+    """A recurrent body with a head for embeddings and one for masks (Luo et al., 2017; Wang et al., 2018, chimera++).
+
+    Channels share the embeddings.  separates_by: masks, or embeddings (by `Clusters`).
+    """
+
+    provides = ("embeddings", "masks")
+
+    def __init__(
+        self,
+        sources: int,
+        channels: int,
+        bins: int,
+        interchangeable: bool,
+        recurrent: str = "lstm",
+        layers: int = 4,
+        units: int = 600,
+        bidirectional: bool = True,
+        dropout: float = 0.3,
+        dimensions: int = 20,
+        embedding_activation: str = "sigmoid",
+        activation: str = "sigmoid",
+        separates_by: str = "masks",
+        membership: str = "hard",
+        level: float = -40.0,
+        starts: int = 4,
+        representation: str = "db",
+        floor: float = -80.0,
+        normalisation: str = "batch",
+    ) -> None:
+        super().__init__()
+        features = Representation(channels, bins, representation, floor, normalisation)
+        self.body = RecurrentBody(features, channels, recurrent, layers, units, bidirectional, dropout)
+        self.separates_by = choose(separates_by, {"masks": "masks", "embeddings": "embeddings"}, "head")
+        self.embeddings = EmbeddingHead(self.body.width, bins, dimensions, embedding_activation, unit_length=True)
+        self.masks = Masks(sources, channels, activation, complex_masks=False)
+        self.mask_head = MaskHead(self.body.width, bins, self.masks)
+        self.clusters = Clusters(sources, dimensions, interchangeable, membership, level, starts)
+
+    def forward(self, spectrogram: Tensor) -> dict[str, Tensor]:
+        """(B, C, F, N) complex -> embeddings (B, F, N, D) and masks (B, S, C, F, N)."""
+        x = self.body(spectrogram)
+        return {"embeddings": self.embeddings(x), **self.masks(self.mask_head(x))}
+
+    def valid_length(self, frames: int) -> int:
+        """Every number of frames is computed as it is."""
+        return frames

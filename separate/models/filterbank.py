@@ -1,0 +1,81 @@
+"""Learned encoder and decoder of waveform separators: short overlapping frames to features, and back by overlap-add."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+from torch.nn import functional
+
+from separate.models.layers import activation as make_activation
+from separate.models.layers import check_positive
+
+
+def frame(waveform: Tensor, kernel: int, stride: int) -> Tensor:
+    """Frames of `kernel` samples, `stride` apart, zeros around, such that each sample is in kernel / stride of them.
+
+    waveform: (B, C, T) -> (B, C, M, kernel) with M = ceil(T / stride) + kernel / stride - 1.
+    """
+    before = kernel - stride
+    padded = functional.pad(waveform, (before, before + -waveform.shape[-1] % stride))
+    return padded.unfold(-1, kernel, stride)
+
+
+def overlap_add(frames: Tensor, stride: int, length: int) -> Tensor:
+    """The adjoint of `frame`: (..., M, kernel) -> (..., length)."""
+    count, kernel = frames.shape[-2:]
+    total = frames.new_zeros(*frames.shape[:-2], count + kernel // stride - 1, stride)
+    for piece in range(kernel // stride):
+        total[..., piece : piece + count, :] += frames[..., piece * stride : (piece + 1) * stride]
+    before = kernel - stride
+    return total.flatten(-2)[..., before : before + length]
+
+
+class Filterbank(nn.Module):
+    """What the encoder and the decoder share: filters of `kernel` samples, `stride` apart (default kernel / 2)."""
+
+    def __init__(self, filters: int, channels: int, kernel: int, stride: int | None = None) -> None:
+        super().__init__()
+        check_positive(filters=filters, channels=channels, kernel=kernel)
+        if stride is None:
+            if kernel % 2:
+                raise ValueError(f"kernel={kernel} samples must be even, as filters overlap by half; use {kernel + 1}")
+            stride = kernel // 2
+        if stride < 1 or kernel % stride:
+            raise ValueError(f"stride={stride} must divide kernel={kernel} (samples)")
+        self.kernel, self.stride = kernel, stride
+        self.weight = nn.Parameter(torch.empty(filters, channels, kernel))
+        nn.init.kaiming_uniform_(self.weight, a=math.sqrt(5))
+
+    def valid_length(self, length: int) -> int:
+        """The least number of samples >= length that fills all its frames."""
+        return math.ceil(length / self.stride) * self.stride
+
+
+class Encoder(Filterbank):
+    """Waveform to features: (B, C, T) -> (B, M, N).
+
+    All channels enter each of the N filters together.  M = ceil(T / stride) + kernel / stride - 1 frames, for any
+    T >= 1.  activation: see `separate.models.layers.activation`.
+    """
+
+    def __init__(
+        self, filters: int, channels: int, kernel: int, stride: int | None = None, activation: str = "none"
+    ) -> None:
+        super().__init__(filters, channels, kernel, stride)
+        self.activation = make_activation(activation)
+
+    def forward(self, waveform: Tensor) -> Tensor:
+        frames = rearrange(frame(waveform, self.kernel, self.stride), "b c m l -> b m (c l)")
+        return self.activation(functional.linear(frames, self.weight.flatten(1)))
+
+
+class Decoder(Filterbank):
+    """Features to waveforms: (B, S, M, N) -> (B, S, C, length), each feature a filter of all C channels."""
+
+    def forward(self, features: Tensor, length: int) -> Tensor:
+        frames = features @ self.weight.flatten(1)
+        frames = rearrange(frames, "b s m (c l) -> b s c m l", l=self.kernel)
+        return overlap_add(frames, self.stride, length)

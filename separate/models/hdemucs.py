@@ -1,0 +1,110 @@
+"""Hybrid Demucs: one U-Net on the waveform and one on the spectrogram, with a common centre."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from separate.models.layers import check_positive
+
+WINDOWS = (64, 256, 1024, 2048, 4096, 16384)  # for which both branches meet at one rate, each level dividing by 4
+
+
+class HDemucs(nn.Module):
+    """torchaudio's Hybrid Demucs (Défossez, 2021), for mixtures of any length.
+
+    Both branches have `hidden` x growth^level channels, and each level divides bins and samples by 4, until one bin is
+    left and the branches are added; the levels after that divide by `time_stride`.
+    nfft: window of the STFT in samples, with a step of nfft / 4; torchaudio suggests 4096 and depth=6 for 44.1 kHz,
+    2048 and 6 for 16 to 32 kHz, 1024 and 5 for 8 kHz.
+    freq_emb: weight of an embedding of the bins, 0 for none; emb_scale: how much faster than all else it learns;
+    emb_smooth: whether it begins smooth along frequency.  context, context_enc: samples that the 1x1 convolutions of
+    the decoder and encoder see on each side.  norm_starts: first level with group normalisation, in norm_groups
+    groups.  Residual branch of each level: dconv_depth dilated layers with 1/dconv_comp of the channels, scaled by
+    dconv_init at first, and from the levels dconv_attn and dconv_lstm on with local attention and BLSTM layers.
+    """
+
+    provides = ("waveforms",)
+
+    def __init__(
+        self,
+        sources: int,
+        channels: int,
+        hidden: int = 48,
+        growth: float = 2.0,
+        nfft: int = 4096,
+        depth: int = 6,
+        time_stride: int = 2,
+        freq_emb: float = 0.2,
+        emb_scale: float = 10.0,
+        emb_smooth: bool = True,
+        context: int = 1,
+        context_enc: int = 0,
+        norm_starts: int = 4,
+        norm_groups: int = 4,
+        dconv_depth: int = 2,
+        dconv_comp: int = 4,
+        dconv_attn: int = 4,
+        dconv_lstm: int = 4,
+        dconv_init: float = 1e-4,
+    ) -> None:
+        super().__init__()
+        from torchaudio.models import HDemucs as Network
+
+        check_positive(hidden=hidden, growth=growth, depth=depth, time_stride=time_stride, emb_scale=emb_scale)
+        check_positive(norm_groups=norm_groups, dconv_depth=dconv_depth, dconv_comp=dconv_comp)
+        for name, value in {"context": context, "context_enc": context_enc, "freq_emb": freq_emb}.items():
+            if value < 0:
+                raise ValueError(f"{name}={value} must be at least 0")
+        if nfft not in WINDOWS:
+            raise ValueError(f"nfft={nfft}: the two branches do not meet; choose from {', '.join(map(str, WINDOWS))}")
+        if time_stride % 2:
+            raise ValueError(f"time_stride={time_stride} must be even; use {time_stride + 1}")
+        least = nfft.bit_length() // 2 - 1
+        if depth < least:
+            raise ValueError(f"depth={depth} does not bring nfft={nfft} down to one bin; use depth={least} or more")
+        if dconv_comp > hidden:
+            raise ValueError(f"dconv_comp={dconv_comp} leaves no channel of hidden={hidden}; use at most {hidden}")
+        self.step = nfft // 4
+        try:
+            self.network = Network(
+                [str(source) for source in range(sources)],
+                audio_channels=channels,
+                channels=hidden,
+                growth=growth,
+                nfft=nfft,
+                depth=depth,
+                time_stride=time_stride,
+                freq_emb=freq_emb,
+                emb_scale=emb_scale,
+                emb_smooth=emb_smooth,
+                context=context,
+                context_enc=context_enc,
+                norm_starts=norm_starts,
+                norm_groups=norm_groups,
+                dconv_depth=dconv_depth,
+                dconv_comp=dconv_comp,
+                dconv_attn=dconv_attn,
+                dconv_lstm=dconv_lstm,
+                dconv_init=dconv_init,
+            )
+        except ValueError as error:  # of a group normalisation, or of the attention
+            raise ValueError(
+                f"hidden={hidden}, growth={growth}, norm_groups={norm_groups} and dconv_comp={dconv_comp} do not fit "
+                f"({error}); use a hidden that is a multiple of norm_groups and of 4 x dconv_comp"
+            ) from None
+        for encoder in self.network.time_encoder:
+            if encoder.empty:  # a convolution alone, whose normalisation is there without being used
+                encoder.norm1.requires_grad_(False)
+
+    def valid_length(self, length: int) -> int:
+        """The least number of samples >= length that torchaudio's network takes: some of the shortest it refuses."""
+        # at the end it reflects 1.5 steps and what is missing to whole ones, and makes up for less than one with zeros
+        while length < self.step // 2 * 3 + -length % self.step - (self.step - 2):
+            length += 1
+        return length
+
+    def forward(self, mixture: Tensor) -> dict[str, Tensor]:
+        """(B, C, T) -> waveforms (B, S, C, T)."""
+        length = mixture.shape[-1]
+        padded = nn.functional.pad(mixture, (0, self.valid_length(length) - length))
+        return {"waveforms": self.network(padded)[..., :length]}

@@ -1,0 +1,134 @@
+"""Open-Unmix: recurrent masks with learned scales."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+
+from separate.models.layers import Recurrent, check_dropout, check_positive
+from separate.models.representation import Representation
+
+
+class OpenUnmix(nn.Module):
+    """One network for each source, side by side (Stöter et al., 2019).
+
+    Each: learned shift and scale of the magnitudes up to `bandwidth`, a linear layer to `hidden` features, three LSTM
+    layers with a skip around them, two linear layers to all bins, learned scale and shift, ReLU; the linear layers are
+    followed by batch normalisation.  bandwidth in Hz, None keeps all bins; hidden: of both directions together.
+    """
+
+    provides = ("masks",)
+
+    def __init__(
+        self,
+        sources: int,
+        channels: int,
+        bins: int,
+        sample_rate: int,
+        hidden: int = 512,
+        layers: int = 3,
+        recurrent: str = "lstm",
+        bidirectional: bool = True,
+        dropout: float = 0.4,
+        bandwidth: float | None = 16000.0,
+        representation: str = "linear",
+        floor: float = -80.0,
+        normalisation: str = "learnable",
+    ) -> None:
+        super().__init__()
+        kept = bins
+        if bandwidth is not None:
+            if bandwidth <= 0:
+                raise ValueError(f"bandwidth={bandwidth} must be above 0 Hz, or null for all bins")
+            kept = min(bins, int(bandwidth * 2 * (bins - 1) / sample_rate) + 1)
+        self.parts = nn.ModuleList(
+            SourceNetwork(
+                channels, bins, kept, hidden, layers, recurrent, bidirectional, dropout, representation, floor,
+                normalisation,
+            )
+            for _ in range(sources)
+        )  # fmt: skip
+
+    def valid_length(self, frames: int) -> int:
+        """Every number of frames is computed as it is."""
+        return frames
+
+    def forward(self, spectrogram: Tensor) -> dict[str, Tensor]:
+        """(B, C, F, N) complex -> masks (B, S, C, F, N), at least 0 and without an upper bound."""
+        return {"masks": torch.stack([part(spectrogram) for part in self.parts], dim=1)}
+
+
+class SourceNetwork(nn.Module):
+    """The network of one source: (B, C, F, N) complex -> its mask (B, C, F, N).  kept: lowest bins that it sees."""
+
+    def __init__(
+        self,
+        channels: int,
+        bins: int,
+        kept: int,
+        hidden: int,
+        layers: int,
+        recurrent: str,
+        bidirectional: bool,
+        dropout: float,
+        representation: str,
+        floor: float,
+        normalisation: str,
+    ) -> None:
+        super().__init__()
+        check_positive(hidden=hidden)
+        check_dropout(dropout)
+        if bidirectional and hidden % 2:
+            raise ValueError(f"hidden={hidden} must be even for two directions")
+        self.kept = kept
+        self.representation = Representation(channels, kept, representation, floor, normalisation)
+        self.input = nn.Linear(channels * kept, hidden, bias=False)
+        self.input_norm = nn.BatchNorm1d(hidden)
+        self.recurrent = Recurrent(recurrent, hidden, layers, hidden // (1 + bidirectional), bidirectional, dropout)
+        self.middle = nn.Linear(2 * hidden, hidden, bias=False)
+        self.middle_norm = nn.BatchNorm1d(hidden)
+        self.output = nn.Linear(hidden, channels * bins, bias=False)
+        self.output_norm = nn.BatchNorm1d(channels * bins)
+        self.scale = nn.Parameter(torch.ones(bins))
+        self.shift = nn.Parameter(torch.ones(bins))
+
+    def forward(self, spectrogram: Tensor) -> Tensor:
+        batch, channels = spectrogram.shape[:2]
+        features = self.representation(spectrogram[:, :, : self.kept])
+        x = rearrange(features, "b c f n -> (b n) (c f)")
+        x = torch.tanh(self.input_norm(self.input(x)))
+        x = rearrange(x, "(b n) h -> b n h", b=batch)
+        x = rearrange(torch.cat([x, self.recurrent(x)], dim=-1), "b n h -> (b n) h")
+        x = torch.relu(self.middle_norm(self.middle(x)))
+        x = self.output_norm(self.output(x))
+        x = rearrange(x, "(b n) (c f) -> b c n f", b=batch, c=channels)
+        return torch.relu(x * self.scale + self.shift).mT
+
+
+NAMES = {
+    "input_mean": "representation.normalise.shift",
+    "input_scale": "representation.normalise.scale",
+    "output_scale": "scale",
+    "output_mean": "shift",
+    "fc1": "input",
+    "bn1": "input_norm",
+    "lstm": "recurrent.layers",
+    "fc2": "middle",
+    "bn2": "middle_norm",
+    "fc3": "output",
+    "bn3": "output_norm",
+}
+
+
+def state_from_openunmix(states: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """The state of an `OpenUnmix` from those of the openunmix package's single-source networks, in source order."""
+    renamed = {}
+    for number, state in enumerate(states):
+        for name, value in state.items():
+            first, dot, rest = name.partition(".")
+            if first in NAMES:  # the package's states also carry an STFT window and rates
+                renamed[f"parts.{number}.{NAMES[first]}{dot}{rest}"] = value
+    return renamed

@@ -1,0 +1,180 @@
+"""What a spectrogram network sees: magnitudes on a scale, in mel bands or not, normalised."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+
+from separate.models.layers import choose, decibels
+from separate.stft import mel_filterbank
+
+SCALES: dict[str, Callable[[Tensor, float], Tensor]] = {
+    "linear": lambda magnitude, floor: magnitude,
+    "db": decibels,
+    "power": lambda magnitude, floor: magnitude.square(),
+}
+
+
+class Representation(nn.Module):
+    """Complex spectrogram (B, C, F, N) -> real features (B, C, M, N), and masks of M bands back to F bins.
+
+    scale: linear, db or power; floor: dB re 1, the least magnitude on the scale db.
+    normalisation, of each frequency unless it says otherwise:
+      batch     over batch and frames (Ioffe and Szegedy, 2015)
+      instance  over the frames of each example
+      group     over frames and frequencies of each channel
+      layer     over channels and frequencies of each frame, so causal
+      learnable a shift and a scale that are trained, begun with those of whiten
+      whiten    mean and deviation of the training set, measured once
+      none
+    mels: bands that the bins are summed into (M = F without); sample_rate in Hz is needed for them alone.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        bins: int,
+        scale: str = "db",
+        floor: float = -80.0,
+        normalisation: str = "batch",
+        mels: int | None = None,
+        sample_rate: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.bins = bins
+        self.scale = choose(scale, SCALES, "representation")
+        self.floor = floor
+        self.mel: Tensor | None
+        if mels is None:
+            self.bands = bins
+            self.register_buffer("mel", None)
+        else:
+            if sample_rate is None:
+                raise ValueError(f"mels={mels} needs the sample rate")
+            self.bands = mels
+            self.register_buffer("mel", mel_filterbank(bins, sample_rate, mels), persistent=False)
+        self.normalise: Any = choose(normalisation, NORMALISATIONS, "normalisation")(channels, self.bands)
+
+    def forward(self, spectrogram: Tensor) -> Tensor:
+        features: Tensor = self.normalise(self.scaled(spectrogram))
+        return features
+
+    def observe(self, spectrogram: Tensor) -> None:
+        """Take in a piece of the training set, (B, C, F, N); for learnable and whiten alone, see `observers`."""
+        self.normalise.observe(self.scaled(spectrogram[:, :, : self.bins]))
+
+    def settle(self) -> None:
+        """Use what was observed."""
+        self.normalise.settle()
+
+    def scaled(self, spectrogram: Tensor) -> Tensor:
+        """The features before they are normalised."""
+        magnitude = spectrogram.abs()
+        if self.mel is not None:
+            magnitude = self.mel @ magnitude
+        return self.scale(magnitude, self.floor)
+
+    def to_bins(self, masks: Tensor) -> Tensor:
+        """Masks (..., M, N) of the bands -> (..., F, N): each bin takes the mean of its bands by their weight in it."""
+        return masks if self.mel is None else self.mel.T @ masks
+
+
+class BatchNormalisation(nn.BatchNorm1d):
+    """Each channel and frequency by its mean and deviation over batch and frames; running ones when separating."""
+
+    def __init__(self, channels: int, bands: int) -> None:
+        super().__init__(channels * bands)
+
+    def forward(self, features: Tensor) -> Tensor:
+        normal = super().forward(rearrange(features, "b c f n -> b (c f) n"))
+        return rearrange(normal, "b (c f) n -> b c f n", c=features.shape[1])
+
+
+class InstanceNormalisation(nn.Module):
+    """Each channel and frequency by its mean and deviation over the frames, then a learned scale and shift."""
+
+    def __init__(self, channels: int, bands: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(channels, bands, 1))
+        self.bias = nn.Parameter(torch.zeros(channels, bands, 1))
+
+    def forward(self, features: Tensor) -> Tensor:
+        variance, mean = torch.var_mean(features, dim=-1, keepdim=True, correction=0)
+        return (features - mean) * torch.rsqrt(variance + 1e-5) * self.weight + self.bias
+
+
+class LayerNormalisation(nn.LayerNorm):
+    """Each frame by its mean and deviation over channels and frequencies."""
+
+    def __init__(self, channels: int, bands: int) -> None:
+        super().__init__([channels, bands])
+
+    def forward(self, features: Tensor) -> Tensor:
+        return rearrange(super().forward(rearrange(features, "b c f n -> b n c f")), "b n c f -> b c f n")
+
+
+class Standardisation(nn.Module):
+    """(x + shift) scale for each frequency, the same in all channels, begun with statistics of the training set.
+
+    Before a training `observe` takes in the set piece by piece, in float64 (Chan et al., 1983), and `settle` sets shift
+    to the negative mean and scale to the inverse deviation.  Until then it changes nothing.
+    trained: shift and scale are parameters and go on from there (Stöter et al., 2019); otherwise they stay.
+    """
+
+    shift: Tensor
+    scale: Tensor
+
+    def __init__(self, bands: int, trained: bool) -> None:
+        super().__init__()
+        for name, value in (("shift", torch.zeros(bands)), ("scale", torch.ones(bands))):
+            if trained:
+                self.register_parameter(name, nn.Parameter(value))
+            else:
+                self.register_buffer(name, value)
+        self.count = 0
+        self.mean = torch.zeros(bands, dtype=torch.float64)
+        self.squares = torch.zeros(bands, dtype=torch.float64)  # sum of squared deviations from the mean
+
+    def forward(self, features: Tensor) -> Tensor:
+        return (features + self.shift[:, None]) * self.scale[:, None]
+
+    @torch.no_grad()
+    def observe(self, features: Tensor) -> None:
+        """Take in features (B, C, M, N), not normalised."""
+        values = rearrange(features, "b c f n -> f (b c n)").double().cpu()
+        variance, mean = torch.var_mean(values, dim=1, correction=0)
+        count, old = values.shape[1], self.count
+        self.count = old + count
+        difference = mean - self.mean
+        self.mean = self.mean + difference * (count / self.count)
+        self.squares = self.squares + count * variance + difference.square() * (old * count / self.count)
+
+    @torch.no_grad()
+    def settle(self) -> None:
+        """Use what was observed.  A frequency that hardly moves is not blown up: its deviation counts as at least
+        1e-4 of the largest."""
+        deviation = (self.squares / max(self.count, 1)).sqrt()
+        deviation = deviation.clamp_min(max(1e-4 * deviation.max().item(), 1e-12))
+        self.shift.copy_(-self.mean)
+        self.scale.copy_(1 / deviation)
+
+
+NORMALISATIONS: dict[str, Callable[[int, int], nn.Module]] = {
+    "batch": BatchNormalisation,
+    "instance": InstanceNormalisation,
+    "group": lambda channels, bands: nn.GroupNorm(channels, channels),
+    "layer": LayerNormalisation,
+    "learnable": lambda channels, bands: Standardisation(bands, trained=True),
+    "whiten": lambda channels, bands: Standardisation(bands, trained=False),
+    "none": lambda channels, bands: nn.Identity(),
+}
+
+
+def observers(network: nn.Module) -> list[Representation]:
+    """The parts of a network that are to see the training set before they are trained."""
+    parts = (part for part in network.modules() if isinstance(part, Representation))
+    return [part for part in parts if isinstance(part.normalise, Standardisation)]

@@ -1,0 +1,142 @@
+"""U-Net on the waveform."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+
+from separate.models import layers
+from separate.models.layers import check_positive, choose
+
+
+class Interpolation(nn.Module):
+    """Twice the rate: (B, F, N) -> (B, F, 2N), a new value between each two, and the last one repeated.
+
+    The new value is w x(n) + (1 - w) x(n + 1): w = 0.5, or learned for each feature within (0, 1), from 0.5 on
+    (Stoller et al., 2018).
+    """
+
+    def __init__(self, features: int, learned: bool) -> None:
+        super().__init__()
+        self.logit = nn.Parameter(torch.zeros(features, 1)) if learned else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        following = torch.cat((x[..., 1:], x[..., -1:]), dim=-1)
+        weight = 0.5 if self.logit is None else torch.sigmoid(self.logit).to(x.dtype)
+        return torch.stack((x, torch.lerp(following, x, weight)), dim=-1).flatten(-2)
+
+
+UPSAMPLING: dict[str, Callable[[int], nn.Module]] = {
+    "linear": lambda features: Interpolation(features, learned=False),
+    "learned": lambda features: Interpolation(features, learned=True),
+    # three taps: each new value from its two neighbours only, as in interpolation, but across features
+    "transposed": lambda features: nn.ConvTranspose1d(features, features, 3, stride=2, padding=1, output_padding=1),
+}
+
+
+class WaveUNet(nn.Module):
+    """Wave-U-Net (Stoller, Ewert and Dixon, 2018): convolutions down and up at ever lower rates, with skips.
+
+    Level n has n x `filters` channels: a convolution of `down_kernel` taps and leaky ReLU, then every second sample.
+    On the way up: twice the rate, the features of the level (skip), a convolution of `up_kernel` taps, leaky ReLU.
+    The mixture joins before the last convolution (1 tap) and the `activation`.  The defaults are the paper's M1; its
+    best network, M4, has context=True and difference=True.
+    upsampling: linear, learned (interpolation with a weight for each feature) or transposed (convolution).
+    context: nothing is padded inside, so that all samples are computed as if from the middle of a recording; the
+    network pads the mixture itself, by `context_length` zeros on each side.  Otherwise every convolution pads.
+    difference: the last source is the mixture minus the others, so that the estimates sum to the mixture.
+    """
+
+    provides = ("waveforms",)
+
+    def __init__(
+        self,
+        sources: int,
+        channels: int,
+        levels: int = 12,
+        filters: int = 24,
+        down_kernel: int = 15,
+        up_kernel: int = 5,
+        upsampling: str = "linear",
+        context: bool = False,
+        difference: bool = False,
+        activation: str = "tanh",
+    ) -> None:
+        super().__init__()
+        check_positive(levels=levels, filters=filters, down_kernel=down_kernel, up_kernel=up_kernel)
+        for name, kernel in (("down_kernel", down_kernel), ("up_kernel", up_kernel)):
+            if kernel % 2 == 0:
+                raise ValueError(f"{name}={kernel} must be odd, or the levels would not align; use {kernel + 1}")
+        if difference and sources == 1:
+            raise ValueError("difference=true makes the only source the mixture itself; use difference=false")
+        self.sources, self.channels, self.context, self.difference = sources, channels, context, difference
+        self.levels, self.up_kernel = levels, up_kernel
+        upsample = choose(upsampling, UPSAMPLING, "upsampling")
+
+        def convolution(inputs: int, outputs: int, kernel: int) -> nn.Module:
+            padding = 0 if context else kernel // 2
+            return nn.Sequential(nn.Conv1d(inputs, outputs, kernel, padding=padding), layers.activation("leaky_relu"))
+
+        widths = [filters * level for level in range(1, levels + 2)]  # the last one of the middle
+        self.down = nn.ModuleList(
+            convolution(inputs, outputs, down_kernel)
+            for inputs, outputs in zip([channels, *widths], widths[:-1], strict=False)
+        )
+        self.middle = convolution(widths[-2], widths[-1], down_kernel)
+        self.upsample = nn.ModuleList(upsample(below) for below in reversed(widths[1:]))
+        self.up = nn.ModuleList(
+            convolution(level + below, level, up_kernel)
+            for level, below in zip(reversed(widths[:-1]), reversed(widths[1:]), strict=True)
+        )
+        self.output = nn.Conv1d(filters + channels, (sources - difference) * channels, 1)
+        self.activation = layers.activation(activation)
+        scale = 2**levels
+        # by which input and output of the unpadded network differ at each end, whatever their lengths
+        self.context_length = (scale * (down_kernel - 1) + (scale - 1) * (down_kernel + up_kernel - 2)) // 2
+        for module in self.modules():
+            if isinstance(module, nn.Conv1d):  # as in the authors' code; torch's own would let deep levels fade
+                nn.init.xavier_uniform_(module.weight)
+                nn.init.zeros_(module.bias)  # type: ignore[arg-type]  # all have one
+
+    def valid_length(self, length: int) -> int:
+        """The least number of samples >= length that is computed without cutting the output to it."""
+        if not self.context:
+            return length
+        scale = 2**self.levels
+        cut = (scale - 1) * self.up_kernel
+        return -(-(length + cut) // scale) * scale - cut
+
+    def forward(self, mixture: Tensor) -> dict[str, Tensor]:
+        """(B, C, T) -> waveforms (B, S, C, T)."""
+        length = mixture.shape[-1]
+        x = mixture
+        if self.context:
+            after = self.context_length + self.valid_length(length) - length
+            x = nn.functional.pad(mixture, (self.context_length, after))
+        skips = [x]
+        for down in self.down:
+            x = down(x)
+            skips.append(x)
+            x = x[..., ::2]
+        x = self.middle(x)
+        for upsample, up in zip(self.upsample, self.up, strict=True):
+            x = upsample(x)
+            if self.context:
+                x = x[..., :-1]  # has no neighbour to its right
+            x = up(joined(skips.pop(), x))
+        x = self.output(joined(skips.pop(), x))[..., :length]
+        waveforms = self.activation(rearrange(x, "b (s c) t -> b s c t", c=self.channels))
+        if self.difference:
+            rest = mixture - waveforms.sum(dim=1)
+            waveforms = torch.cat((waveforms, rest.unsqueeze(1)), dim=1)
+        return {"waveforms": waveforms}
+
+
+def joined(skip: Tensor, x: Tensor) -> Tensor:
+    """(B, F, N) and (B, G, M) -> (B, F + G, min(N, M)): the middle of a longer skip, the beginning of a longer x."""
+    x = x[..., : skip.shape[-1]]
+    start = (skip.shape[-1] - x.shape[-1]) // 2
+    return torch.cat((skip[..., start : start + x.shape[-1]], x), dim=1)

@@ -1,0 +1,127 @@
+"""A network at a glance: layers and shapes, parameters, multiply-accumulates, how far it looks back and ahead."""
+
+from __future__ import annotations
+
+import warnings
+from copy import deepcopy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from separate.batch import Batch
+from separate.separator import Separator
+
+SPANS = (1.0, 5.0)  # seconds to each side in which the receptive field is looked for
+
+
+def summary(separator: Separator) -> str:
+    """Layers with the shape after each for one second of audio, and totals, as a table."""
+    separator = deepcopy(separator).cpu().eval()
+    rows = layers(separator)
+    widths = [max(len(row[column]) for row in rows) for column in range(4)]
+    lines = [
+        f"{name:<{widths[0]}}  {kind:<{widths[1]}}  {shape:<{widths[2]}}  {parameters:>{widths[3]}}"
+        for name, kind, shape, parameters in rows
+    ]
+    total = sum(p.numel() for p in separator.parameters())
+    back, ahead = (_span(seconds) for seconds in receptive_field(separator))
+    return "\n".join(
+        [
+            *lines,
+            "",
+            f"parameters             {total:,}",
+            f"multiply-accumulates   {macs(separator) / 1e6:,.1f} M for one second of audio, the STFT aside",
+            f"looks back             {back}",
+            f"looks ahead (latency)  {ahead}",
+        ]
+    )
+
+
+def layers(separator: Separator) -> list[tuple[str, str, str, str]]:
+    """(name, class, shape of the output, parameters) of each layer that runs, in the order of their first run."""
+    shapes: dict[str, str] = {}
+
+    def note(name: str) -> Any:
+        def hook(module: nn.Module, inputs: Any, output: Any) -> None:
+            shapes.setdefault(name, _shape(output))
+
+        return hook
+
+    network = separator.network
+    hooks = [module.register_forward_hook(note(name)) for name, module in network.named_modules() if name]
+    with torch.no_grad():
+        separator.separate(_second(separator))
+    for hook in hooks:
+        hook.remove()
+    modules = dict(network.named_modules())
+    whole = [name for name in shapes if any(other.startswith(f"{name}.") for other in shapes)]
+    return [("layer", "class", "shape after it", "parameters")] + [
+        (name, type(modules[name]).__name__, shape, f"{sum(p.numel() for p in modules[name].parameters()):,}")
+        for name, shape in shapes.items()
+        if name not in whole
+    ]
+
+
+def macs(separator: Separator) -> float:
+    """Multiply-accumulates of the network for one second of audio: its convolutions and matrix products."""
+    batch = _second(separator)
+    takes_waveforms = "waveforms" in separator.network.provides
+    signal = batch.mixture if takes_waveforms else batch.spectrogram
+    counter = FlopCounterMode(display=False)
+    with torch.no_grad(), warnings.catch_warnings(), counter:
+        warnings.simplefilter("ignore")  # of mkldnn.flags, about hardware that is not here
+        with torch.backends.mkldnn.flags(enabled=False):  # whose recurrent layers the counter does not know
+            separator.network(signal)
+    return counter.get_total_flops() / 2
+
+
+def receptive_field(separator: Separator) -> tuple[float, float]:
+    """Seconds that an output sample depends on before and after it; infinite where it is the whole recording.
+
+    Found from the gradient of the network in float64, with what the STFT's windows add.
+    """
+    network = deepcopy(separator.network).double().eval()
+    rate, stft = separator.sample_rate, separator.stft
+    waveforms = "waveforms" in network.provides
+    unit, window = (1, 0) if waveforms else (stft.hop, stft.n_fft)  # samples
+    recurrent = any(isinstance(module, nn.RNNBase) for module in network.modules())
+    for seconds in SPANS:
+        signal = _second(separator, round(2 * seconds * rate)).mixture.double()
+        if not waveforms:
+            signal = stft(signal).to(torch.complex128)
+        touched, middle = _touched(network, signal.requires_grad_())
+        back = torch.inf if touched[0] == 0 else (middle - touched[0]) * unit + window
+        ahead = torch.inf if touched[-1] == signal.shape[-1] - 1 else (touched[-1] - middle) * unit + window
+        if recurrent or max(back, ahead) < torch.inf:
+            break
+    return back / rate, ahead / rate
+
+
+def _touched(network: nn.Module, signal: Tensor) -> tuple[list[int], int]:
+    """The steps of the input that the output in the middle depends on, and that middle."""
+    heads = network(signal)
+    output = heads["embeddings"].movedim(2, -1) if "embeddings" in heads else next(iter(heads.values()))
+    middle = output.shape[-1] // 2
+    total = output[..., middle].abs().sum()
+    (gradient,) = torch.autograd.grad(total, signal)
+    return gradient.abs().flatten(0, -2).amax(0).nonzero().flatten().tolist() or [middle], middle
+
+
+def _second(separator: Separator, length: int | None = None) -> Batch:
+    generator = torch.Generator().manual_seed(0)
+    mixture = torch.randn(1, separator.channels, length or separator.sample_rate, generator=generator)
+    return Batch.of_mixture(mixture, separator.stft)
+
+
+def _shape(output: Any) -> str:
+    if isinstance(output, dict):
+        return ", ".join(f"{name} {_shape(value)}" for name, value in output.items())
+    if isinstance(output, tuple):
+        output = output[0]
+    return " x ".join(map(str, output.shape)) if isinstance(output, Tensor) else type(output).__name__
+
+
+def _span(seconds: float) -> str:
+    return "the whole recording" if seconds == torch.inf else f"{1000 * seconds:.1f} ms"
