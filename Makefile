@@ -4,7 +4,7 @@ BIN := .venv/bin
 # One file says what was installed, so that a changed pyproject.toml installs again.
 INSTALLED := .venv/installed
 
-.PHONY: help install demo test lint types format
+.PHONY: help install demo test bench lint types format
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -27,6 +27,9 @@ demo: $(INSTALLED)  ## train 3 minutes on the built-in data, score, separate a m
 
 test: $(INSTALLED)  ## all tests, 4 minutes on two cores
 	$(BIN)/python -m pytest
+
+bench: $(INSTALLED)  ## time and memory beside peers, a table and bench.json, 10 minutes on two cores
+	$(BIN)/python scripts/bench.py
 
 lint: $(INSTALLED)  ## ruff
 	$(BIN)/ruff format --check .

@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from separate.batch import Batch
 from separate.separator import Separator
 
-SPANS = (1.0, 5.0)  # seconds to each side in which the receptive field is looked for
+SPANS = (1.0, 4.0)  # seconds to each side in which the receptive field is looked for
 
 
 def summary(separator: Separator) -> str:

@@ -67,6 +67,25 @@ def pools(tmp_path: Path) -> Path:
     return tmp_path / "pools"
 
 
+@pytest.fixture
+def call(monkeypatch, capsys):
+    """Run a program's main() in this process: call(train, "batch_size=0", cwd=...) -> (exit code, stdout, stderr)."""
+
+    def run(program, *arguments: str, cwd: Path) -> tuple[int, str, str]:
+        monkeypatch.chdir(cwd)
+        monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+        monkeypatch.setattr(sys, "argv", [f"separate-{program.__name__.rpartition('.')[2]}", *arguments])
+        code = 0
+        try:
+            program.main()
+        except SystemExit as stopped:
+            code = stopped.code if isinstance(stopped.code, int) else 1
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return run
+
+
 Program = Callable[..., "subprocess.CompletedProcess[str]"]
 
 

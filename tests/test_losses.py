@@ -268,6 +268,7 @@ def test_all_parts_of_a_sum_agree_on_one_order_of_the_sources():
     ("terms", "message"),
     [
         ({}, "terms is empty"),
+        (None, "terms is empty"),
         ({"tpsaa": 1}, "unknown loss in terms: tpsaa; choose from l1, mse"),
         ({"tpsa": 0}, "terms.tpsa: the weight 0 must be a number above 0"),
         ({"tpsa": "much"}, "the weight much must be a number"),

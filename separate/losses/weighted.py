@@ -57,13 +57,13 @@ class WeightedSum(Loss):
 
     def __init__(
         self,
-        terms: Mapping[str, Any],
+        terms: Mapping[str, Any] | None,
         target: Target,
         interchangeable: bool = False,
         sources: Sequence[str] | None = None,
     ) -> None:
         if not terms:
-            raise ValueError("terms is empty; name losses and their weights, e.g. loss.terms={tpsa: 1, si_sdr: 0.1}")
+            raise ValueError("terms is empty; name losses and weights, e.g. loss.terms={tpsa: 1, si_sdr: 0.1}")
         self.domains = (domain_of(target),)  # what it takes is for its parts to say
         super().__init__(target)
         self.weight: dict[str, float] = {}

@@ -1,0 +1,257 @@
+#!/usr/bin/env python3
+"""Time and memory of what separate does most, each beside a peer that does the same.
+
+All contestants of a case run in one process, one after the other in every round, and the median of the rounds counts;
+ratios are to ours, so that above 1 we are faster.  Memory is the peak beyond what lay there before, in a process for
+each contestant alone (Linux).  Needs the packages of the extra `test`.
+
+    python scripts/bench.py                          all cases: a table, and bench.json
+    python scripts/bench.py kmeans pit --rounds 15
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Contestants = dict[str, Callable[[], object]]
+
+
+def conv_tasnet() -> Contestants:
+    """training step, Conv-TasNet at the paper's size, 2 x 4 s at 8 kHz"""
+    import torchaudio
+
+    from separate.models.conv_tasnet import ConvTasNet, conv_tasnet_state_from_torchaudio
+
+    theirs = torchaudio.models.ConvTasNet(2)
+    ours = ConvTasNet(2, 1)
+    ours.load_state_dict(conv_tasnet_state_from_torchaudio(theirs.state_dict()))
+    causal = ConvTasNet(2, 1, causal=True, norm="cumulative")
+    mixture, sources = torch.randn(2, 1, 32000), torch.randn(2, 2, 32000)
+    return {
+        "separate": _step(ours, lambda: ours(mixture)["waveforms"].squeeze(2), sources),
+        "torchaudio": _step(theirs, lambda: theirs(mixture), sources),
+        "separate, causal": _step(causal, lambda: causal(mixture)["waveforms"].squeeze(2), sources),
+    }
+
+
+def open_unmix() -> Contestants:
+    """training step, Open-Unmix for one stem, 4 x 6 s stereo at 44.1 kHz"""
+    import openunmix.model
+
+    from separate.models.open_unmix import OpenUnmix
+
+    theirs = openunmix.model.OpenUnmix(2049, 2, max_bin=1487)
+    ours = OpenUnmix(1, 2, 2049, 44100)
+    spectrogram = torch.randn(4, 2, 2049, 260, dtype=torch.complex64)
+    target = torch.rand(4, 2, 2049, 260)
+    return {
+        "separate": _step(ours, lambda: ours(spectrogram)["masks"].squeeze(1) * spectrogram.abs(), target),
+        "openunmix": _step(theirs, lambda: theirs(spectrogram.abs()), target),
+    }
+
+
+def hdemucs() -> Contestants:
+    """training step, Hybrid Demucs at torchaudio's size, 1 x 2 s stereo at 44.1 kHz"""
+    import torchaudio
+
+    from separate.models.hdemucs import HDemucs
+
+    theirs, ours = torchaudio.models.HDemucs(list("abcd")), HDemucs(4, 2)
+    mixture, sources = torch.randn(1, 2, 88200), torch.randn(1, 4, 2, 88200)
+    return {
+        "separate": _step(ours, lambda: ours(mixture)["waveforms"], sources),
+        "torchaudio": _step(theirs, lambda: theirs(mixture), sources),
+    }
+
+
+def deep_clustering() -> Contestants:
+    """deep clustering loss, 16 x 400 frames x 129 bins x 20, forward and backward"""
+    from separate.losses.affinity import deep_clustering, whitened
+
+    embeddings = torch.nn.functional.normalize(torch.randn(16, 400 * 129, 20), dim=2).requires_grad_()
+    owners = torch.nn.functional.one_hot(torch.randint(2, (16, 400 * 129)), 2).float()
+    weights = (torch.rand(16, 400 * 129) > 0.3).float()
+
+    def autograd(v: Tensor, y: Tensor, w: Tensor) -> Tensor:
+        v, y = v * w.sqrt().unsqueeze(2), y * w.sqrt().unsqueeze(2)
+        products = [torch.bmm(a.mT, b).square().sum((1, 2)) for a, b in ((v, v), (v, y), (y, y))]
+        return (products[0] - 2 * products[1] + products[2]) / w.sum(1).square()
+
+    def both(loss: Callable[..., Tensor]) -> Callable[[], object]:
+        def call() -> None:
+            embeddings.grad = None
+            loss(embeddings, owners, weights).mean().backward()
+
+        return call
+
+    return {"separate": both(deep_clustering), "autograd, D x D": both(autograd), "separate, whitened": both(whitened)}
+
+
+def pit() -> Contestants:
+    """PIT SI-SDR, 16 x 2 x 32,000, forward and backward"""
+    from separate.evaluation.sdr import pairwise_si_sdr, si_sdr
+    from separate.losses.base import pick
+    from separate.losses.permutation import best_permutation
+
+    estimates, references = torch.randn(16, 2, 32000, requires_grad=True), torch.randn(16, 2, 32000)
+
+    def both(pairwise: Callable[[Tensor, Tensor], Tensor]) -> Callable[[], object]:
+        def call() -> None:
+            estimates.grad = None
+            costs = -pairwise(estimates, references)
+            pick(costs, best_permutation(costs.detach())).mean().backward()
+
+        return call
+
+    return {
+        "separate": both(pairwise_si_sdr),
+        "each pair by itself": both(lambda e, r: si_sdr(e.unsqueeze(2), r.unsqueeze(1))),
+    }
+
+
+def kmeans() -> Contestants:
+    """k-means, 51,600 x 20, 2 clusters, fit and labels"""
+    from sklearn.cluster import KMeans
+
+    from separate.clustering import assign
+    from separate.clustering import kmeans as fit
+
+    points = torch.nn.functional.normalize(_cloud(51_600, 2), dim=2)
+    return {
+        "separate, 4 starts": lambda: assign(points, fit(points, 2)),
+        "scikit-learn, 1 start": lambda: KMeans(2, n_init=1, random_state=0).fit_predict(points[0].numpy()),
+        "scikit-learn, 10 starts": lambda: KMeans(2, n_init=10, random_state=0).fit_predict(points[0].numpy()),
+    }
+
+
+def kmeans_song() -> Contestants:
+    """k-means of a song, 15.9 million x 20, 4 clusters, fit and labels"""
+    from separate.clustering import assign
+    from separate.clustering import kmeans as fit
+
+    points = _cloud(15_900_000, 4)
+    return {"separate, 4 starts": lambda: assign(points, fit(points, 4))}
+
+
+CASES: dict[str, Callable[[], Contestants]] = {
+    case.__name__: case
+    for case in (conv_tasnet, open_unmix, hdemucs, deep_clustering, pit, kmeans, kmeans_song)
+}  # fmt: skip
+
+
+def _step(model: torch.nn.Module, estimate: Callable[[], Tensor], target: Tensor) -> Callable[[], object]:
+    """Forward, mean squared error, backward."""
+
+    def call() -> None:
+        model.zero_grad(set_to_none=True)
+        torch.nn.functional.mse_loss(estimate(), target).backward()
+
+    return call
+
+
+def _cloud(points: int, clusters: int) -> Tensor:
+    """(1, points, 20) around random centres."""
+    found = torch.randn(1, points, 20)
+    centres = torch.randn(clusters, 20)
+    for block in found.split(2**20, dim=1):
+        block += centres[torch.randint(clusters, (block.shape[1],))]
+    return found
+
+
+def measure(name: str, rounds: int) -> dict[str, Any]:
+    """The medians in seconds and, where the system tells, the peaks in MB of a case's contestants."""
+    torch.manual_seed(0)
+    contestants = CASES[name]()
+    for call in contestants.values():
+        call()
+    taken: dict[str, list[float]] = {contestant: [] for contestant in contestants}
+    for _ in range(rounds):
+        for contestant, call in contestants.items():
+            begun = time.perf_counter()
+            call()
+            taken[contestant].append(time.perf_counter() - begun)
+    return {
+        contestant: {
+            "seconds": statistics.median(times),
+            "least": min(times),
+            "megabytes": _peak_in_own_process(name, contestant),
+        }
+        for contestant, times in taken.items()
+    }
+
+
+def _peak_in_own_process(name: str, contestant: str) -> float | None:
+    command = [sys.executable, __file__, name, "--peak", contestant, "--threads", str(torch.get_num_threads())]
+    found = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    return float(found) if found.strip() else None
+
+
+def peak(name: str, contestant: str) -> float | None:
+    """Peak resident memory of one call beyond that before it, in MB."""
+    reset = Path("/proc/self/clear_refs")
+    if not reset.exists():
+        return None
+    torch.manual_seed(0)
+    call = CASES[name]()[contestant]
+    before = _status("VmRSS")
+    reset.write_text("5")  # the peak begins anew
+    call()
+    call()  # with gradients and buffers of the first in place, as in training
+    return _status("VmHWM") - before
+
+
+def _status(field: str) -> float:
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(field))
+    return int(line.split()[1]) / 1024
+
+
+def show(name: str, found: dict[str, Any]) -> None:
+    print(f"\n{name}: {CASES[name].__doc__}")
+    ours = next(iter(found.values()))["seconds"]
+    for contestant, figures in found.items():
+        memory = "" if figures["megabytes"] is None else f"{figures['megabytes']:9.0f} MB"
+        print(f"  {contestant:26s}{1000 * figures['seconds']:10.1f} ms{figures['seconds'] / ours:8.2f} x{memory}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("cases", nargs="*", metavar="CASE", help=f"of {', '.join(CASES)}; all by default")
+    parser.add_argument("--rounds", type=int, default=7, help="medians are of so many, at least 5")
+    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="that torch computes with")
+    parser.add_argument("--out", type=Path, default=Path("bench.json"))
+    parser.add_argument("--peak", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    unknown = [name for name in arguments.cases if name not in CASES]
+    if unknown or arguments.rounds < 5:
+        parser.error(f"cases are {', '.join(CASES)}, and rounds at least 5")
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(arguments.threads)
+    if arguments.peak:
+        print(peak(arguments.cases[0], arguments.peak) or "")
+        return
+    machine = {"machine": platform.machine(), "threads": arguments.threads, "torch": str(torch.__version__)}
+    results: dict[str, Any] = {"machine": machine, "rounds": arguments.rounds, "cases": {}}
+    print(", ".join(f"{key} {value}" for key, value in machine.items()))
+    for name in arguments.cases or CASES:
+        results["cases"][name] = measure(name, arguments.rounds)
+        show(name, results["cases"][name])
+        arguments.out.write_text(json.dumps(results, indent=1))
+    print(f"\n{arguments.out}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,85 @@
+"""Every model through the programs: trained, evaluated and used on a recording of another rate and channel count."""
+
+import json
+
+import pytest
+import soundfile
+
+from separate import checkpoint
+from separate.cli import evaluate, infer, train
+from tests.conftest import tone, write
+from tests.tiny import MODELS
+
+QUICK = ["debug=fast", "data.tracks={train: 4, valid: 2, test: 2}", "logger.tensorboard=false", "device=cpu"]
+
+
+def sized(model: str) -> list[str]:
+    return [f"model={model}", *(f"model.{key}={value}".replace(" ", "") for key, value in MODELS[model].items())]
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_each_model_trains_under_its_own_loss_is_scored_and_separates(model, call, tmp_path):
+    code, _, err = call(train, *QUICK, *sized(model), "logger.tensorboard=true", "run=r", cwd=tmp_path)
+    assert code == 0, err
+    code, out, err = call(evaluate, "run=r", "device=cpu", cwd=tmp_path)
+    assert code == 0, err
+    assert "oracle mask" in out
+    mixture = write(tmp_path / "mix.wav", tone(300, seconds=1.003, rate=11025, channels=2), 11025)
+    code, out, err = call(infer, "-c", "r", "--device", "cpu", str(mixture), cwd=tmp_path)
+    assert code == 0, err
+    for stem in ("voice", "chords", "drums"):
+        audio, rate = soundfile.read(tmp_path / "separated" / "mix" / f"{stem}.wav")
+        assert (audio.shape, rate) == ((round(1.003 * 11025), 2), 11025)
+
+
+def test_statistics_are_measured_once_and_kept(call, tmp_path):
+    small = sized("blstm")
+    code, _, err = call(train, *QUICK, *small, "model.normalisation=whiten", "run=r", cwd=tmp_path)
+    assert code == 0, err
+    first = checkpoint.read(tmp_path / "r" / "checkpoints" / "last.ckpt")["model"]
+    shift = first["network.body.representation.normalise.shift"]
+    assert shift.std() > 1  # dB between the mean levels of the frequencies
+    code, _, err = call(train, "run=r", "resume=true", "trainer.epochs=2", cwd=tmp_path)
+    assert code == 0, err
+    second = checkpoint.read(tmp_path / "r" / "checkpoints" / "last.ckpt")["model"]
+    assert (second["network.body.representation.normalise.shift"] == shift).all()
+
+
+def test_the_parts_of_a_sum_are_logged(call, tmp_path):
+    terms = "loss.terms={tpsa: 1, si_sdr: {weight: 0.1}}"
+    code, _, err = call(train, *QUICK, *sized("blstm"), "loss=sum", terms, "run=r", cwd=tmp_path)
+    assert code == 0, err
+    line = json.loads((tmp_path / "r" / "metrics.jsonl").read_text())
+    assert line["train/loss"] == pytest.approx(line["train/tpsa"] + 0.1 * line["train/si_sdr"], rel=1e-5)
+
+
+def test_mixit_trains_more_estimates_than_sources_and_they_are_scored_by_the_best(pools, call, tmp_path):
+    arguments = ["data=pools", f"data.root={pools}", "data.examples=2", "loss=mixit", "outputs=4", "run=r"]
+    small = [*sized("conv_tasnet"), "debug=fast", "device=cpu", "logger.tensorboard=true"]
+    code, _, err = call(train, *arguments, *small, cwd=tmp_path)
+    assert code == 0, err
+    code, _, err = call(evaluate, "run=r", "device=cpu", cwd=tmp_path)
+    assert code == 0, err
+    mixture = write(tmp_path / "mix.wav", tone(300))
+    code, _, err = call(infer, "-c", "r", "--device", "cpu", str(mixture), cwd=tmp_path)
+    assert code == 0, err
+    assert len(list((tmp_path / "separated" / "mix").iterdir())) == 4
+    code, _, err = call(train, *arguments[:3], "outputs=4", *small, "run=q", cwd=tmp_path)
+    assert code == 2
+    assert "SISDRLoss compares 2 sources with as many estimates, and outputs=4; leave outputs out" in err
+
+
+def test_a_pair_that_cannot_work_is_refused_before_data_is_touched(call, tmp_path):
+    code, _, err = call(train, "model=deep_clustering", "loss=tpsa", "data=stems", "data.root=nowhere", cwd=tmp_path)
+    assert code == 2
+    assert "SpectralLoss needs masks, and DeepClustering provides embeddings" in err
+    assert "works with loss=dc, dc_weighted, dc_whitened, attractor; this loss with model=attractor, bgru, blstm" in err
+
+
+def test_the_summary_trains_nothing_and_needs_no_data(call, tmp_path):
+    small = sized("conv_tasnet")
+    code, out, err = call(train, *small, "+summary=true", "data=stems", "data.root=nowhere", cwd=tmp_path)
+    assert code == 0, err
+    assert "multiply-accumulates" in out
+    assert "run:" not in out
+    assert list(tmp_path.iterdir()) == []
