@@ -11,6 +11,8 @@ from matplotlib.figure import Figure
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from torch import Tensor
+
     from separate.batch import Batch
     from separate.separator import Separation
 
@@ -59,6 +61,34 @@ def separation_figure(batch: Batch, separation: Separation, sources: Sequence[st
     figure.colorbar(shown, ax=axes[:, -2 if shares else -1].tolist(), label="dB")
     if shares:
         figure.colorbar(shares, ax=axes[:, -1].tolist(), label="mask")
+    return figure
+
+
+def filters_figure(weight: Tensor, sample_rate: int) -> Figure:
+    """The filters of a learned encoder, weight (N, C, L), in the order of their strongest frequency.
+
+    The first channel of each, scaled to its own maximum; time in ms, frequency in kHz, level in dB below the peak.
+    """
+    filters = weight.detach().float().cpu().numpy()[:, 0]
+    filters = filters / np.maximum(np.abs(filters).max(axis=1, keepdims=True), 1e-12)
+    spectra = np.abs(np.fft.rfft(filters, n=max(256, filters.shape[1])))
+    order = np.argsort(spectra.argmax(axis=1))
+    spectra = 20 * np.log10(np.maximum(spectra / np.maximum(spectra.max(axis=1, keepdims=True), 1e-12), 1e-3))
+    figure = Figure(figsize=(9, 4), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    milliseconds = 1000 * filters.shape[1] / sample_rate
+    shown = left.imshow(
+        filters[order].T, origin="lower", aspect="auto", cmap="RdBu", vmin=-1, vmax=1,
+        extent=(0, len(filters), 0, milliseconds),
+    )  # fmt: skip
+    left.set(xlabel="filter", ylabel="ms", title="learned filters")
+    figure.colorbar(shown, ax=left)
+    level = right.imshow(
+        spectra[order].T, origin="lower", aspect="auto", cmap="magma", vmin=-40, vmax=0,
+        extent=(0, len(filters), 0, sample_rate / 2000),
+    )  # fmt: skip
+    right.set(xlabel="filter", ylabel="kHz", title="their spectra")
+    figure.colorbar(level, ax=right, label="dB")
     return figure
 
 

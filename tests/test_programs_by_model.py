@@ -4,6 +4,7 @@ import json
 
 import pytest
 import soundfile
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from separate import checkpoint
 from separate.cli import evaluate, infer, train
@@ -30,6 +31,14 @@ def test_each_model_trains_under_its_own_loss_is_scored_and_separates(model, cal
     for stem in ("voice", "chords", "drums"):
         audio, rate = soundfile.read(tmp_path / "separated" / "mix" / f"{stem}.wav")
         assert (audio.shape, rate) == ((round(1.003 * 11025), 2), 11025)
+
+
+def test_learned_filters_are_shown_in_tensorboard(call, tmp_path):
+    code, _, err = call(train, *QUICK[:2], *sized("conv_tasnet"), "device=cpu", "run=r", cwd=tmp_path)
+    assert code == 0, err
+    events = EventAccumulator(str(tmp_path / "r" / "tensorboard"))
+    events.Reload()
+    assert {"filters/encoder", "example_0"} <= set(events.Tags()["images"])
 
 
 def test_statistics_are_measured_once_and_kept(call, tmp_path):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -13,7 +13,6 @@ from torch.nn import functional
 from separate.models.layers import check_positive, choose
 
 EPSILON = 1e-8  # of the variances, as in the paper's formulas
-PIECE = 2**18  # values that several steps in a row work on before the next ones, so that they stay in the cache
 leaky_relu = torch.ops.aten.leaky_relu.out
 leaky_relu_backward = torch.ops.aten.leaky_relu_backward.grad_input
 
@@ -75,10 +74,6 @@ class Plan(NamedTuple):
     centre: int
     first: int
     cumulative: bool
-
-    def offsets(self, taps: Tensor) -> list[tuple[int, int]]:
-        """(tap, frames from the one that it is for to the one that it reads), without the centre."""
-        return [(tap, (tap - self.centre) * self.dilation) for tap in range(len(taps)) if tap != self.centre]
 
 
 class TemporalBlock(nn.Module):
@@ -233,7 +228,7 @@ class StackFunction(torch.autograd.Function):
     where the last is one product into the buffer that held c.  For the taps w the same with the correlations
     R_p = sum_t dz(t) u(t + o_p) in place of Q.
     Cumulative norms have an r and q for each frame, so that u is made in place: see `CumulativeMoments`.
-    The examples go one by one through buffers that all blocks share, and these in `pieces`, for the cache's sake.
+    The examples go one by one through buffers that all blocks share, which thus stay in the cache.
     Differentiable once.
     """
 
@@ -295,12 +290,10 @@ class GlobalMoments(NamedTuple):
         """Make a what the formulas multiply with r and add q to: nothing to do."""
 
     def backward(self, a: Tensor, e: Tensor, totals: tuple[Tensor, Tensor], add: AddGradient) -> None:
-        """a becomes its gradient.  totals: the sums of e and of e u; add(x, t, gain): add gain * e to x, rows t."""
+        """a becomes its gradient.  totals: the sums of e and of e u; add(x, gain): add gain * e to x."""
         first, second = (total.item() / a.numel() for total in totals)
-        constant = a.new_tensor(-self.r * (first + second * self.q))
-        for rows in pieces(a):
-            torch.add(constant, a[rows], alpha=-(self.r**2) * second, out=a[rows])
-            add(a[rows], rows, self.r)
+        torch.add(a.new_tensor(-self.r * (first + second * self.q)), a, alpha=-(self.r**2) * second, out=a)
+        add(a, self.r)
 
 
 class CumulativeMoments(NamedTuple):
@@ -330,8 +323,8 @@ class CumulativeMoments(NamedTuple):
             d_variance = -r^2 B / 2,   d_mean = -r A - 2 mean d_variance
             da(t) = r e + sum_(j >= t) d_mean / n + 2 a(t) sum_(j >= t) d_variance / n
         """
-        for rows in pieces(a):
-            add(e[rows].zero_(), rows, 1.0)
+        e.zero_()
+        add(e, 1.0)
         r, mean = self.rows.double()[:, 0], self.means.double()[:, 0]
         seen = a.shape[1] * torch.arange(1, len(a) + 1)
         d_variance = -r.square() * torch.linalg.vecdot(e, a) / 2
@@ -341,7 +334,7 @@ class CumulativeMoments(NamedTuple):
         a.addcmul_(e, self.rows)
 
 
-AddGradient = Callable[[Tensor, slice, float], None]
+AddGradient = Callable[[Tensor, float], None]
 Moments = GlobalMoments | CumulativeMoments
 
 
@@ -350,17 +343,14 @@ def later(x: Tensor) -> Tensor:
     return x.flip(0).cumsum(0).flip(0)
 
 
-def pieces(a: Tensor) -> Iterator[slice]:
-    """The rows of a, (M, H), in order and about PIECE values at a time."""
-    step = max(1, PIECE // a.shape[1])
-    return (slice(start, min(start + step, len(a))) for start in range(0, len(a), step))
-
-
-def shifted(rows: slice, offset: int, frames: int) -> tuple[slice, slice]:
-    """Those rows t for which there is a row t + offset, and the rows t + offset."""
-    start = min(max(rows.start, -offset), rows.stop)
-    stop = max(start, min(rows.stop, frames - offset))
-    return slice(start, stop), slice(start + offset, stop + offset)
+def shifts(plan: Plan, taps: int, frames: int) -> list[tuple[slice, slice]]:
+    """For each tap the frames that it writes, and those that it reads: as many, fewer near the ends."""
+    pairs = []
+    for tap in range(taps):
+        offset = max(-frames, min(frames, (tap - plan.centre) * plan.dilation))
+        written = slice(max(0, -offset), frames - max(0, offset))
+        pairs.append((written, slice(written.start + offset, written.stop + offset)))
+    return pairs
 
 
 def depthwise(a: Tensor, out: Tensor, weights: Weights, moments: Moments, plan: Plan) -> None:
@@ -368,36 +358,27 @@ def depthwise(a: Tensor, out: Tensor, weights: Weights, moments: Moments, plan: 
     taps = weights.taps
     scaled = taps * (weights.scale1 * moments.r)
     constants = taps * (weights.scale1 * moments.q + weights.shift1)
-    constant = weights.taps_bias + constants.sum(0)
-    for rows in pieces(a):
-        torch.addcmul(constant, a[rows], scaled[plan.centre], out=out[rows])
-        for tap, offset in plan.offsets(taps):
-            inside, read = shifted(rows, offset, len(a))
-            out[inside].addcmul_(a[read], scaled[tap])
-            out[rows.start : inside.start].sub_(constants[tap])
-            out[inside.stop : rows.stop].sub_(constants[tap])
+    torch.addcmul(weights.taps_bias + constants.sum(0), a, scaled[plan.centre], out=out)
+    for tap, (written, read) in enumerate(shifts(plan, len(taps), len(a))):
+        if tap != plan.centre:
+            out[written].addcmul_(a[read], scaled[tap])
+            out[: written.start].sub_(constants[tap])
+            out[written.stop :].sub_(constants[tap])
 
 
-def correlations(dz: Tensor, a: Tensor, spare: Tensor, taps: Tensor, plan: Plan) -> tuple[Tensor, Tensor]:
-    """For each tap the sums of dz(t) over the frames that it reads for, and of dz(t) a(t + offset): (P, H) each."""
-    counts, products = torch.zeros_like(taps), torch.zeros_like(taps)
-    for rows in pieces(a):
-        total = dz[rows].sum(0)
-        for tap, offset in [(plan.centre, 0), *plan.offsets(taps)]:
-            inside, read = shifted(rows, offset, len(a))
-            outside = dz[rows.start : inside.start].sum(0) + dz[inside.stop : rows.stop].sum(0)
-            counts[tap] += total - outside
-            products[tap] += torch.mul(dz[inside], a[read], out=spare[: inside.stop - inside.start]).sum(0)
-    return counts, products
+def correlations(dz: Tensor, a: Tensor, spare: Tensor, taps: int, plan: Plan) -> tuple[Tensor, Tensor]:
+    """For each tap the sums of dz(t) over the frames that it writes, and of dz(t) a(t + offset): (P, H) each."""
+    total, sums, products = dz.sum(0), [], []
+    for written, read in shifts(plan, taps, len(a)):
+        sums.append(total - dz[: written.start].sum(0) - dz[written.stop :].sum(0))
+        products.append(torch.mul(dz[written], a[read], out=spare[written]).sum(0))
+    return torch.stack(sums), torch.stack(products)
 
 
 def prelu_backward(gradient: Tensor, x: Tensor, slope: Tensor, spare: Tensor) -> Tensor:
     """The gradient of prelu(x) becomes that of x; gives the slope's, a sum over x < 0.  x: (M, H)"""
-    d_slope = torch.zeros_like(slope)
-    for rows in pieces(x):
-        part = spare[: rows.stop - rows.start]
-        d_slope += torch.clamp(x[rows], max=0, out=part).mul_(gradient[rows]).sum()
-        leaky_relu_backward(gradient[rows], x[rows], float(slope), False, grad_input=gradient[rows])
+    d_slope = torch.clamp(x, max=0, out=spare).mul_(gradient).sum()
+    leaky_relu_backward(gradient, x, float(slope), False, grad_input=gradient)
     return d_slope
 
 
@@ -445,22 +426,20 @@ def backward_block(
     d_output = products * w.scale2 + torch.outer(total, w.shift2)
     d_scale2, d_shift2 = (w.output * products).sum(0), total @ w.output
 
-    def through_output(into: Tensor, rows: slice, gain: float) -> None:
-        into.addmm_(after[rows], w.output * (w.scale2 * gain))
+    def through_output(into: Tensor, gain: float) -> None:
+        into.addmm_(after, w.output * (w.scale2 * gain))
 
     second.backward(a, c, (w.scale2 @ d_shift2, w.scale2 @ d_scale2), through_output)
     d_slope2 = prelu_backward(a, z, w.slope2, c)
     # the depthwise convolution and the first norm; b is prelu(y), normalised if cumulative, then its gradient
-    counts, products = correlations(a, b, c, w.taps, plan)
+    counts, products = correlations(a, b, c, len(w.taps), plan)
     products = first.r * products + first.q * counts  # (P, H)
     d_taps = w.scale1 * products + w.shift1 * counts
     d_scale1, d_shift1 = (w.taps * products).sum(0), (w.taps * counts).sum(0)
 
-    def through_taps(into: Tensor, rows: slice, gain: float) -> None:
-        scaled = w.taps * (w.scale1 * gain)
-        for tap, offset in [(plan.centre, 0), *plan.offsets(w.taps)]:
-            inside, written = shifted(rows, -offset, len(a))
-            into[inside.start - rows.start : inside.stop - rows.start].addcmul_(a[written], scaled[tap])
+    def through_taps(into: Tensor, gain: float) -> None:
+        for tap, (written, read) in zip(w.taps, shifts(plan, len(w.taps), len(into)), strict=True):
+            into[read].addcmul_(a[written], tap * (w.scale1 * gain))
 
     first.backward(b, c, (w.scale1 @ d_shift1, w.scale1 @ d_scale1), through_taps)
     d_slope1 = prelu_backward(b, y, w.slope1, c)

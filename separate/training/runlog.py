@@ -57,16 +57,20 @@ class RunLog:
         )
 
     def pictures(self, state: State, valid: Examples) -> None:
-        """Spectrograms, masks and audio of the first validation examples, every few epochs."""
+        """Spectrograms, masks and audio of the first validation examples and learned filters, every few epochs."""
         if not self.board or (state.epoch - 1) % self.options.every:
             return
         import torch
 
         from separate.data.batches import collate
         from separate.evaluation.scores import arrange_separation
-        from separate.figures import separation_figure
+        from separate.figures import filters_figure, separation_figure
+        from separate.models.filterbank import Encoder
 
         separator = state.separator.eval()
+        for name, part in separator.network.named_modules():
+            if isinstance(part, Encoder):
+                self.board.add_figure(f"filters/{name}", filters_figure(part.weight, separator.sample_rate), state.step)
         for index in range(min(self.options.examples, len(valid))):
             batch = collate([valid.fixed(index)]).to(separator.device, separator.stft)
             with torch.inference_mode():
