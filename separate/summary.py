@@ -1,4 +1,4 @@
-"""A network at a glance: layers and shapes, parameters, multiply-accumulates, how far it looks back and ahead."""
+"""A network at a glance: layers and shapes, parameters, multiply-accumulates, valid length, receptive field."""
 
 from __future__ import annotations
 
@@ -33,6 +33,7 @@ def summary(separator: Separator) -> str:
             "",
             f"parameters             {total:,}",
             f"multiply-accumulates   {macs(separator) / 1e6:,.1f} M for one second of audio, the STFT aside",
+            f"without padding        {_valid(separator)}",
             f"looks back             {back}",
             f"looks ahead (latency)  {ahead}",
         ]
@@ -113,6 +114,16 @@ def _second(separator: Separator, length: int | None = None) -> Batch:
     generator = torch.Generator().manual_seed(0)
     mixture = torch.randn(1, separator.channels, length or separator.sample_rate, generator=generator)
     return Batch.of_mixture(mixture, separator.stft)
+
+
+def _valid(separator: Separator) -> str:
+    """How many samples or frames the network computes for those of one second."""
+    batch = _second(separator)
+    waveforms = "waveforms" in separator.network.provides
+    length, unit = (batch.mixture.shape[-1], "samples") if waveforms else (batch.spectrogram.shape[-1], "frames")
+    if not hasattr(separator.network, "valid_length"):
+        return "the network does not say"
+    return f"{separator.network.valid_length(length):,} {unit}, for {length:,} of one second"
 
 
 def _shape(output: Any) -> str:

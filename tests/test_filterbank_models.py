@@ -319,14 +319,14 @@ def test_the_hand_written_blocks_serve_float_on_the_cpu_and_plain_ones_the_rest(
     assert not used
 
 
-def test_the_hand_written_blocks_keep_only_their_inputs():
-    """What stays allocated for the backward pass is one (M, features) tensor a block, and the parameters."""
+def test_the_hand_written_blocks_keep_three_tensors_each():
+    """For the backward pass: the input, and a value before each PReLU; (M, features + 1) and two of (M, hidden)."""
     made = stack(layers=4, repeats=2)
     kept = []
     with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
         made(torch.randn(2, 4, 50, dtype=torch.double, requires_grad=True))
-    inside = [t for t in kept if not isinstance(t, nn.Parameter)]
-    assert [tuple(t.shape) for t in inside] == [(2, 50, 4 + 1)] * 8  # and ones for the bias
+    inside = [tuple(t.shape) for t in kept if not isinstance(t, nn.Parameter)]
+    assert inside == [(2, 50, 4 + 1), (2, 50, 5), (2, 50, 5)] * 8
 
 
 def test_the_cumulative_norm_of_a_frame_is_the_layer_norm_of_all_frames_so_far():

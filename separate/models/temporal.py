@@ -213,7 +213,7 @@ class StackFunction(torch.autograd.Function):
 
     A stream of (B, M, features + skip) holds the residual signal and the sum of the skip paths; each block adds one
     product to it in place, and its gradient flows back through one buffer of the same shape.  For the backward pass
-    a block keeps its input x and nothing else: fresh memory costs as much as computing y again.
+    a block keeps its input x and the values y, z before its two PReLUs, and nothing else:
 
         y = x W' + b,  a = prelu(y),  n = g (r a + q) + h,   z = conv(n),  c = prelu(z),  m likewise,  out = m V' + d
 
@@ -238,15 +238,18 @@ class StackFunction(torch.autograd.Function):
         hidden = parameters[0].shape[0]
         stream = x.new_zeros(size, frames, features + skip)
         stream[..., :features] = x.transpose(1, 2)
-        scratch = [x.new_empty(frames, hidden) for _ in range(2)]
+        scratch = x.new_empty(frames, hidden)
         saved: list[Tensor] = []
         moments: list[list[Any]] = []
         for index, plan in enumerate(plans):
             weights = Weights.of(parameters[12 * index : 12 * index + 12])
             inputs = functional.pad(stream[..., :features], (0, 1), value=1.0)  # a one for the bias
+            if keep or index == 0:
+                y, z = x.new_empty(size, frames, hidden), x.new_empty(size, frames, hidden)
             if keep:
-                saved.append(inputs)
-            moments.append([forward_block(*pair, scratch, weights, plan) for pair in zip(stream, inputs, strict=True)])
+                saved += [inputs, y, z]
+            examples = zip(stream, inputs, y, z, strict=True)
+            moments.append([forward_block(*example, scratch, weights, plan) for example in examples])
         ctx.skip, ctx.plans, ctx.moments = skip, plans, moments
         ctx.save_for_backward(*parameters, *saved)
         return stream[..., features if skip else 0 :].transpose(1, 2)
@@ -260,14 +263,13 @@ class StackFunction(torch.autograd.Function):
         hidden, features = parameters[0].shape[:2]
         stream = gradient.new_zeros(size, frames, features + ctx.skip)
         stream[..., stream.shape[-1] - width :] = gradient.transpose(1, 2)
-        scratch = [gradient.new_empty(frames, hidden) for _ in range(5)]
+        scratch = [gradient.new_empty(frames, hidden) for _ in range(3)]
         gradients: list[Tensor] = []
         for index in reversed(range(len(ctx.plans))):
             weights = Weights.of(parameters[12 * index : 12 * index + 12])
-            parts = [
-                backward_block(example, x, scratch, weights, ctx.plans[index], moments)
-                for example, x, moments in zip(stream, saved[index], ctx.moments[index], strict=True)
-            ]
+            x, y, z = saved[3 * index : 3 * index + 3]
+            examples = zip(stream, x, y, z, ctx.moments[index], strict=True)
+            parts = [backward_block(*example, scratch, weights, ctx.plans[index]) for example in examples]
             gradients = [sum(part[1:], start=part[0]) for part in zip(*parts, strict=True)] + gradients
         shaped = [g.reshape(p.shape) for g, p in zip(gradients, parameters, strict=True)]
         return (stream[..., :features].transpose(1, 2), None, None, None, *shaped)
@@ -383,19 +385,18 @@ def prelu_backward(gradient: Tensor, x: Tensor, slope: Tensor, spare: Tensor) ->
 
 
 def forward_block(
-    stream: Tensor, x: Tensor, scratch: Sequence[Tensor], weights: Weights, plan: Plan
+    stream: Tensor, x: Tensor, y: Tensor, z: Tensor, scratch: Tensor, weights: Weights, plan: Plan
 ) -> tuple[Moments, Moments]:
-    """Add a block's update of x (M, F + 1) to the stream (M, F + S) of one example; gives the norms' moments."""
+    """Add the update of one example's x (M, F + 1) to its stream (M, F + S), fill y, z (M, H); the norms' moments."""
     w, moments = weights, CumulativeMoments if plan.cumulative else GlobalMoments
-    a, c = scratch
-    torch.mm(x, w.expand.T, out=a)
-    leaky_relu(a, float(w.slope1), out=a)
-    first = moments.of(a)
-    depthwise(a, c, w, first, plan)
-    leaky_relu(c, float(w.slope2), out=c)
-    second = moments.of(c)
+    torch.mm(x, w.expand.T, out=y)
+    leaky_relu(y, float(w.slope1), out=scratch)
+    first = moments.of(scratch)
+    depthwise(scratch, z, w, first, plan)
+    leaky_relu(z, float(w.slope2), out=scratch)
+    second = moments.of(scratch)
     target = stream[:, plan.first :]
-    target.addmm_(c, (w.output * (w.scale2 * second.r)).T)
+    target.addmm_(scratch, (w.output * (w.scale2 * second.r)).T)
     target.add_(w.output_bias + w.output @ (w.scale2 * second.q + w.shift2))
     return first, second
 
@@ -403,23 +404,20 @@ def forward_block(
 def backward_block(
     stream: Tensor,
     x: Tensor,
+    y: Tensor,
+    z: Tensor,
+    moments: tuple[Moments, Moments],
     scratch: Sequence[Tensor],
     weights: Weights,
     plan: Plan,
-    moments: tuple[Moments, Moments],
 ) -> tuple[Tensor, ...]:
     """Gradients of the parameters; the stream's gradient (M, F + S) becomes the one before the block.  One example."""
     w = weights
-    y, z, a, b, c = scratch
+    a, b, c = scratch
     first, second = moments
-    # the forward pass again, from x
-    torch.mm(x, w.expand.T, out=y)
-    leaky_relu(y, float(w.slope1), out=b)
-    first.restore(b)
-    depthwise(b, z, w, first, plan)
+    # the product to the stream and the second norm; a is prelu(z), normalised if cumulative, then its gradient
     leaky_relu(z, float(w.slope2), out=a)
     second.restore(a)
-    # the product to the stream and the second norm; a is prelu(z), normalised if cumulative, then its gradient
     after = stream[:, plan.first :]
     total = after.sum(0)  # (O,)
     products = second.r * (after.T @ a) + second.q * total[:, None]  # (O, H)
@@ -432,6 +430,8 @@ def backward_block(
     second.backward(a, c, (w.scale2 @ d_shift2, w.scale2 @ d_scale2), through_output)
     d_slope2 = prelu_backward(a, z, w.slope2, c)
     # the depthwise convolution and the first norm; b is prelu(y), normalised if cumulative, then its gradient
+    leaky_relu(y, float(w.slope1), out=b)
+    first.restore(b)
     counts, products = correlations(a, b, c, len(w.taps), plan)
     products = first.r * products + first.q * counts  # (P, H)
     d_taps = w.scale1 * products + w.shift1 * counts
