@@ -34,11 +34,11 @@ def conv_tasnet() -> Contestants:
     """training step, Conv-TasNet at the paper's size, 2 x 4 s at 8 kHz"""
     import torchaudio
 
-    from separate.models.conv_tasnet import ConvTasNet, conv_tasnet_state_from_torchaudio
+    from separate.models.conv_tasnet import ConvTasNet, state_from_torchaudio
 
     theirs = torchaudio.models.ConvTasNet(2)
     ours = ConvTasNet(2, 1)
-    ours.load_state_dict(conv_tasnet_state_from_torchaudio(theirs.state_dict()))
+    ours.load_state_dict(state_from_torchaudio(theirs.state_dict()))
     causal = ConvTasNet(2, 1, causal=True, norm="cumulative")
     mixture, sources = torch.randn(2, 1, 32000), torch.randn(2, 2, 32000)
     return {

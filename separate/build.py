@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import importlib
 import inspect
+import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -83,23 +84,49 @@ def _check_arguments(
             raise UsageError(f"there is no key {where}.{key} ({name}); {nearest(key, free)}")
         default = parameters[key].default
         if not _fits(value, parameters[key].annotation, default):
-            kind = parameters[key].annotation if isinstance(parameters[key].annotation, str) else type(default).__name__
+            kind = _in_words(parameters[key].annotation, default)
             example = "" if default is inspect.Parameter.empty else f", e.g. {where}.{key}={default}"
             raise UsageError(f"{where}.{key}={value} must be of type {kind}{example}")
 
 
+PLAIN: dict[str, tuple[type, ...]] = {
+    "int": (int,),
+    "float": (int, float),
+    "bool": (bool,),
+    "str": (str,),
+    "None": (type(None),),
+}
+NESTED = re.compile(r"(Sequence|Mapping)\[(?:str, )?(\w+)\]")
+
+
 def _fits(value: Any, annotation: Any, default: Any) -> bool:
-    """Whether a plain value is of the annotated plain type; of other annotations only numbers are told from text."""
+    """Whether a value is of the annotated plain type, sequence or mapping; of other annotations only numbers are told
+    from text."""
     if isinstance(default, float) and isinstance(value, (str, bool)):
         return False
     names = annotation.split(" | ") if isinstance(annotation, str) else [getattr(annotation, "__name__", "")]
-    plain: dict[str, tuple[type, ...]] = {
-        "int": (int,), "float": (int, float), "bool": (bool,), "str": (str,), "None": (type(None),)
-    }  # fmt: skip
-    if any(name not in plain for name in names):
+    if any(name not in PLAIN and not NESTED.fullmatch(name) for name in names):
         return True
-    kinds = tuple(kind for name in names for kind in plain[name])
-    return isinstance(value, kinds) and not (isinstance(value, bool) and bool not in kinds)
+    return any(_is(value, name) for name in names)
+
+
+def _is(value: Any, name: str) -> bool:
+    if name in PLAIN:
+        return isinstance(value, PLAIN[name]) and (name == "bool" or not isinstance(value, bool))
+    found = NESTED.fullmatch(name)
+    assert found is not None
+    kind, inner = found.groups()
+    if not isinstance(value, Mapping if kind == "Mapping" else (list, tuple)):
+        return False
+    values = value.values() if isinstance(value, Mapping) else value
+    return inner == "Any" or all(_is(item, inner) for item in values)
+
+
+def _in_words(annotation: Any, default: Any) -> str:
+    """The type of an option as a user would say it."""
+    if not isinstance(annotation, str):
+        return type(default).__name__
+    return NESTED.sub(lambda found: ("a list of " if found[1] == "Sequence" else "names with ") + found[2], annotation)
 
 
 def trusted(packages: Sequence[str]) -> tuple[str, ...]:
@@ -168,7 +195,14 @@ def estimates_of(config: Mapping[str, Any]) -> list[str]:
 
 def build_loss(config: Mapping[str, Any], separator: Separator, trust: Sequence[str] | None = None) -> Loss:
     """The loss of a resolved training configuration; UsageError for a target or a model that it cannot work with."""
+    import torch
+
+    silence = torch.zeros(1, config["data"]["channels"], separator.stft.bins, 2, dtype=torch.complex64)
     target = build(config["target"], "target", trust)
+    try:
+        target(silence.unsqueeze(1), silence)  # so that it refuses its options now
+    except ValueError as error:
+        raise UsageError(f"target: {error}") from None
     loss: Loss = build(
         config["loss"],
         "loss",
@@ -180,10 +214,24 @@ def build_loss(config: Mapping[str, Any], separator: Separator, trust: Sequence[
     from separate.pairs import check_pair
 
     check_pair(loss, separator.network)
-    estimates, sources = len(separator.sources), len(config["data"]["sources"])
-    if estimates != sources and not getattr(loss, "any_number", False):
-        raise UsageError(
-            f"{type(loss).__name__} compares {sources} sources with as many estimates, and outputs={estimates}; leave "
-            f"outputs out, or use loss=mixit"
-        )
+    _check_number_of_estimates(loss, len(separator.sources), config)
     return loss
+
+
+def _check_number_of_estimates(loss: Loss, estimates: int, config: Mapping[str, Any]) -> None:
+    """As many as there are sources, or for mixtures of mixtures at least twice as many."""
+    sources, name = len(config["data"]["sources"]), type(loss).__name__
+    if not loss.without_sources and estimates != sources:
+        raise UsageError(
+            f"{name} compares {sources} sources with as many estimates, and outputs={estimates}; leave outputs out, "
+            f"or use loss=mixit"
+        )
+    if loss.without_sources and not config["data"]["interchangeable"]:
+        raise UsageError(
+            f"{name} never learns which source is which; set data.interchangeable=true, or use loss=si_sdr"
+        )
+    if loss.without_sources and not 2 * sources <= estimates <= loss.most_estimates:
+        raise UsageError(
+            f"{name} adds two mixtures of {sources} sources each and needs {2 * sources} to {loss.most_estimates} "
+            f"estimates for them, and there are {estimates}; set outputs={2 * sources}"
+        )

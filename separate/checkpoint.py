@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from separate.separator import Separator
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
-FORMAT = 1  # raised when an older program could not read what is written
+FORMAT = 2  # raised when an older program could not read what is written
 
 
 def save(path: Path, contents: dict[str, Any]) -> None:
@@ -70,7 +70,16 @@ def read(path: Path) -> dict[str, Any]:
             f"{path} was written by separate {contents.get('versions', {}).get('separate')}, newer than this one; "
             f"upgrade with pip install --upgrade separate"
         )
+    if contents["format"] == 1:
+        contents["model"] = {_renamed(name): value for name, value in contents["model"].items()}
     return contents
+
+
+def _renamed(name: str) -> str:
+    """A weight of a checkpoint of format 1, which knew one network, by its name today."""
+    first, _, rest = name.removeprefix("network.").partition(".")
+    today = {"normalise": "body.representation.normalise", "recurrent": "body.recurrent.layers", "masks": "head.linear"}
+    return f"network.{today[first]}.{rest}" if name.startswith("network.") and first in today else name
 
 
 def find(where: str | Path | None) -> Path:

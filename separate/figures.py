@@ -33,8 +33,8 @@ def separation_figure(batch: Batch, separation: Separation, sources: Sequence[st
         ("reference", _decibels(batch.source_spectrograms[0])),
         ("estimate", _decibels(batch.stft(separation.estimates[0]))),
     ]
-    if separation.masks is not None:
-        masks = separation.masks[0].abs() if separation.masks.is_complex() else separation.masks[0]
+    if (applied := separation.applied_masks) is not None:
+        masks = applied[0].abs() if applied.is_complex() else applied[0]
         columns.append(("mask", masks.mean(dim=1).float().cpu().numpy()))
     seconds = batch.mixture.shape[-1] / sample_rate
     extent = (0.0, seconds, 0.0, sample_rate / 2000)

@@ -18,12 +18,14 @@ DIFFERENTIABLE = ("masks", "complex_masks", "waveforms")  # heads that estimates
 def check_pair(loss: Loss, network: Any) -> None:
     """UsageError for a loss that needs a head that the network lacks, or leaves untrained what it separates by."""
     head = getattr(network, "separates_by", None)
-    if not suits(loss.needs, network.provides, head):
+    blind = loss.without_sources and getattr(network, "trains_on_sources", False)
+    if blind or not suits(loss.needs, network.provides, head):
         missing = [need for need in loss.needs if not suits((need,), network.provides, head)]
+        missing = ["estimates without the sources"] if blind else missing
         raise UsageError(
             f"{type(loss).__name__} needs {' and '.join(missing or loss.needs)}, and {type(network).__name__} provides "
             f"{', '.join(network.provides)}{f' and separates by its {head}' if head else ''}. This model works with "
-            f"loss={', '.join(losses_for(network.provides, head))}; this loss with model={', '.join(models_for(loss))}"
+            f"loss={', '.join(losses_for(network))}; this loss with model={', '.join(models_for(loss))}"
         )
 
 
@@ -41,17 +43,24 @@ def suits(needs: Iterable[str], provides: Iterable[str], head: str | None = None
     return set(needs) <= given and bool(trained)
 
 
-def losses_for(provides: Iterable[str], head: str | None) -> list[str]:
-    """The names of our losses that train a network with these heads."""
+def losses_for(network: Any) -> list[str]:
+    """The names of our losses that train a network."""
     from separate import targets
-    from separate.losses import LOSSES
+    from separate.losses import LOSSES, MixITLoss
+
+    def works(needs: Iterable[str]) -> bool:
+        return suits(needs, network.provides, getattr(network, "separates_by", None))
 
     found = []
     for name, (kind, fixed, own) in LOSSES.items():
         configured = [own] if own is not None else [targets.tpsa, targets.cirm]
-        if any(suits(kind(target=target, **fixed).needs, provides, head) for target in configured):
+        if any(works(kind(target=target, **fixed).needs) for target in configured):
             found.append(name)
-    return found
+    if works(("embeddings", "masks")):
+        found.append("chimera")
+    if works(MixITLoss.needs) and not getattr(network, "trains_on_sources", False):
+        found.append("mixit")
+    return [*found, "sum"]
 
 
 def models_for(loss: Loss) -> list[str]:
@@ -60,6 +69,8 @@ def models_for(loss: Loss) -> list[str]:
     for name, spec in shipped("model").items():
         module, _, attribute = spec["_target_"].rpartition(".")
         network = getattr(import_module(module), attribute)
+        if loss.without_sources and getattr(network, "trains_on_sources", False):
+            continue
         if suits(loss.needs, network.provides, spec.get("separates_by")):
             found.append(name)
         elif "complex_masks" in spec and suits(loss.needs, ("complex_masks",)):

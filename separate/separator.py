@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -21,6 +21,9 @@ from separate.overlap import blocks
 from separate.stft import STFT
 from separate.targets import ibm
 
+if TYPE_CHECKING:
+    from separate.models.embedding import Clusters
+
 CONSISTENCIES = ("none", "equal", "power")
 
 
@@ -29,13 +32,15 @@ class Separation:
     """What a network made of a batch; masks by clustering and waveforms are computed when first asked for.
 
     heads: masks or complex_masks (B, S, C, F, N), embeddings (B, F, N, D), waveforms (B, S, C, T), by name.
-    cluster: gives the masks of a network whose embeddings are what it separates by.
-    consistency: see `Separator`.
+    clusters: how embeddings become masks; by_embeddings: they do so although there are masks as well.
+    training: masks by clustering are those of the true sources.  consistency: see `Separator`.
     """
 
     batch: Batch
     heads: Mapping[str, Tensor]
-    cluster: Callable[[], Tensor] | None = None
+    clusters: Clusters | None = None
+    by_embeddings: bool = False
+    training: bool = False
     consistency: str = "none"
 
     @property
@@ -45,10 +50,28 @@ class Separation:
 
     @cached_property
     def masks(self) -> Tensor | None:
-        """(B, S, C, F, N) real or complex, what the estimates are made with; None for a network of waveforms."""
-        if self.cluster is not None:
-            return self.cluster()
-        return self.heads.get("masks", self.heads.get("complex_masks"))
+        """(B, S, C, F, N), real or complex: the network's own, or by clustering; None for a network of waveforms."""
+        own = self.heads.get("masks", self.heads.get("complex_masks"))
+        if own is not None or self.clusters is None:
+            return own
+        return self.ideal_masks if self.training else self.found_masks
+
+    @cached_property
+    def found_masks(self) -> Tensor:
+        """(B, S, C, F, N), by clustering the embeddings."""
+        assert self.clusters is not None
+        return self.clusters(self.embeddings, self.batch.spectrogram)
+
+    @cached_property
+    def ideal_masks(self) -> Tensor:
+        """(B, S, C, F, N), by the attractors of the true sources, differentiable."""
+        assert self.clusters is not None
+        return self.clusters.ideal(self.embeddings, self.batch.spectrogram, owners(self.batch))
+
+    @property
+    def applied_masks(self) -> Tensor | None:
+        """The masks that the estimates are made with."""
+        return self.found_masks if self.by_embeddings else self.masks
 
     @cached_property
     def estimates(self) -> Tensor:
@@ -59,10 +82,16 @@ class Separation:
     def _estimates(self) -> Tensor:
         if "waveforms" in self.heads:
             return self.heads["waveforms"].float()
-        assert self.masks is not None
+        masks = self.applied_masks
+        assert masks is not None
         assert self.batch.stft is not None
-        masks = self.masks if self.masks.is_complex() else self.masks.float()
-        return self.batch.stft.inverse(masks * self.batch.spectrogram.unsqueeze(1), self.batch.mixture.shape[-1])
+        masked = (masks if masks.is_complex() else masks.float()) * self.batch.spectrogram.unsqueeze(1)
+        return self.batch.stft.inverse(masked, self.batch.mixture.shape[-1])
+
+
+def owners(batch: Batch) -> Tensor:
+    """Which source dominates each bin, (B, S, F, N), a mean over the channels."""
+    return ibm(batch.source_spectrograms, batch.spectrogram).mean(dim=2)
 
 
 def consistent(estimates: Tensor, mixture: Tensor, how: str) -> Tensor:
@@ -113,26 +142,14 @@ class Separator(nn.Module):
 
     def separate(self, batch: Batch) -> Separation:
         """A batch at the separator's rate and channels, bound to its STFT."""
-        takes_waveforms = "waveforms" in self.network.provides
-        heads = self.network(batch.mixture if takes_waveforms else batch.spectrogram)
-        return Separation(batch, heads, self._cluster(heads, batch), self.consistency)
-
-    def _cluster(self, heads: Mapping[str, Tensor], batch: Batch) -> Callable[[], Tensor] | None:
-        """How embeddings become masks where the network separates by them: see `separate.models.embedding.Clusters`.
-
-        In training the true sources form the groups, and named ones have their centres followed.
-        """
-        if (
-            "masks" in heads and getattr(self.network, "separates_by", "masks") == "masks"
-        ) or "embeddings" not in heads:
-            return None
-        embeddings, clusters = heads["embeddings"], self.network.clusters
-        if not (self.training and batch.sources.shape[1]):
-            return lambda: clusters(embeddings, batch.spectrogram)
-        assignments = ibm(batch.source_spectrograms, batch.spectrogram).mean(dim=2)  # (B, S, F, N), over the channels
-        if not self.interchangeable:
-            clusters.observe(embeddings, batch.spectrogram, assignments)
-        return lambda: clusters.ideal(embeddings, batch.spectrogram, assignments)
+        network = self.network
+        heads = network(batch.mixture if "waveforms" in network.provides else batch.spectrogram)
+        clusters = network.clusters if "embeddings" in heads else None
+        by_embeddings = getattr(network, "separates_by", "masks") == "embeddings"
+        training = self.training and batch.sources.shape[1] > 0
+        if clusters is not None and training and not self.interchangeable:
+            clusters.observe(heads["embeddings"], batch.spectrogram, owners(batch))
+        return Separation(batch, heads, clusters, by_embeddings, training, self.consistency)
 
     @torch.inference_mode()
     def forward(

@@ -81,33 +81,38 @@ def macs(separator: Separator) -> float:
 def receptive_field(separator: Separator) -> tuple[float, float]:
     """Seconds that an output sample depends on before and after it; infinite where it is the whole recording.
 
-    Found from the gradient of the network in float64, with what the STFT's windows add.
+    Found by how far a NaN in the middle of the input spreads, with what the STFT's windows add.
     """
-    network = deepcopy(separator.network).double().eval()
-    rate, stft = separator.sample_rate, separator.stft
+    network, rate, stft = deepcopy(separator.network).eval(), separator.sample_rate, separator.stft
     waveforms = "waveforms" in network.provides
     unit, window = (1, 0) if waveforms else (stft.hop, stft.n_fft)  # samples
-    recurrent = any(isinstance(module, nn.RNNBase) for module in network.modules())
     for seconds in SPANS:
-        signal = _second(separator, round(2 * seconds * rate)).mixture.double()
-        if not waveforms:
-            signal = stft(signal).to(torch.complex128)
-        touched, middle = _touched(network, signal.requires_grad_())
-        back = torch.inf if touched[0] == 0 else (middle - touched[0]) * unit + window
-        ahead = torch.inf if touched[-1] == signal.shape[-1] - 1 else (touched[-1] - middle) * unit + window
-        if recurrent or max(back, ahead) < torch.inf:
+        signal = _second(separator, round(2 * seconds * rate)).mixture
+        back, ahead = _reach(network, signal if waveforms else stft(signal))
+        if max(back, ahead) < torch.inf:
             break
-    return back / rate, ahead / rate
+    return (back * unit + window) / rate, (ahead * unit + window) / rate
 
 
-def _touched(network: nn.Module, signal: Tensor) -> tuple[list[int], int]:
-    """The steps of the input that the output in the middle depends on, and that middle."""
-    heads = network(signal)
-    output = heads["embeddings"].movedim(2, -1) if "embeddings" in heads else next(iter(heads.values()))
-    middle = output.shape[-1] // 2
-    total = output[..., middle].abs().sum()
-    (gradient,) = torch.autograd.grad(total, signal)
-    return gradient.abs().flatten(0, -2).amax(0).nonzero().flatten().tolist() or [middle], middle
+@torch.no_grad()
+def _reach(network: Any, signal: Tensor) -> tuple[float, float]:
+    """How many steps of the input before and after it an output depends on; infinite where it is all there are.
+
+    Tried at the first and the last step of a period in the middle, where the network computes periods as one.
+    """
+    steps = signal.shape[-1]
+    period = min(network.valid_length(1), steps // 2) if hasattr(network, "valid_length") else 1
+    start = steps // 2 // period * period
+    back = ahead = 0.0
+    for step in {start, min(start + period, steps) - 1}:
+        spoilt = signal.clone()
+        spoilt[..., step] = torch.nan
+        heads = network(spoilt)
+        output = heads["embeddings"].movedim(2, -1) if "embeddings" in heads else next(iter(heads.values()))
+        reached = output.isnan().flatten(0, -2).any(0).nonzero().flatten().tolist() or [step]
+        back = max(back, torch.inf if reached[-1] == output.shape[-1] - 1 else reached[-1] - step)
+        ahead = max(ahead, torch.inf if reached[0] == 0 else step - reached[0])
+    return back, ahead
 
 
 def _second(separator: Separator, length: int | None = None) -> Batch:

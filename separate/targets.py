@@ -86,12 +86,14 @@ def wiener(sources: Tensor, mixture: Tensor) -> Tensor:
 @_of("mask")
 def iam(sources: Tensor, mixture: Tensor, limit: float = 10.0) -> Tensor:
     """Ideal amplitude mask, |S_i| / |Y|, at most `limit` (Wang, Narayanan and Wang, 2014: FFT-MASK, 10)."""
+    check_limit(limit)
     return (sources.abs() / mixture.abs().clamp_min(TINY).unsqueeze(1)).clamp_max(limit)
 
 
 @_of("mask")
 def psm(sources: Tensor, mixture: Tensor, limit: float = 10.0) -> Tensor:
     """Phase-sensitive mask, |S_i| / |Y| cos(angle S_i - angle Y), in [-limit, limit] (Erdogan et al., 2015)."""
+    check_limit(limit)
     return (psa(sources, mixture) / mixture.abs().clamp_min(TINY).unsqueeze(1)).clamp(-limit, limit)
 
 
@@ -129,6 +131,12 @@ TARGETS: dict[str, Target] = {
     "cirm": cirm,
     "waveform": waveform,
 }
+
+
+def check_limit(limit: float) -> None:
+    """ValueError for a largest mask that is not above 0."""
+    if not limit > 0:
+        raise ValueError(f"limit={limit} must be above 0, e.g. limit=10")
 
 
 def audible(mixture: Tensor, level: float) -> Tensor:

@@ -105,3 +105,19 @@ def test_a_full_disk_leaves_the_old_checkpoint_and_says_so(tmp_path):
         checkpoint.save(path, {"config": {}, "model": torch.zeros(10_000_000)})
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_weights_of_the_first_format_are_read_by_their_names_of_today(trained, tmp_path):
+    contents = checkpoint.read(trained / "runs" / "tiny" / "checkpoints" / "best.ckpt")
+    old = {"body.representation.normalise": "normalise", "body.recurrent.layers": "recurrent", "head.linear": "masks"}
+    model = {}
+    for name, value in contents["model"].items():
+        for today, then in old.items():
+            name = name.replace(f"network.{today}", f"network.{then}")
+        model[name] = value
+    assert "network.recurrent.weight_ih_l0" in model
+    path = tmp_path / "old.ckpt"
+    torch.save({**contents, "format": 1, "model": model}, path)
+    again = checkpoint.read(path)
+    assert list(again["model"]) == list(contents["model"])
+    checkpoint.restore(again)

@@ -6,11 +6,13 @@ import torchaudio
 from torch import nn
 
 from separate.models import temporal
-from separate.models.conv_tasnet import ConvTasNet, conv_tasnet_state_from_torchaudio
+from separate.models.conv_tasnet import ConvTasNet, state_from_torchaudio
 from separate.models.dprnn import DPRNN
 from separate.models.filterbank import Decoder, Encoder, frame, overlap_add
+from separate.models.norms import CumulativeNorm
 from separate.models.tasnet import TasNet
-from separate.models.temporal import CumulativeNorm, StackFunction, TemporalStack
+from separate.models.temporal import TemporalStack
+from separate.models.temporal_function import StackFunction
 
 SMALL = {
     ConvTasNet: {"filters": 8, "kernel": 4, "bottleneck": 5, "hidden": 7, "skip": 6, "layers": 3, "repeats": 2},
@@ -225,13 +227,13 @@ def test_conv_tasnet_is_torchaudios_with_the_same_weights(dtype, tolerance, leng
     for p in theirs.parameters():
         p.data += 0.1 * torch.randn_like(p)
     ours = ConvTasNet(3, 1, filters=20, bottleneck=12, hidden=24, skip=12, layers=4, repeats=2).to(dtype)
-    ours.load_state_dict(conv_tasnet_state_from_torchaudio(theirs.state_dict()))
+    ours.load_state_dict(state_from_torchaudio(theirs.state_dict()))
     x, weight = torch.randn(2, 1, length, dtype=dtype), torch.randn(2, 3, length, dtype=dtype)
     estimates = ours(x)["waveforms"][:, :, 0], theirs(x)
     for estimate in estimates:
         (estimate * weight).sum().backward()
     assert relative(*estimates) < tolerance
-    expected = conv_tasnet_state_from_torchaudio({name: p.grad for name, p in theirs.named_parameters()})
+    expected = state_from_torchaudio({name: p.grad for name, p in theirs.named_parameters()})
     found = {name: p.grad for name, p in ours.named_parameters()}
     assert found.keys() == expected.keys()
     together = [torch.cat([g[name].flatten() for name in expected]) for g in (found, expected)]

@@ -249,3 +249,11 @@ def test_mask_inference_on_mel_bands_is_smaller_and_covers_all_bins():
     masks = mel(torch.randn(2, 1, 129, 7, dtype=torch.complex64))["masks"]
     assert masks.shape == (2, 2, 1, 129, 7)
     assert sum(p.numel() for p in mel.parameters()) < sum(p.numel() for p in full.parameters()) / 3
+
+
+def test_the_last_patch_of_a_unet_is_padded_with_silence_on_every_scale():
+    x = spectrogram(frames=10)
+    silence = torch.nn.functional.pad(x, (0, 6))
+    for scale in ("linear", "db"):
+        network = UNet(2, 1, BINS, [4, 8], patch=8, representation=scale).eval()
+        torch.testing.assert_close(network(x)["masks"], network(silence)["masks"][..., :10])

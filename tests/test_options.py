@@ -137,11 +137,13 @@ def test_every_option_of_a_loss_changes_its_value(loss, key):
     model = {"dc": "deep_clustering", "attractor": "attractor", "chimera": "chimera"}.get(loss.split("_")[0], "blstm")
     base, other = WITH_LOSS.get((loss, key)) or ({}, {key: another(key, section("loss", loss)[key])})
     values = []
+    outputs = 4 if loss == "mixit" else None
     for changed in ({}, other):
         torch.manual_seed(0)
         defaults = shipped("loss")[loss].get("defaults", [{"": "tpsa"}])
         spec = {**section("loss", loss), **base, **changed}
-        config = config_of(model, loss=spec, target=section("target", next(iter(defaults[0].values()))))
+        target = section("target", next(iter(defaults[0].values())))
+        config = config_of(model, outputs is not None, loss=spec, target=target, outputs=outputs)
         separator = build_separator(config)
         criterion = build_loss(config, separator)
         batch = criterion.prepare(batch_of(separator.stft))
@@ -201,7 +203,34 @@ NAMES = [
     ("unet", {"downsampling": "min"}, "unknown downsampling min; choose from stride, max, average"),
     ("open_unmix", {"hidden": 7}, "hidden=7 must be even"),
     ("open_unmix", {"bandwidth": -1.0}, "bandwidth=-1.0 must be above 0 Hz"),
+    ("unet", {"filters": 5}, "model.filters=5 must be of type a list of int"),
+    ("unet", {"filters": ["a"]}, "must be of type a list of int"),
 ]
+LOSS_NAMES = [
+    ("sum", {"terms": ["tpsa"]}, r"loss.terms=\['tpsa'\] must be of type names with Any"),
+    ("l1", {"source_weights": [1, 2]}, r"loss.source_weights=\[1, 2\] must be of type names with float"),
+    ("l1", {"source_weights": {"a": "heavy"}}, "must be of type names with float"),
+    ("multi_resolution_stft", {"ffts": 1024}, "loss.ffts=1024 must be of type a list of int"),
+    ("multi_resolution_stft", {"ffts": [64]}, "must be equally many"),
+    ("multi_resolution_stft", {"hops": [700, 240, 50]}, "hop=700, window=600: no hop above its window"),
+    ("si_sdr", {"zero_mean": "yes"}, "loss.zero_mean=yes must be of type bool"),
+    ("dc", {"level": 0.0}, "level=0.0 must be below 0 dB"),
+]
+
+
+@pytest.mark.parametrize(("loss", "options", "message"), LOSS_NAMES)
+def test_a_loss_refuses_what_it_cannot_take_with_the_way_out(loss, options, message):
+    model = "deep_clustering" if loss == "dc" else "blstm"
+    target = next(iter(shipped("loss")[loss].get("defaults", [{"": "tpsa"}])[0].values()))
+    config = config_of(model, loss={**section("loss", loss), **options}, target=section("target", target))
+    with pytest.raises(UsageError, match=message):
+        build_loss(config, build_separator(config))
+
+
+def test_a_limit_below_zero_is_refused():
+    config = config_of("blstm", loss=section("loss", "l1"), target={**section("target", "iam"), "limit": -1.0})
+    with pytest.raises(UsageError, match="target: limit=-1.0 must be above 0"):
+        build_loss(config, build_separator(config))
 
 
 @pytest.mark.parametrize(("model", "options", "message"), NAMES)

@@ -4,10 +4,12 @@ import json
 
 import pytest
 import soundfile
+from omegaconf import OmegaConf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from separate import checkpoint
 from separate.cli import evaluate, infer, train
+from separate.config import shipped
 from tests.conftest import tone, write
 from tests.tiny import MODELS
 
@@ -76,13 +78,29 @@ def test_mixit_trains_more_estimates_than_sources_and_they_are_scored_by_the_bes
     code, _, err = call(train, *arguments[:3], "outputs=4", *small, "run=q", cwd=tmp_path)
     assert code == 2
     assert "SISDRLoss compares 2 sources with as many estimates, and outputs=4; leave outputs out" in err
+    code, _, err = call(train, *arguments[:4], "outputs=3", *small, "run=q", cwd=tmp_path)
+    assert code == 2
+    assert "MixITLoss adds two mixtures of 2 sources each and needs 4 to 12 estimates" in err
 
 
 def test_a_pair_that_cannot_work_is_refused_before_data_is_touched(call, tmp_path):
     code, _, err = call(train, "model=deep_clustering", "loss=tpsa", "data=stems", "data.root=nowhere", cwd=tmp_path)
     assert code == 2
     assert "SpectralLoss needs masks, and DeepClustering provides embeddings" in err
-    assert "works with loss=dc, dc_weighted, dc_whitened, attractor; this loss with model=attractor, bgru, blstm" in err
+    assert "works with loss=dc, dc_weighted, dc_whitened, attractor, sum; this loss with model=attractor, bgru" in err
+
+
+def test_the_printed_configuration_says_what_each_key_means(call, tmp_path):
+    for model, spec in shipped("model").items():
+        code, out, err = call(train, f"model={model}", "--cfg", "job", cwd=tmp_path)
+        assert code == 0, err
+        section = out[out.index("\nmodel:") : out.index("\noptimizer:")]
+        commented = {line.split(":")[0].strip() for line in section.splitlines() if "  # " in line}
+        assert commented >= set(spec) - {"_target_", "defaults"}, model
+    assert "batch_size: 16  # examples in one step" in out
+    assert OmegaConf.create(out).batch_size == 16
+    code, out, err = call(evaluate, "--cfg", "job", cwd=tmp_path)
+    assert "split: test  # test, valid or train" in out
 
 
 def test_the_summary_trains_nothing_and_needs_no_data(call, tmp_path):

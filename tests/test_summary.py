@@ -62,3 +62,8 @@ def test_every_model_can_be_summarised(model):
     total = sum(p.numel() for p in separator.parameters())
     assert f"parameters             {total:,}" in text
     assert macs(separator) > 0
+
+
+def test_a_network_of_patches_looks_ahead_as_far_as_a_patch():
+    separator = build_separator(config_of("unet"))  # patches of 8 frames
+    assert receptive_field(separator) == ((7 * 32 + 64) / 8000, (7 * 32 + 64) / 8000)

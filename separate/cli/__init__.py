@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import errno
+import io
 import logging
 import os
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, redirect_stdout
 from typing import Any
 
 from separate.errors import SeparateError
@@ -54,13 +55,25 @@ def run_hydra(program: str, main: Callable[[], Any]) -> None:
     threading.excepthook = _quiet_when_full
     with one_sentence(program):
         try:
-            main()
+            with _commented(program) if {"--cfg", "-c"} & set(sys.argv) else nullcontext():
+                main()
         except (HydraException, OmegaConfBaseException, ValueError) as error:
             if isinstance(error, ValueError) and "Config group override" not in str(error):
                 raise
             from separate.cli.refusals import explain
 
             _fail(program, explain(error), 2, error)
+
+
+@contextmanager
+def _commented(program: str) -> Iterator[None]:
+    """Add the comments of its files to a configuration that Hydra prints."""
+    from separate.cli.comments import annotate
+
+    printed = io.StringIO()
+    with redirect_stdout(printed):
+        yield
+    print(annotate(printed.getvalue(), program.removeprefix("separate-")))
 
 
 def _quiet_when_full(failed: threading.ExceptHookArgs) -> None:

@@ -35,10 +35,10 @@ def _train(cfg: DictConfig) -> float | None:
             return None
         return run(config, folder, changed=list(HydraConfig.get().overrides.task))
     finally:
-        if (folder / "config.yaml").exists() and not cfg.get("summary"):
-            print(f"run: {folder}", flush=True)
-        else:
+        if not (folder / "config.yaml").exists():
             _leave_no_trace(folder)
+        elif not cfg.get("summary"):
+            print(f"run: {folder}", flush=True)
 
 
 def _summarise(config: TrainConfig) -> None:

@@ -26,8 +26,8 @@ def arrange_separation(separation: Separation) -> Separation:
     """The same with estimates and masks in the order of the sources of its batch."""
     order = order_of(separation.estimates, separation.batch.sources)
     heads = {"waveforms": select(separation.estimates, order)}
-    if separation.masks is not None:
-        heads["masks"] = select(separation.masks, order)
+    if (masks := separation.applied_masks) is not None:
+        heads["masks"] = select(masks, order)
     return Separation(separation.batch, heads)
 
 

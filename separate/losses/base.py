@@ -22,16 +22,19 @@ class Loss(nn.Module):
     needs: the heads that the network must have (`masks`, `complex_masks`, `embeddings`, `waveforms`), or `estimates`,
     which all give whose masks or waveforms are differentiable.
     domains: what its target may be compared with, see `separate.targets`; ValueError for a target of another one.
+    None takes any.  without_sources: it uses mixtures alone.
     """
 
     needs: tuple[str, ...] = ("estimates",)
-    domains: tuple[str, ...] = ("waveform",)
+    domains: tuple[str, ...] | None = ("waveform",)
+    without_sources = False
+    most_estimates: int = 0  # that it can share out, where it has no sources
 
     def __init__(self, target: Target) -> None:
         super().__init__()
         self.target = target
         self.domain = domain_of(target)
-        if self.domain not in self.domains:
+        if self.domains is not None and self.domain not in self.domains:
             fitting = [name for name, other in TARGETS.items() if other.domain in self.domains]
             raise ValueError(
                 f"{type(self).__name__} compares a {' or '.join(self.domains)} and the target is a {self.domain}; "

@@ -11,9 +11,8 @@ from torch import Tensor
 
 from separate.losses.affinity import deep_clustering, whitened
 from separate.losses.base import Loss
-from separate.models.embedding import SOFT, similarity
-from separate.models.layers import choose
-from separate.targets import Target, audible, ibm
+from separate.models.layers import check_level, choose
+from separate.targets import Target, audible
 
 if TYPE_CHECKING:
     from separate.batch import Batch
@@ -50,7 +49,8 @@ class ClusteringLoss(Loss):
         super().__init__(target)
         self.objective = choose(objective, OBJECTIVES, "objective")
         self.weights = choose(weights, WEIGHTS, "weights")
-        self.level = check_level(level)
+        check_level(level)
+        self.level = level
 
     def forward(self, separation: Separation, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         masks = self.target(batch.source_spectrograms, batch.spectrogram).mean(dim=2)  # over channels: (B, S, F, N)
@@ -63,31 +63,15 @@ class ClusteringLoss(Loss):
 
 
 class AttractorLoss(Loss):
-    """Mean squared error of magnitudes masked by similarity to the true sources' attractors (Chen et al., 2017, eq. 1).
+    """Mean squared error of the magnitudes that attractors at the true sources mask (Chen et al., 2017, eq. 1).
 
-    The attractors are those of the bins that each source dominates and that are within `level` dB of the loudest.
-    membership: softmax or sigmoid.  A silent source's attractor is the origin, and its mask asks for silence.
+    Membership and level are those of the model, see `separate.models.embedding.Clusters`.
+    A silent source's attractor is the origin, and its mask asks for silence.
     """
 
     needs = ("embeddings",)
     domains = ("spectrogram",)
 
-    def __init__(self, target: Target, membership: str = "softmax", level: float = -40.0) -> None:
-        super().__init__(target)
-        self.share = choose(membership, SOFT, "membership")
-        self.level = check_level(level)
-
     def forward(self, separation: Separation, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        mixture, sources = batch.spectrogram, batch.source_spectrograms
-        heard = ibm(sources, mixture).mean(dim=2) * audible(mixture, self.level).unsqueeze(1)
-        points = rearrange(separation.embeddings.float(), "b f n d -> b (n f) d")
-        scores = similarity(points, rearrange(heard, "b s f n -> b (n f) s"))
-        masks = rearrange(self.share(scores), "b (n f) s -> b s 1 f n", f=mixture.shape[2])
-        error = masks * mixture.abs().unsqueeze(1) - self.target(sources, mixture)
-        return error.square().mean(), {}
-
-
-def check_level(level: float) -> float:
-    if level >= 0:
-        raise ValueError(f"level={level} must be below 0 dB, the example's loudest bin")
-    return level
+        estimate = separation.ideal_masks * batch.spectrogram.abs().unsqueeze(1)
+        return (estimate - self.target(batch.source_spectrograms, batch.spectrogram)).square().mean(), {}

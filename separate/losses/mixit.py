@@ -11,7 +11,7 @@ from torch import Tensor
 
 from separate.batch import Batch
 from separate.losses.base import Loss
-from separate.losses.waveform import QUIET
+from separate.losses.waveform import QUIET, negative_snr, softness
 from separate.targets import Target
 
 if TYPE_CHECKING:
@@ -28,11 +28,12 @@ class MixITLoss(Loss):
     A silent mixture costs the level of what it is given above -80 dB.
     """
 
-    any_number = True  # of estimates: as many as both mixtures together have sources, or more
+    without_sources = True
+    most_estimates = MOST_ESTIMATES
 
     def __init__(self, target: Target, threshold: float = 30.0) -> None:
         super().__init__(target)
-        self.soft = 10 ** (-threshold / 10)
+        self.soft = softness(threshold)
 
     def prepare(self, batch: Batch) -> Batch:
         """Each mixture plus the next one; a single one plus itself, half of its length later."""
@@ -42,10 +43,9 @@ class MixITLoss(Loss):
 
     def forward(self, separation: Separation, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         estimates, mixtures = separation.estimates.flatten(-2), batch.sources.flatten(-2)  # (B, M, T), (B, 2, T)
-        chosen = best_sharing(estimates.detach(), mixtures, self.soft)
-        error = (mixtures - chosen @ estimates).square().mean(-1)
-        energy = mixtures.square().mean(-1)
-        return (10 * torch.log10((error + self.soft * energy + QUIET) / (energy + QUIET))).mean(), {}
+        with torch.autocast(estimates.device.type, enabled=False):
+            given = best_sharing(estimates.detach(), mixtures, self.soft) @ estimates
+            return negative_snr(given, mixtures, self.soft).mean(), {}
 
 
 @lru_cache

@@ -88,6 +88,17 @@ class SISDRLoss(SampleLoss):
         return -pairwise_si_sdr(estimate, reference)  # one matrix product for all pairs
 
 
+def negative_snr(estimate: Tensor, reference: Tensor, soft: float) -> Tensor:
+    """10 log10((|s - e|^2 + soft |s|^2) / |s|^2) of (..., T) twice -> (...)"""
+    error, energy = (reference - estimate).square().mean(-1), reference.square().mean(-1)
+    return 10 * torch.log10((error + soft * energy + QUIET) / (energy + QUIET))
+
+
+def softness(threshold: float) -> float:
+    """The share of the reference that stays as error at a threshold in dB of SNR."""
+    return 10 ** (-threshold / 10)
+
+
 class SNRLoss(SampleLoss):
     """Negative SNR in dB, 10 log10((|s - e|^2 + t |s|^2) / |s|^2), so that levels count.
 
@@ -105,11 +116,10 @@ class SNRLoss(SampleLoss):
         sources: Sequence[str] | None = None,
     ) -> None:
         super().__init__(target, interchangeable, source_weights, sources)
-        self.soft = 0.0 if threshold is None else 10 ** (-threshold / 10)
+        self.soft = 0.0 if threshold is None else softness(threshold)
 
     def distance(self, estimate: Tensor, reference: Tensor) -> Tensor:
-        error, energy = (reference - estimate).square().mean(-1), reference.square().mean(-1)
-        return 10 * torch.log10((error + self.soft * energy + QUIET) / (energy + QUIET))
+        return negative_snr(estimate, reference, self.soft)
 
 
 class SDSDRLoss(SampleLoss):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +11,8 @@ import torch
 from torch import Tensor
 
 from separate import targets
-from separate.losses.base import Loss, PairedLoss, domain_of, pick
+from separate.errors import nearest
+from separate.losses.base import Loss, PairedLoss, pick
 from separate.losses.clustering import AttractorLoss, ClusteringLoss
 from separate.losses.permutation import best_permutation
 from separate.losses.spectral import SpectralLoss
@@ -55,6 +58,8 @@ class WeightedSum(Loss):
     their weighted sum least.
     """
 
+    domains = None  # what its target may be is for the parts to say
+
     def __init__(
         self,
         terms: Mapping[str, Any] | None,
@@ -64,14 +69,13 @@ class WeightedSum(Loss):
     ) -> None:
         if not terms:
             raise ValueError("terms is empty; name losses and weights, e.g. loss.terms={tpsa: 1, si_sdr: 0.1}")
-        self.domains = (domain_of(target),)  # what it takes is for its parts to say
         super().__init__(target)
         self.weight: dict[str, float] = {}
         self.parts = torch.nn.ModuleDict()
         for name, value in terms.items():
             options = dict(value) if isinstance(value, Mapping) else {"weight": value}
             weight = options.pop("weight", 1.0)
-            if isinstance(weight, bool) or not isinstance(weight, (int, float)) or weight <= 0:
+            if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not 0 < weight < math.inf:
                 raise ValueError(
                     f"terms.{name}: the weight {weight} must be a number above 0; leave out what counts nothing"
                 )
@@ -106,7 +110,11 @@ def _make(name: str, options: dict[str, Any], target: Target, interchangeable: b
     elif own is not None:
         target = own
     context = {"interchangeable": interchangeable, "sources": sources} if issubclass(kind, PairedLoss) else {}
+    known = [key for key in inspect.signature(kind).parameters if key not in ("target", *context)]
+    for key in options:
+        if key not in known:
+            raise ValueError(f"terms.{name}: there is no key {key}; {nearest(key, ['weight', 'target', *known])}")
     try:
         return kind(**{**fixed, **options, **context, "target": target})
-    except TypeError as error:
+    except (TypeError, ValueError) as error:
         raise ValueError(f"terms.{name}: {error}") from None

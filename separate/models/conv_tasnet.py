@@ -9,8 +9,9 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from separate.models.filterbank import Decoder, Encoder
-from separate.models.layers import activation, check_positive
-from separate.models.temporal import TemporalStack, norm
+from separate.models.layers import check_positive, make_activation
+from separate.models.norms import make_norm
+from separate.models.temporal import TemporalStack
 
 
 class ConvTasNet(nn.Module):
@@ -51,10 +52,10 @@ class ConvTasNet(nn.Module):
         check_positive(sources=sources, bottleneck=bottleneck)
         self.sources = sources
         self.encoder = Encoder(filters, channels, kernel, activation=encoder_activation)
-        self.norm = input_norm(norm, filters, causal)
+        self.norm = make_norm(norm, filters, causal)
         self.bottleneck = nn.Linear(filters, bottleneck)
         self.stack = TemporalStack(bottleneck, hidden, skip, convolution, layers, repeats, norm, causal)
-        self.masks = Masks(skip or bottleneck, sources, filters, activation)
+        self.masks = FilterMasks(skip or bottleneck, sources, filters, activation)
         self.decoder = Decoder(filters, channels, kernel)
 
     def forward(self, mixture: Tensor) -> dict[str, Tensor]:
@@ -68,10 +69,7 @@ class ConvTasNet(nn.Module):
         return self.encoder.valid_length(length)
 
 
-input_norm = norm  # the constructor's own `norm` is a name
-
-
-class Masks(nn.Module):
+class FilterMasks(nn.Module):
     """PReLU and a 1x1 convolution to a mask for each source: (B, M, features) -> (B, S, M, N)."""
 
     def __init__(self, features: int, sources: int, filters: int, name: str) -> None:
@@ -79,7 +77,7 @@ class Masks(nn.Module):
         self.sources = sources
         self.prelu = nn.PReLU()
         self.linear = nn.Linear(features, sources * filters)
-        self.activation = activation(name)
+        self.activation = make_activation(name)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.activation(rearrange(self.linear(self.prelu(x)), "b m (s n) -> b s m n", s=self.sources))
@@ -95,7 +93,7 @@ BLOCK_NAMES = {  # torchaudio's -> ours
 }
 
 
-def conv_tasnet_state_from_torchaudio(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def state_from_torchaudio(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The weights of a `torchaudio.models.ConvTasNet` under the names of `ConvTasNet`, which loads them strictly.
 
     The model must have the same sizes, channels=1, and otherwise the default options (activation="relu" for those

@@ -6,8 +6,8 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from separate.models.filterbank import Decoder, Encoder, frame, overlap_add
-from separate.models.layers import Recurrent, activation, check_dropout, check_positive
-from separate.models.temporal import CumulativeNorm, norm
+from separate.models.layers import Recurrent, check_dropout, check_positive, make_activation
+from separate.models.norms import CumulativeNorm, make_norm
 
 
 class DPRNN(nn.Module):
@@ -49,12 +49,12 @@ class DPRNN(nn.Module):
             raise ValueError(f"chunk={chunk} frames must be even, as chunks overlap by half; use {max(chunk + 1, 2)}")
         self.sources, self.chunk = sources, chunk
         self.encoder = Encoder(filters, channels, kernel)
-        self.norm = norm("cumulative" if causal else "global", filters)
+        self.norm = make_norm("cumulative" if causal else "global", filters)
         self.bottleneck = nn.Linear(filters, bottleneck)
         self.blocks = nn.ModuleList(Block(bottleneck, recurrent, units, causal, dropout) for _ in range(blocks))
         self.prelu = nn.PReLU()
         self.masks = nn.Linear(bottleneck, sources * filters)
-        self.activation = mask_activation(activation)
+        self.activation = make_activation(activation)
         self.decoder = Decoder(filters, channels, kernel)
 
     def forward(self, mixture: Tensor) -> dict[str, Tensor]:
@@ -98,7 +98,7 @@ class Path(nn.Module):
         self.recurrent = Recurrent(recurrent, features, 1, units, bidirectional)
         self.dropout = nn.Dropout(dropout)
         self.linear = nn.Linear(self.recurrent.width, features)
-        self.norm = CumulativeNorm(features) if causal else norm("global", features)
+        self.norm = CumulativeNorm(features) if causal else make_norm("global", features)
 
     def forward(self, x: Tensor, across: bool = False) -> Tensor:
         """across: the steps are chunks, by which a causal norm accumulates; otherwise the groups are."""
@@ -107,6 +107,3 @@ class Path(nn.Module):
         if across:
             return rearrange(self.norm(y.transpose(2, 3)), "b f n g -> b g n f")
         return rearrange(self.norm(y), "b f g n -> b g n f")
-
-
-mask_activation = activation  # the constructor's own `activation` is a name

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from separate.clustering import assign, kmeans
-from separate.models.layers import Masks, activation, check_positive, choose
+from separate.models.layers import Masks, check_level, check_positive, choose, make_activation
 from separate.models.recurrent import MaskHead, RecurrentBody
 from separate.models.representation import Representation
 from separate.targets import audible
@@ -44,8 +44,7 @@ class Clusters(nn.Module):
         super().__init__()
         check_positive(starts=starts)
         self.membership = choose(membership, {name: name for name in MEMBERSHIPS}, "membership")
-        if level >= 0:
-            raise ValueError(f"level={level} must be below 0 dB, the recording's loudest bin")
+        check_level(level)
         self.interchangeable = interchangeable
         self.level, self.starts = level, starts
         self.register_buffer("centres", torch.zeros(sources, dimensions))
@@ -65,11 +64,14 @@ class Clusters(nn.Module):
         return _masks(shares, mixture)
 
     def ideal(self, embeddings: Tensor, mixture: Tensor, assignments: Tensor) -> Tensor:
-        """The masks that attractors at the true sources give, differentiable.  assignments: (B, S, F, N)."""
+        """The masks that attractors at the true sources give, differentiable.  assignments: (B, S, F, N).
+
+        Where the membership is hard these are shares by softmax, so that there is a gradient.
+        """
         points = rearrange(embeddings.float(), "b f n d -> b (n f) d")
         weights = assignments * audible(mixture, self.level).unsqueeze(1)
         scores = similarity(points, rearrange(weights, "b s f n -> b (n f) s"))
-        return _masks(SOFT[self.membership](scores), mixture)
+        return _masks(SOFT.get(self.membership, SOFT["softmax"])(scores), mixture)
 
     @torch.no_grad()
     def observe(self, embeddings: Tensor, mixture: Tensor, assignments: Tensor, momentum: float = 0.05) -> None:
@@ -77,7 +79,8 @@ class Clusters(nn.Module):
         points = rearrange(embeddings.float(), "b f n d -> 1 (b n f) d")
         weights = assignments * audible(mixture, self.level).unsqueeze(1)
         weights = rearrange(weights, "b s f n -> 1 (b n f) s")
-        found = attractors(points, weights)[0]
+        with torch.autocast(points.device.type, enabled=False):
+            found = attractors(points, weights)[0]
         fresh = self.centres.abs().sum(dim=1) == 0
         step = torch.where(fresh, 1.0, momentum) * (weights.sum(dim=(0, 1)) > 0)
         self.centres.lerp_(found, step.unsqueeze(1))
@@ -163,7 +166,7 @@ class EmbeddingHead(nn.Module):
         check_positive(dimensions=dimensions)
         self.dimensions, self.unit_length = dimensions, unit_length
         self.linear = nn.Linear(features, bins * dimensions)
-        self.activation: Callable[[Tensor], Tensor] = activation(activation_name)
+        self.activation: Callable[[Tensor], Tensor] = make_activation(activation_name)
 
     def forward(self, x: Tensor) -> Tensor:
         embeddings = rearrange(self.activation(self.linear(x)), "b n (f d) -> b f n d", d=self.dimensions)
@@ -227,6 +230,7 @@ class Attractor(DeepClustering):
     provides = ("embeddings", "masks")
     unit_length = False
     memberships = tuple(SOFT)  # those with a gradient
+    trains_on_sources = True
 
 
 class Chimera(nn.Module):

@@ -9,8 +9,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional
 
-from separate.models.layers import activation as make_activation
-from separate.models.layers import check_positive
+from separate.models.layers import check_positive, make_activation
 
 
 def frame(waveform: Tensor, kernel: int, stride: int) -> Tensor:
@@ -58,7 +57,7 @@ class Encoder(Filterbank):
     """Waveform to features: (B, C, T) -> (B, M, N).
 
     All channels enter each of the N filters together.  M = ceil(T / stride) + kernel / stride - 1 frames, for any
-    T >= 1.  activation: see `separate.models.layers.activation`.
+    T >= 1.  activation: see `separate.models.layers.make_activation`.
     """
 
     def __init__(

@@ -30,7 +30,7 @@ def choose(name: str, table: Mapping[str, Choice], what: str) -> Choice:
     return table[name]
 
 
-def activation(name: str) -> nn.Module:
+def make_activation(name: str) -> nn.Module:
     """sigmoid, softmax (over dimension 1), tanh, relu, leaky_relu (slope 0.2), prelu or none."""
     return choose(name, ACTIVATIONS, "activation")()
 
@@ -45,6 +45,12 @@ def check_positive(**sizes: float) -> None:
 def check_dropout(dropout: float) -> None:
     if not 0 <= dropout < 1:
         raise ValueError(f"dropout={dropout} must lie in [0, 1)")
+
+
+def check_level(level: float) -> None:
+    """ValueError for a level that is not below the loudest bin's, which has 0 dB."""
+    if level >= 0:
+        raise ValueError(f"level={level} must be below 0 dB, the loudest bin")
 
 
 class Recurrent(nn.Module):
@@ -99,7 +105,7 @@ class Masks(nn.Module):
         self.sources, self.complex_masks = sources, complex_masks
         self.heads = sources * channels * (1 + complex_masks)
         self.provides = ("complex_masks",) if complex_masks else ("masks",)
-        self.activation = activation(activation_name)
+        self.activation = make_activation(activation_name)
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         if not self.complex_masks:

@@ -38,7 +38,7 @@ class MaskInference(nn.Module):
     masks.  With bidirectional=False and a normalisation that is causal (batch, layer, learnable, whiten, none) the
     masks up to a frame do not depend on later ones.
     complex_masks: each mask gets a real and an imaginary part (Williamson et al., 2016), both with the activation.
-    mels: the network works on as many bands, and its masks are projected back to the bins.
+    mels: the network works on as many bands; what it says of them is projected back to the bins before the activation.
     """
 
     provides: tuple[str, ...] = ("masks",)

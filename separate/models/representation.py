@@ -145,7 +145,7 @@ class Standardisation(nn.Module):
     @torch.no_grad()
     def observe(self, features: Tensor) -> None:
         """Take in features (B, C, M, N), not normalised."""
-        values = rearrange(features, "b c f n -> f (b c n)").double().cpu()
+        values = rearrange(features, "b c f n -> f (b c n)").cpu().double()
         variance, mean = torch.var_mean(values, dim=1, correction=0)
         count, old = values.shape[1], self.count
         self.count = old + count

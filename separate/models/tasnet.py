@@ -6,7 +6,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from separate.models.filterbank import Decoder, Encoder
-from separate.models.layers import Recurrent, activation, check_dropout, check_positive
+from separate.models.layers import Recurrent, check_dropout, check_positive, make_activation
 
 SILENCE = 1e-6  # added in quadrature to the norm of a segment: -120 dB re a norm of 1
 
@@ -55,7 +55,7 @@ class TasNet(nn.Module):
             width = pair.width
         self.dropout = nn.Dropout(dropout)
         self.masks = nn.Linear(width, sources * filters)
-        self.activation = mask_activation(activation)
+        self.activation = make_activation(activation)
         self.decoder = Decoder(filters, channels, kernel, stride=kernel)
 
     def forward(self, mixture: Tensor) -> dict[str, Tensor]:
@@ -76,6 +76,3 @@ class TasNet(nn.Module):
 
     def valid_length(self, length: int) -> int:
         return self.encoder.valid_length(length)
-
-
-mask_activation = activation  # the constructor's own `activation` is a name

@@ -117,8 +117,8 @@ class UNet(nn.Module):
     def forward(self, spectrogram: Tensor) -> dict[str, Tensor]:
         """(B, C, F, N) complex -> masks or complex_masks (B, S, C, F, N)."""
         bins, frames = spectrogram.shape[-2:]
-        x = self.representation(spectrogram)[:, :, : self.kept]
-        x = nn.functional.pad(x, (0, self.valid_length(frames) - frames))
+        padded = nn.functional.pad(spectrogram, (0, self.valid_length(frames) - frames))
+        x = self.representation(padded)[:, :, : self.kept]
         batch, width = len(x), self.patch or x.shape[-1]
         x = rearrange(x, "b c f (m n) -> (b m) c f n", n=width)
         skips = []

@@ -78,7 +78,9 @@ class WaveUNet(nn.Module):
 
         def convolution(inputs: int, outputs: int, kernel: int) -> nn.Module:
             padding = 0 if context else kernel // 2
-            return nn.Sequential(nn.Conv1d(inputs, outputs, kernel, padding=padding), layers.activation("leaky_relu"))
+            return nn.Sequential(
+                nn.Conv1d(inputs, outputs, kernel, padding=padding), layers.make_activation("leaky_relu")
+            )
 
         widths = [filters * level for level in range(1, levels + 2)]  # the last one of the middle
         self.down = nn.ModuleList(
@@ -92,7 +94,7 @@ class WaveUNet(nn.Module):
             for level, below in zip(reversed(widths[:-1]), reversed(widths[1:]), strict=True)
         )
         self.output = nn.Conv1d(filters + channels, (sources - difference) * channels, 1)
-        self.activation = layers.activation(activation)
+        self.activation = layers.make_activation(activation)
         scale = 2**levels
         # by which input and output of the unpadded network differ at each end, whatever their lengths
         self.context_length = (scale * (down_kernel - 1) + (scale - 1) * (down_kernel + up_kernel - 2)) // 2
