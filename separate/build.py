@@ -86,7 +86,7 @@ def _check_arguments(
         if not _fits(value, parameters[key].annotation, default):
             kind = _in_words(parameters[key].annotation, default)
             example = "" if default is inspect.Parameter.empty else f", e.g. {where}.{key}={default}"
-            raise UsageError(f"{where}.{key}={value} must be of type {kind}{example}")
+            raise UsageError(f"{where}.{key}={value} must be {kind}{example}")
 
 
 PLAIN: dict[str, tuple[type, ...]] = {
@@ -123,10 +123,13 @@ def _is(value: Any, name: str) -> bool:
 
 
 def _in_words(annotation: Any, default: Any) -> str:
-    """The type of an option as a user would say it."""
+    """What an option must be, as a user would say it."""
     if not isinstance(annotation, str):
-        return type(default).__name__
-    return NESTED.sub(lambda found: ("a list of " if found[1] == "Sequence" else "names with ") + found[2], annotation)
+        return f"of type {type(default).__name__}"
+    nested = NESTED.match(annotation)
+    if nested is None:
+        return f"of type {annotation}"
+    return f"a list of {nested[2]}, [x, y]" if nested[1] == "Sequence" else "names with values, {name: value}"
 
 
 def trusted(packages: Sequence[str]) -> tuple[str, ...]:

@@ -5,7 +5,7 @@ import torch
 import torchaudio
 from torch import nn
 
-from separate.models import temporal
+from separate.models import temporal_function
 from separate.models.conv_tasnet import ConvTasNet, state_from_torchaudio
 from separate.models.dprnn import DPRNN
 from separate.models.filterbank import Decoder, Encoder, frame, overlap_add
@@ -305,7 +305,8 @@ def test_the_hand_written_blocks_run_twice_backward_and_without_gradients():
 def test_the_hand_written_blocks_serve_float_on_the_cpu_and_plain_ones_the_rest(norm_name, expected, monkeypatch):
     made, x = stack(norm_name), torch.randn(2, 4, 9, dtype=torch.double)
     used = []
-    monkeypatch.setattr(temporal.StackFunction, "apply", lambda *a: used.append(1) or StackFunction.forward(Ctx(), *a))
+    function = temporal_function.StackFunction
+    monkeypatch.setattr(function, "apply", lambda *a: used.append(1) or StackFunction.forward(Ctx(), *a))
 
     class Ctx:
         def save_for_backward(self, *tensors):
@@ -343,7 +344,7 @@ def test_the_cumulative_norm_of_a_frame_is_the_layer_norm_of_all_frames_so_far()
 def test_an_offset_does_not_spoil_the_moments():
     """A mean a hundred times the deviation costs digits in E[x^2] - E[x]^2, not the norm."""
     x = 100 + torch.randn(400, 64)
-    moments = temporal.GlobalMoments.of(x)
+    moments = temporal_function.GlobalMoments.of(x)
     exact = (x.double() - x.double().mean()) / x.double().var(correction=0).sqrt()
     assert relative(moments.r * x.double() + moments.q, exact) < 1e-2
 

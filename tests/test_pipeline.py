@@ -219,7 +219,7 @@ def test_an_own_network_trains_and_is_loaded_when_trusted(call, tmp_path, monkey
     code, _, err = call(train, "--config-dir", "mine", "model=gain", "loss=si_sdr", *own, "run=r", cwd=tmp_path)
     assert code == 0, err
     said = refusal(call(train, "--config-dir", "mine", "model=gain", *own, "run=r2", cwd=tmp_path), 2)
-    assert "SpectralLoss needs masks, and Gain provides waveforms; use loss=si_sdr, or a model with masks" in said
+    assert "SpectralLoss needs masks, and Gain provides waveforms. This model works with loss=waveform_l1" in said
     said = refusal(call(evaluate, "run=r", "device=cpu", cwd=tmp_path), 2)
     assert "mynets.Gain comes from a package that is not trusted" in said
     code, _, err = call(evaluate, "run=r", "device=cpu", "trust=[mynets]", cwd=tmp_path)
@@ -400,11 +400,15 @@ def test_infer_says_what_it_needs(call, tmp_path, arguments, code, message):
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["model=transformer"], 2, "there is no model=transformer; choose from blstm"),
+        (["model=transformer"], 2, "there is no model=transformer; did you mean attractor? (there are attractor, bgru"),
         (["optimizer.lrr=1"], 2, "there is no key optimizer.lrr; did you mean lr?"),
         (["batchsize=1"], 2, "there is no key batchsize; did you mean batch_size?"),
         (["batch_size=0"], 2, "batch_size=0 must be at least 1"),
-        (["loss=si_sdr", "target=psa"], 2, "SISDRLoss compares waveforms and target=psa is a spectrogram"),
+        (
+            ["loss=si_sdr", "target=psa"],
+            2,
+            "SISDRLoss compares a waveform and the target is a spectrogram; it works with target=waveform",
+        ),
         (["data=stems"], 2, "data.root"),
         (["data=stems", "data.root=nowhere"], 1, "data.root=nowhere is no folder"),
         (["device=cuda:77"], 2, "device=cuda:77 is not on this machine; use device=auto"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import Any
 
 import numpy as np
@@ -68,8 +68,11 @@ class FixedBatches(Dataset):
             return error
 
 
-def load(dataset: Dataset, items: range, workers: int, pin: bool) -> Iterator[Batch]:
-    """These items of a data set in order, prepared by worker processes ahead of time (0: in this process)."""
+def load(dataset: Dataset, items: range, workers: int, pin: bool) -> Generator[Batch, None, None]:
+    """These items of a data set in order, prepared by worker processes ahead of time (0: in this process).
+
+    To be closed where it is not read to its end: only then are the workers sure to end.
+    """
     options: dict[str, Any] = {"prefetch_factor": 4} if workers else {}
     loader = DataLoader(
         dataset,

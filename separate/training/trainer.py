@@ -8,7 +8,7 @@ import re
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -91,8 +91,8 @@ def fit(state: State, training: Training) -> float | None:
         return state.best
     steps = TrainingSteps(training.train, training.batch_size, training.seed)
     ahead = range(state.step, options.epochs * training.steps_per_epoch)
-    batches = load(steps, ahead, training.workers, state.separator.device.type == "cuda")
-    with _interruptible() as interruption:
+    pin = state.separator.device.type == "cuda"
+    with closing(load(steps, ahead, training.workers, pin)) as batches, _interruptible() as interruption:
         try:
             while not _finished(state, options):
                 means = train_epoch(state, training, batches, interruption)
@@ -222,11 +222,12 @@ def measure(state: State, training: Training) -> None:
     if not parts:
         return
     steps = range(training.steps_per_epoch)
-    batches = load(TrainingSteps(training.train, training.batch_size, training.seed), steps, training.workers, False)
-    for batch in tqdm(batches, "measuring the training set", len(steps), leave=False, disable=None):
-        spectrogram = training.loss.prepare(batch.to(state.separator.device, state.separator.stft)).spectrogram
-        for part in parts:
-            part.observe(spectrogram)
+    drawn = TrainingSteps(training.train, training.batch_size, training.seed)
+    with closing(load(drawn, steps, training.workers, False)) as batches:
+        for batch in tqdm(batches, "measuring the training set", len(steps), leave=False, disable=None):
+            spectrogram = training.loss.prepare(batch.to(state.separator.device, state.separator.stft)).spectrogram
+            for part in parts:
+                part.observe(spectrogram)
     for part in parts:
         part.settle()
 
@@ -242,19 +243,19 @@ def validate(state: State, training: Training, interruption: Interruption) -> di
     pin = separator.device.type == "cuda"
     begun = time.perf_counter()
     steps = min(len(batches), training.options.valid_steps or len(batches))
-    stream = load(batches, range(steps), training.workers, pin)
-    for batch in tqdm(stream, "validating", steps, leave=False, disable=None):
-        batch = batch.to(separator.device, separator.stft)
-        prepared = loss.prepare(batch)
-        separation = separator.separate(prepared)
-        losses.append(loss(separation, prepared)[0].double() * len(batch.mixture))
-        if prepared is not batch:
-            separation = separator.separate(batch)
-        examples += len(batch.mixture)
-        found = score(separation.estimates, batch.sources, batch.mixture, separator.interchangeable)
-        for name, values in found.items():
-            scores[name].append(values)
-        interruption.check()
+    with closing(load(batches, range(steps), training.workers, pin)) as stream:
+        for batch in tqdm(stream, "validating", steps, leave=False, disable=None):
+            batch = batch.to(separator.device, separator.stft)
+            prepared = loss.prepare(batch)
+            separation = separator.separate(prepared)
+            losses.append(loss(separation, prepared)[0].double() * len(batch.mixture))
+            if prepared is not batch:
+                separation = separator.separate(batch)
+            examples += len(batch.mixture)
+            found = score(separation.estimates, batch.sources, batch.mixture, separator.interchangeable)
+            for name, values in found.items():
+                scores[name].append(values)
+            interruption.check()
     state.seconds += time.perf_counter() - begun
     means = {name: torch.cat(values).nanmean().item() for name, values in scores.items()}
     return {
