@@ -25,7 +25,7 @@ demo: $(INSTALLED)  ## train 3 minutes on the built-in data, score, separate a m
 	$(BIN)/python scripts/write_toy.py separated/toy
 	$(BIN)/separate-infer --out separated separated/toy/mixture.wav
 
-test: $(INSTALLED)  ## all tests, 8 minutes on two cores
+test: $(INSTALLED)  ## all tests, 5 minutes on two cores
 	$(BIN)/python -m pytest
 
 bench: $(INSTALLED)  ## time and memory beside peers, a table and bench.json, 10 minutes on two cores

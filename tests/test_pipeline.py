@@ -402,6 +402,7 @@ def test_infer_says_what_it_needs(call, tmp_path, arguments, code, message):
     [
         (["model=transformer"], 2, "there is no model=transformer; did you mean attractor? (there are attractor, bgru"),
         (["optimizer.lrr=1"], 2, "there is no key optimizer.lrr; did you mean lr?"),
+        (["summary=true"], 2, "there is no key summary yet; add it with +summary=VALUE"),
         (["batchsize=1"], 2, "there is no key batchsize; did you mean batch_size?"),
         (["batch_size=0"], 2, "batch_size=0 must be at least 1"),
         (

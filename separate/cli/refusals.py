@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from dataclasses import fields
 
+from separate.config import TrainConfig
 from separate.errors import nearest
 
 
@@ -28,6 +30,8 @@ def explain(error: BaseException) -> str:
 
 
 def _unknown_key(key: str, error: BaseException) -> str:
+    if key in (option.name for option in fields(TrainConfig)):  # one that the configuration does not list
+        return f"there is no key {key} yet; add it with +{key}=VALUE"
     cause: BaseException | None = error
     while cause is not None:
         parent = getattr(cause, "parent_node", None)
