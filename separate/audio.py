@@ -26,16 +26,21 @@ BETA = 14.769656459379492
 
 @dataclass(frozen=True)
 class Info:
-    """frames: samples in each channel; sample_rate in Hz; floating: whether samples can be NaN."""
+    """frames: samples in each channel; sample_rate in Hz; subtype: libsndfile's name of the sample format."""
 
     frames: int
     sample_rate: int
     channels: int
-    floating: bool = False
+    subtype: str = "PCM_16"
 
     @property
     def seconds(self) -> float:
         return self.frames / self.sample_rate
+
+    @property
+    def floating(self) -> bool:
+        """Whether samples can be NaN."""
+        return self.subtype in ("FLOAT", "DOUBLE")
 
 
 class UnreadableError(DataError):
@@ -51,7 +56,7 @@ def probe(path: Path) -> Info:
     try:
         _refuse_truncated_wav(path)
         with soundfile.SoundFile(path) as file:
-            info = Info(file.frames, file.samplerate, file.channels, file.subtype in ("FLOAT", "DOUBLE"))
+            info = Info(file.frames, file.samplerate, file.channels, file.subtype)
             if info.frames and file.format != "MP3":  # MP3 seeks by decoding from the start
                 file.seek(info.frames - 1)
                 if len(file.read(1)) != 1:
@@ -84,7 +89,7 @@ def _refuse_truncated_wav(path: Path) -> None:
             file.seek(length + length % 2, os.SEEK_CUR)
 
 
-def read(path: Path, start: int, frames: int) -> np.ndarray:
+def read(path: str | Path, start: int, frames: int) -> np.ndarray:
     """Samples start to start + frames of a file at its own rate -> (C, frames) float32; NonFiniteError for NaN."""
     try:
         with soundfile.SoundFile(path) as file:
@@ -103,7 +108,7 @@ def read(path: Path, start: int, frames: int) -> np.ndarray:
     return audio
 
 
-def read_span(path: Path, info: Info, start: int, frames: int, sample_rate: int, channels: int) -> np.ndarray:
+def read_span(path: str | Path, info: Info, start: int, frames: int, sample_rate: int, channels: int) -> np.ndarray:
     """Samples start to start + frames, counted at `sample_rate` -> (channels, frames) float32.
 
     The file is read by seeking, with as much beside the span as the resampling kernel reaches, so that spans of a

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import errno
 import io
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from separate.errors import SeparateError, UsageError
+from separate.errors import UsageError
+from separate.files import replace_file
 
 if TYPE_CHECKING:
     import torch
 
     from separate.separator import Separator
 
-FULL = (errno.ENOSPC, errno.EDQUOT)
 FORMAT = 2  # raised when an older program could not read what is written
 
 
@@ -32,25 +30,6 @@ def to_bytes(contents: dict[str, Any]) -> bytes:
     buffer = io.BytesIO()
     torch.save(contents, buffer)
     return buffer.getvalue()
-
-
-def replace_file(path: Path, content: bytes) -> None:
-    """Write beside `path`, then rename; SeparateError where the disk is full or does not let us."""
-    part = path.with_name(path.name + ".part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with part.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        reason = "the disk is full" if error.errno in FULL else error.strerror
-        raise SeparateError(
-            f"{path} could not be written ({reason}); make room or choose another folder. What stood there before "
-            f"is unharmed"
-        ) from None
 
 
 def read(path: Path) -> dict[str, Any]:

@@ -56,6 +56,16 @@ class FolderConfig(DataConfig):
 
 
 @dataclass
+class MixtureConfig(FolderConfig):
+    mixture: str = "sum"
+
+
+@dataclass
+class TaskConfig(FolderConfig):
+    task: str = "sep_clean"
+
+
+@dataclass
 class PoolsConfig(FolderConfig):
     snr: float = 5.0  # dB
     pause: list[float] = field(default_factory=lambda: [0.05, 0.25])  # seconds
@@ -64,9 +74,13 @@ class PoolsConfig(FolderConfig):
 
 LAYOUTS: dict[str, type[DataConfig]] = {
     "toy": ToyConfig,
-    "stems": FolderConfig,
+    "stems": MixtureConfig,
+    "slakh": MixtureConfig,
     "wsj0mix": FolderConfig,
+    "wham": TaskConfig,
+    "librimix": TaskConfig,
     "pools": PoolsConfig,
+    "manifest": FolderConfig,
 }
 
 
@@ -155,6 +169,8 @@ ABOVE_ZERO = {
 }
 ONE_OF = {
     "trainer.precision": ("auto", "float32", "bfloat16", "float16"),
+    "data.mixture": ("sum", "file"),
+    "data.task": ("sep_clean", "sep_noisy"),
     "split": ("train", "valid", "test"),
     "resume": (True, False, "auto"),
     "consistency": ("none", "equal", "power"),

@@ -23,7 +23,13 @@ def composed(*overrides: str) -> TrainConfig:
         return from_hydra(compose("train", list(overrides)), TrainConfig)
 
 
-LAYOUTS = {"toy": [], "stems": ["data.root=x"], "wsj0mix": ["data.root=x"], "pools": ["data.root=x"]}
+ROOT = ["data.root=x"]
+LAYOUTS = {
+    "toy": [],
+    **dict.fromkeys(("stems", "slakh", "wsj0mix", "wham", "librimix", "pools"), ROOT),
+    "manifest": [*ROOT, "data.sources=[a,b]"],
+}
+MUSIC = ("stems", "slakh", "manifest")
 OPEN_GROUPS = [
     "data",
     "stft",
@@ -51,7 +57,7 @@ def test_every_group_is_tested_above():
 
 @pytest.mark.parametrize("data", LAYOUTS)
 def test_each_data_config_brings_the_transform_that_fits_it_and_both_can_be_overridden(data):
-    fitting, speech = {"stems": 4096}.get(data, 256), composed(f"data={data}", *LAYOUTS[data], "stft=speech")
+    fitting, speech = 4096 if data in MUSIC else 256, composed(f"data={data}", *LAYOUTS[data], "stft=speech")
     assert composed(f"data={data}", *LAYOUTS[data]).stft.n_fft == fitting
     assert speech.stft.n_fft == 256
     assert composed(f"data={data}", *LAYOUTS[data], "stft.hop=32").stft.hop == 32

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import io
 import logging
 import os
@@ -13,6 +12,7 @@ from contextlib import contextmanager, nullcontext, redirect_stdout
 from typing import Any
 
 from separate.errors import SeparateError
+from separate.files import FULL
 
 log = logging.getLogger(__name__)
 INTERRUPTED = 130  # exit code after Ctrl-C
@@ -32,7 +32,7 @@ def one_sentence(program: str) -> Iterator[None]:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(0) from None
     except OSError as error:
-        if error.filename is None and error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if error.filename is None and error.errno not in FULL:
             raise
         where = f"{error.filename}: " if error.filename else ""
         _fail(program, f"{where}{error.strerror}; choose another folder, or make room there", 1, error)
@@ -78,7 +78,7 @@ def _commented(program: str) -> Iterator[None]:
 
 def _quiet_when_full(failed: threading.ExceptHookArgs) -> None:
     """TensorBoard's thread raises a full disk again in the main one, where it is told."""
-    if not (isinstance(failed.exc_value, OSError) and failed.exc_value.errno in (errno.ENOSPC, errno.EDQUOT)):
+    if not (isinstance(failed.exc_value, OSError) and failed.exc_value.errno in FULL):
         threading.__excepthook__(failed)
 
 

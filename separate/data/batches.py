@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Generator
 from typing import Any
 
@@ -73,7 +74,11 @@ def load(dataset: Dataset, items: range, workers: int, pin: bool) -> Generator[B
 
     To be closed where it is not read to its end: only then are the workers sure to end.
     """
-    options: dict[str, Any] = {"prefetch_factor": 4} if workers else {}
+    options: dict[str, Any] = {}
+    if workers:
+        options["prefetch_factor"] = 4
+        if sys.platform == "linux":  # a forked process shares the lists of files; Python 3.14 would copy them
+            options["multiprocessing_context"] = "fork"
     loader = DataLoader(
         dataset,
         batch_size=None,

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from separate.audio import Info, NonFiniteError, frames_at, read, read_span
+from separate.audio import NonFiniteError, read
 from separate.data.examples import Example, Examples
-from separate.data.tracks import Track
+from separate.data.reading import Reader
+from separate.data.tracks import Piece, Track, Tracks
 from separate.errors import DataError
 
 BLOCK = 2**20  # samples read at a time when files are searched for NaN
@@ -28,8 +28,9 @@ class Excerpts(Examples):
         split: str,
     ) -> None:
         super().__init__(sources, sample_rate, channels, excerpt)
-        self.tracks = tracks
-        lengths = [frames_at(track.info, sample_rate) for track in tracks]
+        self.reader = Reader(sample_rate, channels)
+        self.tracks = Tracks(tracks)
+        lengths = [track.length(sample_rate) for track in tracks]
         longest = max(range(len(tracks)), key=lengths.__getitem__)
         if split == "train" and self.frames > lengths[longest]:
             seconds = lengths[longest] / sample_rate
@@ -37,11 +38,10 @@ class Excerpts(Examples):
                 f"data.excerpt={excerpt} s is longer than every track of {split}: the longest, "
                 f"{tracks[longest].name}, has {seconds:.4g} s; use at most data.excerpt={seconds:.4g}"
             )
-        refuse_channels([file for track in tracks for file in track.files.items()], channels)
+        refuse_channels(self.tracks.files, channels)
         # example number -> track and place in it: ceil(length / frames) cuts of each track, the last one moved to fit
-        cuts = [max(1, -(-length // self.frames)) for length in lengths]
-        self.lengths = lengths
-        self.ends = np.cumsum(cuts)
+        self.lengths = np.array(lengths, np.int64)
+        self.ends = np.cumsum(np.maximum(1, -(-self.lengths // self.frames)))
 
     def __len__(self) -> int:
         return int(self.ends[-1])
@@ -57,7 +57,7 @@ class Excerpts(Examples):
 
     def fixed(self, index: int) -> Example:
         track, place = self._place(index)
-        start = min(place * self.frames, max(0, self.lengths[track] - self.frames))
+        start = min(place * self.frames, max(0, int(self.lengths[track]) - self.frames))
         return self._cut(track, start, self.frames)
 
     @property
@@ -65,24 +65,27 @@ class Excerpts(Examples):
         return len(self.tracks)
 
     def recording(self, index: int) -> Example:
-        return self._cut(index, 0, self.lengths[index])
+        return self._cut(index, 0, int(self.lengths[index]))
 
     def _cut(self, index: int, start: int, frames: int) -> Example:
         track = self.tracks[index]
+        first = track.first(self.sample_rate) + start
+        there = min(frames, int(self.lengths[index]) - start)  # what lies past a track in its file is not its own
 
-        def cut(path: Path) -> np.ndarray:
-            return read_span(path, track.files[path], start, frames, self.sample_rate, self.channels)
+        def cut(signal: tuple[Piece, ...]) -> np.ndarray:
+            audio = self.reader.read(signal, first, there)
+            return audio if there == frames else np.pad(audio, ((0, 0), (0, frames - there)))
 
         try:
-            sources = np.stack([cut(path) for path in track.sources])
+            sources = np.stack([cut(signal) for signal in track.sources])
             if track.mixture is None:
                 return Example.of_sources(track.name, sources)
             return Example(track.name, cut(track.mixture), sources)
         except NonFiniteError:
-            raise all_non_finite([file for track in self.tracks for file in track.files.items()]) from None
+            raise all_non_finite(self.tracks.files) from None
 
 
-def refuse_channels(files: Sequence[tuple[Path, Info]], channels: int) -> None:
+def refuse_channels(files: Iterable[Piece], channels: int) -> None:
     """DataError for files whose channels do not become `channels`."""
     bad = [f"{path}: {info.channels} channels" for path, info in files if info.channels not in (1, channels)]
     if bad and channels != 1:
@@ -93,7 +96,7 @@ def refuse_channels(files: Sequence[tuple[Path, Info]], channels: int) -> None:
         )
 
 
-def all_non_finite(files: Sequence[tuple[Path, Info]]) -> DataError:
+def all_non_finite(files: Iterable[Piece]) -> DataError:
     """One NaN was met: look through all files that can hold one, so that all are named at once."""
     problems = []
     for path, info in files:

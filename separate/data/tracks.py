@@ -1,150 +1,152 @@
-"""Layouts: which files in a folder are the mixture and the sources of which track."""
+"""Tracks: which files, added up, are the sources and the mixture of a recording; packed, for a list of any length."""
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+import operator
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from itertools import accumulate
+from typing import NamedTuple, TypeVar, overload
 
-from separate.audio import ENDINGS, Info, UnreadableError, probe
-from separate.errors import DataError, UsageError
+import numpy as np
 
-log = logging.getLogger(__name__)
+from separate.audio import Info, frames_at
+
+
+class Piece(NamedTuple):
+    """A file and its header."""
+
+    path: str
+    info: Info
+
+
+Signal = tuple[Piece, ...]  # files that add up; none: silence
 
 
 @dataclass(frozen=True)
 class Track:
-    """One recording: its sources' files in order, its mixture's where it has one (else it is their sum).
+    """One recording: its sources' signals in order, its mixture's where it has one (else it is their sum).
 
-    files: the header of each of them; all have the same length and sample rate.
+    start, duration: in seconds, where the track is a part of its files; a duration of None goes to their end.
     """
 
     name: str
-    sources: tuple[Path, ...]
-    mixture: Path | None
-    files: dict[Path, Info]
+    sources: tuple[Signal, ...]
+    mixture: Signal | None = None
+    start: float = 0.0
+    duration: float | None = None
 
     @property
-    def info(self) -> Info:
-        return self.files[self.sources[0]]
+    def signals(self) -> tuple[Signal, ...]:
+        return self.sources if self.mixture is None else (*self.sources, self.mixture)
+
+    @property
+    def pieces(self) -> list[Piece]:
+        return [piece for signal in self.signals for piece in signal]
+
+    def first(self, sample_rate: int) -> int:
+        """The sample of the files, at this rate, that the track begins with."""
+        return round(self.start * sample_rate)
+
+    def length(self, sample_rate: int) -> int:
+        """Samples at this rate; a file that ends early is silent from there on."""
+        there = max((frames_at(piece.info, sample_rate) for piece in self.pieces), default=0) - self.first(sample_rate)
+        return there if self.duration is None else min(round(self.duration * sample_rate), there)
 
 
-def list_stems(root: Path, splits: Mapping[str, str], split: str, sources: Sequence[str]) -> list[Track]:
-    """ROOT/SPLIT/TRACK/SOURCE.wav, as in MUSDB18-HQ.  Without a folder for valid, the last tenth of train is valid."""
-    folder = split_folder(root, splits, split, optional=split == "valid")
-    held_out = not split_folder(root, splits, "valid", optional=True).is_dir()
-    if split == "valid" and held_out:
-        folder = split_folder(root, splits, "train")
-    folders = sorted(path for path in folder.iterdir() if path.is_dir())
-    if held_out and split in ("train", "valid"):
-        if len(folders) == 1:
-            raise DataError(f"{folder} has one track and there is no {splits['valid']} folder; add tracks to train on")
-        count = max(1, round(len(folders) / 10))
-        folders = folders[-count:] if split == "valid" else folders[:-count]
-        if split == "valid":
-            names = ", ".join(path.name for path in folders)
-            log.info("%s has no %s folder: held out of training for validation: %s", root, splits["valid"], names)
-    wanted = []
-    for path in folders:
-        # the first ending of ENDINGS wins where a source is there twice
-        found = {file.stem: file for file in sorted(audio_files(path, deep=False), key=_rank, reverse=True)}
-        files = [found.get(source, path / f"{source}.wav") for source in sources]
-        mixture = [found["mixture"]] if "mixture" in found else []  # is not used, but must be as long
-        wanted.append(Wanted(path.name, path, files, None, mixture))
-    return _check(wanted, f"{folder}/TRACK/{{{','.join(sources)}}}.wav")
+Item = TypeVar("Item")
 
 
-def list_wsj0mix(root: Path, splits: Mapping[str, str], split: str, sources: Sequence[str]) -> list[Track]:
-    """ROOT/SPLIT/{mix,s1,s2,...}/ID.wav, as WSJ0-2mix is generated."""
-    folder = split_folder(root, splits, split)
-    mixtures = audio_files(folder / "mix") if (folder / "mix").is_dir() else []
-    wanted = [Wanted(path.stem, path, [folder / s / path.name for s in sources], path, [path]) for path in mixtures]
-    return _check(wanted, f"{folder}/{{mix,{','.join(sources)}}}/ID.wav")
+class Packed(Sequence[Item]):
+    """A sequence that lies in a few arrays, which forked processes share, and is given out one item at a time."""
+
+    @overload
+    def __getitem__(self, index: int) -> Item: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Item]: ...
+    def __getitem__(self, index: int | slice) -> Item | list[Item]:
+        if isinstance(index, slice):
+            return [self._item(number) for number in range(*index.indices(len(self)))]
+        number = operator.index(index)
+        if not -len(self) <= number < len(self):
+            raise IndexError(index)
+        return self._item(number % len(self))
+
+    def _item(self, index: int) -> Item:
+        raise NotImplementedError
 
 
-def split_folder(root: Path, splits: Mapping[str, str], split: str, optional: bool = False) -> Path:
-    """The folder of a split, which must exist unless it is optional."""
-    if not root.is_dir():
-        raise DataError(f"data.root={root} is no folder; set data.root to the folder that holds {_names(splits)}")
-    if split not in splits:
-        raise UsageError(f"data.splits names no folder for {split}; it has {_names(splits)}")
-    folder = root / splits[split]
-    if not optional and not folder.is_dir():
-        raise DataError(
-            f"{folder} is no folder: the {split} split is missing; put it there or name its folder with "
-            f"data.splits.{split}=NAME"
+class Strings(Packed[str]):
+    def __init__(self, strings: Sequence[str]) -> None:
+        encoded = [string.encode(errors="surrogateescape") for string in strings]
+        self.bytes = np.frombuffer(bytearray(b"".join(encoded)), np.uint8)
+        self.ends = _ends(map(len, encoded))
+
+    def __len__(self) -> int:
+        return len(self.ends) - 1
+
+    def _item(self, index: int) -> str:
+        return self.bytes[self.ends[index] : self.ends[index + 1]].tobytes().decode(errors="surrogateescape")
+
+
+class Files(Packed[Piece]):
+    def __init__(self, pieces: Sequence[Piece]) -> None:
+        self.paths = Strings([piece.path for piece in pieces])
+        self.subtypes = sorted({piece.info.subtype for piece in pieces})
+        number = {subtype: index for index, subtype in enumerate(self.subtypes)}
+        self.frames = np.array([piece.info.frames for piece in pieces], np.int64)
+        self.rates = np.array([piece.info.sample_rate for piece in pieces], np.int32)
+        self.channels = np.array([piece.info.channels for piece in pieces], np.int16)
+        self.kinds = np.array([number[piece.info.subtype] for piece in pieces], np.uint8)
+
+    def __len__(self) -> int:
+        return len(self.frames)
+
+    def _item(self, index: int) -> Piece:
+        info = Info(
+            int(self.frames[index]),
+            int(self.rates[index]),
+            int(self.channels[index]),
+            self.subtypes[self.kinds[index]],
         )
-    return folder
+        return Piece(self.paths[index], info)
 
 
-def _names(splits: Mapping[str, str]) -> str:
-    return ", ".join(sorted(set(splits.values())))
+class Tracks(Packed[Track]):
+    """Tracks of equally many sources."""
 
+    def __init__(self, tracks: Sequence[Track]) -> None:
+        self.sources = len(tracks[0].sources) if tracks else 0
+        pieces = {piece.path: piece for track in tracks for piece in track.pieces}
+        rows = {path: row for row, path in enumerate(pieces)}
+        self.files = Files(list(pieces.values()))
+        self.names = Strings([track.name for track in tracks])
+        signals = [signal for track in tracks for signal in (*track.sources, track.mixture or ())]
+        self.members = np.array([rows[piece.path] for signal in signals for piece in signal], np.int32)
+        self.ends = _ends(map(len, signals))
+        self.mixed = np.array([track.mixture is not None for track in tracks], bool)
+        self.starts = np.array([track.start for track in tracks], np.float64)
+        self.durations = np.array([np.nan if t.duration is None else t.duration for t in tracks], np.float64)
 
-def audio_files(folder: Path, deep: bool = True) -> list[Path]:
-    """The audio files of a folder and (deep) the folders in it, sorted, without hidden ones."""
-    paths = folder.rglob("*") if deep else folder.iterdir()
-    return sorted(
-        path
-        for path in paths
-        if path.suffix.lower() in ENDINGS and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-    )
+    def __len__(self) -> int:
+        return len(self.mixed)
 
-
-def _rank(path: Path) -> int:
-    return ENDINGS.index(path.suffix.lower())
-
-
-@dataclass
-class Wanted:
-    """What a layout expects of one track.  place: where to point at; beside: further files that must be as long."""
-
-    name: str
-    place: Path
-    sources: list[Path]
-    mixture: Path | None
-    beside: list[Path]
-
-
-def _check(wanted: Sequence[Wanted], looked_for: str) -> list[Track]:
-    """Read the header of every file, and refuse all that is wrong at once."""
-    if not wanted:
-        raise DataError(f"no tracks found; looked for {looked_for}; check data.root and data.sources")
-    infos, problems = probe_all([path for one in wanted for path in (*one.sources, *one.beside)])
-    tracks = []
-    for one in wanted:
-        found = {path: infos[path] for path in (*one.sources, *one.beside) if path in infos}
-        if len({(info.frames, info.sample_rate) for info in found.values()}) > 1:
-            lengths = ", ".join(
-                f"{p.relative_to(p.parents[1])} {i.frames} at {i.sample_rate} Hz" for p, i in found.items()
-            )
-            problems.append(f"{one.place}: lengths in samples differ: {lengths}")
-        elif len(found) == len(one.sources) + len(one.beside):
-            used = [*one.sources, *([one.mixture] if one.mixture else [])]
-            tracks.append(Track(one.name, tuple(one.sources), one.mixture, {path: infos[path] for path in used}))
-            if tracks[-1].info.frames == 0:
-                problems.append(f"{one.place}: holds no samples")
-    if problems:
-        raise DataError.of_files(
-            f"{len(problems)} problem{'s' if len(problems) > 1 else ''} in the data",
-            problems,
-            f"The layout is {looked_for}; mend or remove these, or name other sources with data.sources.",
+    def _item(self, index: int) -> Track:
+        first = index * (self.sources + 1)
+        *sources, mixture = (self._signal(number) for number in range(first, first + self.sources + 1))
+        duration = float(self.durations[index])
+        return Track(
+            self.names[index],
+            tuple(sources),
+            mixture if self.mixed[index] else None,
+            float(self.starts[index]),
+            None if np.isnan(duration) else duration,
         )
-    return tracks
+
+    def _signal(self, number: int) -> Signal:
+        return tuple(self.files[row] for row in self.members[self.ends[number] : self.ends[number + 1]])
 
 
-def probe_all(paths: Sequence[Path]) -> tuple[dict[Path, Info], list[str]]:
-    """Headers of many files: what was found, and `path: reason` for each that is bad."""
-
-    def one(path: Path) -> Info | str:
-        try:
-            return probe(path) if path.is_file() else "is missing"
-        except UnreadableError as error:
-            return str(error)
-
-    with ThreadPoolExecutor(8) as pool:
-        results = dict(zip(paths, pool.map(one, paths), strict=True))
-    infos = {path: result for path, result in results.items() if isinstance(result, Info)}
-    return infos, [f"{path}: {result}" for path, result in results.items() if isinstance(result, str)]
+def _ends(lengths: Iterable[int]) -> np.ndarray:
+    """Where each of consecutive stretches of these lengths begins, and where the last one ends."""
+    return np.array(list(accumulate(lengths, initial=0)), np.int64)

@@ -13,9 +13,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from separate.checkpoint import replace_file
 from separate.evaluation.recordings import METHODS, Results
 from separate.evaluation.scores import METRICS
+from separate.files import replace_file
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -14,7 +14,7 @@ import torch
 from tqdm import tqdm
 
 from separate import audio
-from separate.data.tracks import audio_files, probe_all
+from separate.data.headers import Headers, audio_files
 from separate.errors import DataError, SeparateError, UsageError
 from separate.separator import Separator
 
@@ -34,13 +34,14 @@ def plan(inputs: Sequence[str], out: Path) -> tuple[Jobs, dict[Path, audio.Info]
     for name in inputs:
         path = Path(name)
         if path.is_dir():
-            found = [file for file in audio_files(path) if out.resolve() not in file.resolve().parents]
+            found = [file for file in map(Path, audio_files(path)) if out.resolve() not in file.resolve().parents]
             if not found:
                 raise UsageError(f"{path} holds no audio files ({', '.join(audio.ENDINGS)})")
             jobs.update({file: out / file.relative_to(path).with_suffix("") for file in found})
         else:
             jobs[path] = out / path.stem
-    infos, problems = probe_all(list(jobs))
+    headers, problems = Headers().read(list(map(str, jobs)))
+    infos = {Path(path): info for path, info in headers.items()}
     for path, info in infos.items():
         if info.frames < 2:
             problems.append(f"{path}: holds {info.frames} samples, and at least 2 are needed to separate anything")

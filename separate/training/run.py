@@ -16,6 +16,7 @@ from separate.config import LoggerConfig, TrainConfig, TrainerConfig, data_confi
 from separate.data import open_split
 from separate.device import choose_device
 from separate.errors import SeparateError, UsageError
+from separate.files import FULL, replace_file
 from separate.training.runlog import RunLog
 from separate.training.state import State, higher_is_better
 from separate.training.trainer import Training, fit, how_to_go_on, measure, precision
@@ -56,7 +57,7 @@ def run(config: TrainConfig, folder: Path, changed: Sequence[str] = ()) -> float
         finally:
             training.log.close()
     except OSError as error:
-        if error.errno not in checkpoint.FULL:
+        if error.errno not in FULL:
             raise
         raise SeparateError(
             f"the disk that {folder} lies on is full; make room and go on with\n  {how_to_go_on(folder)}"
@@ -180,7 +181,7 @@ def _write_config(folder: Path, config: Mapping[str, Any]) -> None:
     from omegaconf import OmegaConf
 
     text = OmegaConf.to_yaml(OmegaConf.create(dict(config)))
-    checkpoint.replace_file(folder / "config.yaml", text.encode())
+    replace_file(folder / "config.yaml", text.encode())
 
 
 def _say_what_is_trained(state: State, training: Training) -> None:

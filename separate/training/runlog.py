@@ -8,8 +8,8 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from separate.checkpoint import replace_file
 from separate.config import LoggerConfig
+from separate.files import replace_file
 
 if TYPE_CHECKING:
     from separate.data.examples import Examples

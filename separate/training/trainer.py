@@ -24,6 +24,7 @@ from separate.data.batches import FixedBatches, TrainingSteps, load
 from separate.data.examples import Examples
 from separate.errors import SeparateError, UsageError
 from separate.evaluation.scores import METRICS, score
+from separate.files import replace_file
 from separate.losses import Loss
 from separate.models.representation import observers
 from separate.training.runlog import RunLog
@@ -202,7 +203,7 @@ def _report_non_finite(state: State, training: Training, batch: Batch, found: di
     """Keep the batch for inspection, say so, and stop the run when it happens again and again."""
     path = training.folder / "nonfinite" / f"step_{state.step}.pt"
     evidence = {"mixture": batch.mixture.cpu(), "sources": batch.sources.cpu(), "tracks": batch.tracks, **found}
-    checkpoint.replace_file(path, checkpoint.to_bytes(evidence))
+    replace_file(path, checkpoint.to_bytes(evidence))
     what = (
         f"step {state.step} was not applied: loss {found['loss']:g}, gradient norm {found['gradient_norm']:g}, "
         f"tracks {', '.join(batch.tracks)}; the batch is in {path}"

@@ -1,0 +1,153 @@
+"""Headers of many audio files, read in parallel once and remembered for as long as the files stay as they are."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
+
+import numpy as np
+from tqdm import tqdm
+
+from separate.audio import ENDINGS, Info, UnreadableError, probe
+from separate.errors import SeparateError
+from separate.files import replace_file
+
+log = logging.getLogger(__name__)
+
+READERS = 8  # threads; a header is mostly waiting for the disk
+FORMAT = 1  # raised when what is remembered changes its form
+
+
+def audio_files(folder: str | Path, deep: bool = True) -> list[str]:
+    """The audio files of a folder and (deep) the folders in it, sorted, without hidden ones."""
+    return sorted(_walk(str(folder), deep))
+
+
+def _walk(folder: str, deep: bool) -> Iterator[str]:
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            if entry.is_dir():
+                if deep:
+                    yield from _walk(entry.path, deep)
+            elif entry.name.lower().endswith(ENDINGS):
+                yield entry.path
+
+
+def folders_in(folder: str | Path) -> list[str]:
+    """The names of the folders in a folder, sorted, without hidden ones."""
+    with os.scandir(folder) as entries:
+        return sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
+
+
+class Headers:
+    """Headers by path.  A file is read again where its size or time of change is another than last time.
+
+    memory: the folder where headers are remembered from run to run, or None; of: what they are remembered by, as
+    `data.root`.
+    """
+
+    def __init__(self, memory: Path | None = None, of: str | Path = "") -> None:
+        name = hashlib.sha256(os.path.abspath(of).encode(errors="surrogateescape")).hexdigest()[:16]
+        self.path = memory / f"{name}.npz" if memory else None
+
+    def read(self, paths: Sequence[str]) -> tuple[dict[str, Info], list[str]]:
+        """Headers of these files, and `path: reason` for each that has none."""
+        known = self._remembered()
+        found: dict[str, Info] = {}
+        stamps: dict[str, tuple[int, int]] = {}
+        unknown = []
+        for path in dict.fromkeys(paths):
+            try:
+                status = os.stat(path)
+            except OSError:
+                unknown.append(path)
+                continue
+            stamps[path] = status.st_size, status.st_mtime_ns
+            info = known.get((path, *stamps[path]))
+            if info is None:
+                unknown.append(path)
+            else:
+                found[path] = info
+        problems = []
+        if unknown:
+            with ThreadPoolExecutor(READERS) as pool:
+                results = pool.map(_probe, unknown)
+                for path, result in zip(
+                    unknown, tqdm(results, "reading headers", len(unknown), leave=False, disable=_quiet(unknown)),
+                    strict=True,
+                ):  # fmt: skip
+                    if isinstance(result, Info):
+                        found[path] = result
+                    else:
+                        problems.append(f"{path}: {result}")
+            fresh = {(path, *stamps[path]): found[path] for path in unknown if path in found and path in stamps}
+            self._remember({**known, **fresh}, fresh)
+        return found, problems
+
+    def _remembered(self) -> dict[tuple[str, int, int], Info]:
+        if self.path is None or not self.path.exists():
+            return {}
+        try:
+            with np.load(self.path, allow_pickle=False) as stored:
+                if int(stored["format"]) != FORMAT:
+                    return {}
+                blob = stored["paths"].tobytes().decode(errors="surrogateescape")
+                columns = [stored[name].tolist() for name in _COLUMNS]
+                kinds = stored["kinds"].tobytes().decode().split("\0")
+        except (OSError, ValueError, KeyError, EOFError, BadZipFile):  # not whole, or another's: as good as none
+            return {}
+        return {
+            (path, size, time): Info(frames, rate, channels, kinds[kind])
+            for path, size, time, frames, rate, channels, kind in zip(blob.split("\0"), *columns, strict=True)
+        }
+
+    def _remember(self, known: dict[tuple[str, int, int], Info], fresh: dict[tuple[str, int, int], Info]) -> None:
+        """Store what is known; of several states of one file only the newest."""
+        if self.path is None or not fresh:
+            return
+        newest = {key[0]: key for key in known}
+        rows = [(key, known[key]) for key in newest.values()]
+        kinds = sorted({info.subtype for _, info in rows})
+        columns = {
+            "size": [key[1] for key, _ in rows],
+            "time": [key[2] for key, _ in rows],
+            "frames": [info.frames for _, info in rows],
+            "sample_rate": [info.sample_rate for _, info in rows],
+            "channels": [info.channels for _, info in rows],
+            "kind": [kinds.index(info.subtype) for _, info in rows],
+        }
+        stored: dict[str, Any] = {name: np.array(values, np.int64) for name, values in columns.items()}
+        stored["paths"] = _bytes("\0".join(key[0] for key, _ in rows))
+        buffer = io.BytesIO()
+        np.savez(buffer, format=FORMAT, kinds=_bytes("\0".join(kinds)), **stored)
+        try:
+            replace_file(self.path, buffer.getvalue())
+        except SeparateError as error:
+            log.warning("the headers of %d files will be read again next time: %s", len(fresh), error)
+
+
+_COLUMNS = ("size", "time", "frames", "sample_rate", "channels", "kind")
+
+
+def _bytes(text: str) -> np.ndarray:
+    return np.frombuffer(text.encode(errors="surrogateescape"), np.uint8)
+
+
+def _probe(path: str) -> Info | str:
+    try:
+        return probe(Path(path)) if os.path.isfile(path) else "is missing"
+    except UnreadableError as error:
+        return str(error)
+
+
+def _quiet(paths: Sequence[str]) -> bool | None:
+    return True if len(paths) < 1000 else None

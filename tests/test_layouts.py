@@ -1,0 +1,301 @@
+"""Layouts: miniatures of the corpora with their oddities, manifests, and what is wrong with a folder."""
+
+import json
+import logging
+import shutil
+
+import numpy as np
+import pytest
+
+from separate.audio import Info
+from separate.config import data_config
+from separate.data import open_split
+from separate.data.headers import Headers
+from separate.data.layouts import MUSDB18_VALID
+from separate.data.tracks import Files, Piece, Strings, Track, Tracks
+from separate.errors import DataError, UsageError
+from tests.conftest import tone, write
+
+COMMON = {"sample_rate": 8000, "channels": 1, "excerpt": 0.5, "splits": {"train": "tr", "valid": "cv", "test": "tt"}}
+
+
+def data(layout, root, sources=("s1", "s2"), **changes):
+    return data_config({"layout": layout, "root": str(root), "sources": list(sources), **COMMON, **changes})
+
+
+def refused(config, split="train"):
+    with pytest.raises((DataError, UsageError)) as caught:
+        open_split(config, split)
+    return str(caught.value)
+
+
+@pytest.fixture
+def musdb(tmp_path):
+    """The 14 validation tracks and two others in train, as MUSDB18-HQ ships: no folder for valid."""
+    for name in (*MUSDB18_VALID, "A - First", "Z - Last"):
+        for stem in ("vocals", "rest", "mixture"):
+            write(tmp_path / "train" / name / f"{stem}.wav", tone(300 if stem == "vocals" else 900, channels=2))
+    return tmp_path
+
+
+def test_musdb18_keeps_its_own_validation_tracks_out_of_training(musdb, caplog):
+    config = data("stems", musdb, ["vocals", "rest"], splits={"train": "train", "valid": "valid", "test": "test"})
+    with caplog.at_level(logging.INFO):
+        valid = open_split(config, "valid")
+    assert tuple(track.name for track in valid.tracks) == MUSDB18_VALID
+    assert [track.name for track in open_split(config, "train").tracks] == ["A - First", "Z - Last"]
+    assert "held out of training for validation: ANiMAL - Rockshow, Actions" in caplog.text
+
+
+def test_the_mixture_of_stems_is_their_sum_or_the_track_s_own_file(musdb):
+    splits = {"train": "train", "valid": "valid", "test": "train"}
+    whole, one = (
+        open_split(data("stems", musdb, ["vocals"], splits=splits, mixture=mixture), "test").recording(0)
+        for mixture in ("file", "sum")
+    )
+    vocals, mixture = tone(300, channels=2).T.mean(0), tone(900, channels=2).T.mean(0)
+    np.testing.assert_allclose(one.mixture[0], vocals, atol=1e-4)
+    np.testing.assert_allclose(whole.mixture[0], mixture, atol=1e-4)
+    np.testing.assert_allclose(whole.sources[0, 0], vocals, atol=1e-4)
+    (musdb / "train" / "A - First" / "mixture.wav").unlink()
+    config = data("stems", musdb, ["vocals"], splits=splits, mixture="file")
+    assert "A - First/mixture.wav: is missing" in refused(config, "test")
+
+
+@pytest.fixture
+def slakh(tmp_path):
+    """Two pianos and a bass; a drum stem that was never rendered; a guitar that ends early; no bass in the second."""
+    stems = {
+        "S00": ("Piano", 400, True, 2.0),
+        "S01": ("Piano", 500, True, 2.0),
+        "S02": ("Bass", 100, True, 2.0),
+        "S03": ("Drums", 0, False, 0),
+        "S04": ("Strings (continued)", 900, True, 1.0),
+    }
+    for number, left_out in (("Track00001", ()), ("Track00002", ("S02",))):
+        folder = tmp_path / "tr" / number
+        lines = ["UUID: x", "stems:"]
+        for stem, (kind, frequency, rendered, seconds) in stems.items():
+            if stem in left_out:
+                continue
+            lines += [f"  {stem}:", f"    inst_class: {kind}", f"    audio_rendered: {str(rendered).lower()}"]
+            if rendered:
+                write(folder / "stems" / f"{stem}.flac", tone(frequency, seconds=seconds))
+        write(folder / "mix.flac", tone(700))
+        (folder / "metadata.yaml").write_text("\n".join(lines) + "\n")
+    return tmp_path
+
+
+def test_slakh_adds_up_the_stems_of_a_class(slakh):
+    examples = open_split(data("slakh", slakh, ["bass", "piano", "other"]), "train")
+    first, second = examples.recording(0), examples.recording(1)
+    np.testing.assert_allclose(first.sources[1], (tone(400) + tone(500)).T, atol=1e-4)
+    assert np.abs(first.sources[0]).max() > 0 and np.abs(second.sources[0]).max() == 0  # no bass: silence
+    np.testing.assert_allclose(first.sources[2, :, :8000], tone(900, seconds=1.0).T, atol=1e-4)
+    assert np.abs(first.sources[2, :, 8000:]).max() == 0  # it ended early
+    np.testing.assert_allclose(first.mixture, first.sources.sum(0), atol=1e-6)
+    named = open_split(data("slakh", slakh, ["strings_continued"], mixture="file"), "train").recording(0)
+    np.testing.assert_allclose(named.mixture, tone(700).T, atol=1e-4)
+
+
+def test_slakh_names_what_is_wrong(slakh):
+    assert "no track has a stem of class pianno; did you mean piano?" in refused(data("slakh", slakh, ["pianno"]))
+    (slakh / "tr" / "Track00001" / "stems" / "S02.flac").unlink()
+    (slakh / "tr" / "Track00002" / "metadata.yaml").write_text("stems: {S00: Piano}")
+    message = refused(data("slakh", slakh, ["bass", "piano"]))
+    assert "S02.flac: is missing" in message
+    assert "Track00002/metadata.yaml: does not name the inst_class of each of its stems" in message
+    (slakh / "tr" / "Track00002" / "metadata.yaml").unlink()
+    assert "Track00002/metadata.yaml: is missing" in refused(data("slakh", slakh, ["bass", "piano"]))
+
+
+@pytest.fixture
+def wham(tmp_path):
+    for split in ("tr", "cv", "tt"):
+        for index in range(2):
+            signals = {"s1": tone(200 + index), "s2": tone(700), "noise": 0.3 * tone(3000)}
+            clean = signals["s1"] + signals["s2"]
+            for name, audio in {**signals, "mix_clean": clean, "mix_both": clean + signals["noise"]}.items():
+                write(tmp_path / split / name / f"{index}.wav", audio, subtype="FLOAT")
+    return tmp_path
+
+
+def test_wham_has_noise_in_the_mixture_or_not_and_as_a_source_or_not(wham):
+    def one(task, *sources):
+        return open_split(data("wham", wham, sources, task=task), "test").recording(0)
+
+    clean, noisy = one("sep_clean", "s1", "s2"), one("sep_noisy", "s1", "s2")
+    np.testing.assert_allclose(clean.mixture, clean.sources.sum(0), atol=1e-6)
+    np.testing.assert_allclose(noisy.mixture - noisy.sources.sum(0), 0.3 * tone(3000).T, atol=1e-6)
+    three = one("sep_noisy", "s1", "s2", "noise")
+    np.testing.assert_allclose(three.mixture, three.sources.sum(0), atol=1e-6)
+    message = refused(data("wham", wham, ["s1", "s2", "noise"]))
+    assert "data.task=sep_clean has no noise to be a source; use data.task=sep_noisy" in message
+
+
+@pytest.fixture
+def librimix(tmp_path):
+    """Tables with the paths of the machine that made them, and a set that was moved since."""
+    root = tmp_path / "Libri2Mix" / "wav8k" / "min"
+    for split in ("tr", "cv", "tt"):
+        for mixture in ("mix_clean", "mix_both"):
+            table = root / "metadata" / f"mixture_{split}_{mixture}.csv"
+            table.parent.mkdir(parents=True, exist_ok=True)
+            noisy = mixture == "mix_both"
+            lines = ["mixture_ID,mixture_path,source_1_path,source_2_path," + "noise_path," * noisy + "length"]
+            for name in ("1-2_3-4", "5-6_7-8"):
+                kinds = [mixture, "s1", "s2", *["noise"] * noisy]
+                lines.append(",".join([name, *(f"/gone/wav8k/min/{split}/{k}/{name}.wav" for k in kinds), "16000"]))
+                for number, kind in enumerate(kinds):
+                    write(root / split / kind / f"{name}.wav", tone(300 * (number + 1)))
+            table.write_text("\n".join(lines) + "\n")
+    return root
+
+
+def test_librimix_is_read_where_it_lies_now(librimix):
+    clean = open_split(data("librimix", librimix), "train")
+    assert [track.name for track in clean.tracks] == ["1-2_3-4", "5-6_7-8"]
+    np.testing.assert_allclose(clean.recording(0).mixture, tone(300).T, atol=1e-4)
+    noisy = open_split(data("librimix", librimix, ["s1", "s2", "noise"], task="sep_noisy"), "test")
+    np.testing.assert_allclose(noisy.recording(1).sources[2], tone(1200).T, atol=1e-4)
+
+
+def test_librimix_names_the_tables_that_are_there(librimix):
+    wrong = data("librimix", librimix, splits={"train": "train-100", "valid": "cv", "test": "tt"})
+    assert "there are mixture_cv_mix_both.csv" in refused(wrong)
+    assert "data.root is the folder that holds metadata" in refused(data("librimix", librimix.parent))
+    assert "no column source_3_path" in refused(data("librimix", librimix, ["s1", "s2", "s3"]))
+    (librimix / "tr" / "s1" / "1-2_3-4.wav").unlink()
+    assert "tr/s1/1-2_3-4.wav: is missing" in refused(data("librimix", librimix))
+
+
+def manifest(folder, *entries):
+    path = folder / "all.jsonl"
+    path.write_text("\n".join(e if isinstance(e, str) else json.dumps(e) for e in entries) + "\n")
+    return path
+
+
+def test_a_manifest_lists_any_files(tmp_path):
+    write(tmp_path / "deep" / "a.wav", tone(200, seconds=4.0))
+    write(tmp_path / "b.wav", tone(900, seconds=4.0))
+    write(tmp_path / "own.wav", tone(1500, seconds=4.0))
+    sources = {"s1": "deep/a.wav", "s2": str(tmp_path / "b.wav")}
+    path = manifest(
+        tmp_path,
+        {"id": "whole", "split": "tr", "sources": sources},
+        "",
+        {"id": "part", "split": "tr", "sources": {**sources, "s3": "x"}, "start": 1, "duration": 0.75},
+        {"id": "alone", "split": "tr", "mixture": "own.wav", "sources": {**sources, "s2": None}},
+        {"id": "other", "split": "tt", "sources": {"bass": "nowhere.wav"}} | {"sources": sources},
+    )
+    examples = open_split(data("manifest", path), "train")
+    assert [track.name for track in examples.tracks] == ["whole", "part", "alone"]
+    part = examples.recording(1)
+    assert part.mixture.shape == (1, 6000)
+    np.testing.assert_allclose(part.sources[0], tone(200, seconds=4.0).T[:, 8000:14000], atol=1e-4)
+    alone = examples.recording(2)
+    np.testing.assert_allclose(alone.mixture, tone(1500, seconds=4.0).T, atol=1e-4)
+    assert np.abs(alone.sources[1]).max() == 0
+    for index in range(40):  # an excerpt never reaches past the part
+        drawn = examples.draw(int(examples.ends[0]), np.random.default_rng(index))
+        assert drawn.track == "part" and np.abs(drawn.sources[0]).max() > 0.05
+    assert len(open_split(data("manifest", tmp_path / "all.jsonl"), "test").tracks) == 1
+
+
+def test_a_part_that_is_shorter_than_an_excerpt_is_padded_and_not_read_on(tmp_path):
+    write(tmp_path / "a.wav", tone(200, seconds=4.0))
+    entry = {"split": "tr", "sources": {"s1": "a.wav", "s2": None}}
+    path = manifest(tmp_path, {"id": "short", **entry, "duration": 0.25}, {"id": "long", **entry})
+    drawn = open_split(data("manifest", path), "train").draw(0, np.random.default_rng(0))
+    assert drawn.track == "short"
+    assert np.abs(drawn.sources[0, :, :2000]).max() > 0.05 and np.abs(drawn.sources[0, :, 2000:]).max() == 0
+
+
+def test_a_manifest_says_what_is_wrong_by_line(tmp_path):
+    write(tmp_path / "a.wav", tone(200))
+    good = {"s1": "a.wav", "s2": "a.wav"}
+    path = manifest(
+        tmp_path,
+        "{not json",
+        {"id": "x", "split": "tr", "sources": {"s1": "a.wav"}},
+        {"id": "x", "split": "tr", "sources": good, "strat": 1},
+        {"split": "tr", "sources": good},
+        {"id": "x", "split": "tr", "sources": good, "start": "soon"},
+        {"id": "x", "split": "tr", "sources": {"s1": None, "s2": None}},
+        {"id": "twice", "split": "tr", "sources": good},
+        {"id": "twice", "split": "tr", "sources": good},
+        {"id": "late", "split": "tr", "sources": good, "start": 5},
+        {"id": "long", "split": "tr", "sources": good, "start": 1, "duration": 2},
+        {"id": "gone", "split": "tr", "sources": {**good, "s2": "gone.wav"}},
+        [1],
+    )
+    message = refused(data("manifest", path))
+    for expected in (
+        "all.jsonl:1: is no JSON",
+        "all.jsonl:2: has no source s2 (it has s1); null stands for silence",
+        'all.jsonl:3: has the key "strat"',
+        'all.jsonl:4: has no "id"',
+        """all.jsonl:5: "start" is 'soon', and must be seconds""",
+        "all.jsonl:6: names no file",
+        "all.jsonl:8: has the id of line 7, twice",
+        "starts at 5.0 s, where its files have ended",
+        "lasts 2 s from 1.0 s, and its files end before",
+        "gone.wav: is missing",
+        'all.jsonl:12: has no "sources"',
+    ):
+        assert expected in message
+    assert "data.root is the manifest's path" in refused(data("manifest", tmp_path / "none.jsonl"))
+
+
+def test_pools_of_classes_give_each_source_its_own_folder(pools):
+    config = data("pools", pools, ["bob", "ann"], interchangeable=False, pause=[0.0, 0.0])
+    example = open_split(config, "train").draw(0, np.random.default_rng(1))
+    loudest = np.abs(np.fft.rfft(example.sources[:, 0], axis=-1)).argmax(-1) * 8000 / 4000
+    assert 380 <= loudest[0] <= 460 and 180 <= loudest[1] <= 260  # bob's clips from 400 Hz, ann's from 200
+    message = refused(data("pools", pools, ["bob", "anna"], interchangeable=False))
+    assert "no folder for the source anna; did you mean ann?" in message
+
+
+def test_packed_tracks_are_the_tracks():
+    def piece(name, subtype="PCM_16"):
+        return Piece(name, Info(100, 8000, 2, subtype))
+
+    tracks = [
+        Track("one", ((piece("a"),), (piece("b", "FLOAT"), piece("a"))), (piece("m"),), 0.5, 2.0),
+        Track("zwölf", ((), (piece("c"),))),
+    ]
+    packed = Tracks(tracks)
+    assert list(packed) == tracks
+    assert packed[-1] == tracks[-1] and packed[:1] == tracks[:1]
+    assert [file.path for file in packed.files] == ["a", "b", "m", "c"]
+    with pytest.raises(IndexError):
+        packed[2]
+    assert list(Files([piece("a"), piece("b", "FLOAT")])) == [piece("a"), piece("b", "FLOAT")]
+    odd = ["", "a b", "日本", "bad \udcff byte"]
+    assert list(Strings(odd)) == odd
+
+
+def test_headers_are_remembered_until_a_file_changes(tmp_path, monkeypatch):
+    paths = [str(write(tmp_path / f"{i}.wav", tone(200, seconds=0.1 * (i + 1)))) for i in range(3)]
+    first, problems = Headers(tmp_path / "memory", tmp_path).read([*paths, str(tmp_path / "none.wav")])
+    assert problems == [f"{tmp_path}/none.wav: is missing"]
+    write(tmp_path / "1.wav", tone(200, seconds=0.9))
+    probed = []
+    monkeypatch.setattr("separate.data.headers._probe", lambda path: probed.append(path) or Info(1, 1, 1))
+    second, _ = Headers(tmp_path / "memory", tmp_path).read(paths)
+    assert probed == [paths[1]]
+    assert [second[path] for path in paths] == [first[paths[0]], Info(1, 1, 1), first[paths[2]]]
+    probed.clear()
+    Headers(tmp_path / "memory", tmp_path).read(paths)
+    assert probed == []
+
+
+def test_a_memory_of_headers_that_is_not_whole_is_as_good_as_none(tmp_path):
+    paths = [str(write(tmp_path / f"{i}.wav", tone(200))) for i in range(3)]
+    headers = Headers(tmp_path / "memory", tmp_path)
+    first, _ = headers.read(paths)
+    headers.path.write_bytes(headers.path.read_bytes()[:100])
+    assert Headers(tmp_path / "memory", tmp_path).read(paths) == (first, [])
+    shutil.rmtree(tmp_path / "memory")
+    (tmp_path / "memory").write_text("a file where the folder should be")
+    assert Headers(tmp_path / "memory", tmp_path).read(paths) == (first, [])
