@@ -22,7 +22,7 @@ def main() -> None:
     out = parser.parse_args().out
     song = Toy(list(SOURCES), RATE, 1, SECONDS, songs=1, split="test", seed=0).recording(0)
     out.mkdir(parents=True, exist_ok=True)
-    for name, audio in [("mixture", song.mixture), *zip(SOURCES, song.sources, strict=True)]:
+    for name, audio in zip(("mixture", *SOURCES), song.samples, strict=True):
         soundfile.write(out / f"{name}.wav", audio.T, RATE, subtype="FLOAT")
     print(f"{SECONDS:g} s: {out}/mixture.wav and its sources {', '.join(SOURCES)}")
 

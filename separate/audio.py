@@ -89,34 +89,42 @@ def _refuse_truncated_wav(path: Path) -> None:
             file.seek(length + length % 2, os.SEEK_CUR)
 
 
-def read(path: str | Path, start: int, frames: int) -> np.ndarray:
-    """Samples start to start + frames of a file at its own rate -> (C, frames) float32; NonFiniteError for NaN."""
+def read(path: str | Path, start: int, frames: int, pcm: bool = False) -> np.ndarray:
+    """Samples start to start + frames of a file at its own rate -> (C, frames) float32; NonFiniteError for NaN.
+
+    pcm: as int16, of a file with 16-bit samples.
+    """
     try:
         with soundfile.SoundFile(path) as file:
             file.seek(start)
             if file.subtype == "PCM_16":  # the same numbers as libsndfile's own conversion, several times faster
-                audio = file.read(frames, dtype="int16", always_2d=True).T * np.float32(2**-15)
+                audio = file.read(frames, dtype="int16", always_2d=True).T
+                audio = audio if pcm else audio * np.float32(2**-15)
             else:
                 audio = file.read(frames, dtype="float32", always_2d=True).T
     except soundfile.LibsndfileError as error:
         raise UnreadableError(f"{path}: not readable as audio ({_reason(error)})") from None
     if audio.shape[1] < frames:
         raise UnreadableError(f"{path}: truncated after {start + audio.shape[1]} samples")
-    if not np.isfinite(audio).all():
+    if not pcm and not np.isfinite(audio).all():
         where = start + int(np.flatnonzero(~np.isfinite(audio).all(axis=0))[0])
         raise NonFiniteError(f"{path}: NaN or infinite sample at {where}")
     return audio
 
 
-def read_span(path: str | Path, info: Info, start: int, frames: int, sample_rate: int, channels: int) -> np.ndarray:
+def read_span(
+    path: str | Path, info: Info, start: int, frames: int, sample_rate: int, channels: int, pcm: bool = False
+) -> np.ndarray:
     """Samples start to start + frames, counted at `sample_rate` -> (channels, frames) float32.
+
+    pcm: as int16, of a file with 16-bit samples at this rate and of these channels.
 
     The file is read by seeking, with as much beside the span as the resampling kernel reaches, so that spans of a
     file agree with the whole.  Past its end there is silence.
     """
     if sample_rate == info.sample_rate:
         stop = min(start + frames, info.frames)
-        audio = read(path, start, max(stop - start, 0))
+        audio = read(path, start, max(stop - start, 0), pcm)
     else:
         common = gcd(sample_rate, info.sample_rate)
         old, new = info.sample_rate // common, sample_rate // common  # `old` samples in, `new` samples out

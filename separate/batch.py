@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -13,35 +13,55 @@ if TYPE_CHECKING:
     from separate.stft import STFT
 
 
-@dataclass
 class Batch:
     """mixture: (B, C, T); sources: (B, S, C, T), both float32; tracks: what each example was cut from.
 
     Where the sources are not known S is 0.  The spectrograms are computed where the batch lies, when first asked
-    for, by the `stft` it was bound to.
+    for, by the `stft` it was bound to; a batch of spectrograms computes its samples so.
+    additive: the mixture is the sum of the sources.
     """
 
-    mixture: Tensor
-    sources: Tensor
-    tracks: list[str] = field(default_factory=list)
-    stft: STFT | None = None
+    def __init__(
+        self,
+        mixture: Tensor,
+        sources: Tensor,
+        tracks: Sequence[str] = (),
+        stft: STFT | None = None,
+        additive: bool = False,
+    ) -> None:
+        self.mixture = mixture
+        self.sources = sources
+        self.tracks = list(tracks)
+        self.stft = stft
+        self.additive = additive
+        self.frames = mixture.shape[-1]
 
     @classmethod
     def of_mixture(cls, mixture: Tensor, stft: STFT) -> Batch:
         """A mixture (B, C, T) alone."""
         return cls(mixture, mixture.new_empty(mixture.shape[0], 0, *mixture.shape[1:]), stft=stft)
 
-    def to(self, device: torch.device, stft: STFT) -> Batch:
-        """The same signals on `device`, bound to the transform of the separator that will see them."""
-        mixture = self.mixture.to(device, non_blocking=True)
-        return replace(self, mixture=mixture, sources=self.sources.to(device, non_blocking=True), stft=stft)
+    @classmethod
+    def of_spectrograms(cls, mixture: Tensor, sources: Tensor, frames: int, tracks: Sequence[str], stft: STFT) -> Batch:
+        """mixture: (B, C, F, N), sources: (B, S, C, F, N), complex, of `frames` samples."""
+        batch = cls.__new__(cls)
+        batch.spectrogram, batch.source_spectrograms = mixture, sources
+        batch.tracks, batch.stft, batch.additive, batch.frames = list(tracks), stft, False, frames
+        return batch
 
-    def pin_memory(self) -> Batch:
-        return replace(self, mixture=self.mixture.pin_memory(), sources=self.sources.pin_memory())
+    @cached_property
+    def mixture(self) -> Tensor:
+        return self._inverse(self.spectrogram)
+
+    @cached_property
+    def sources(self) -> Tensor:
+        return self._inverse(self.source_spectrograms)
 
     @cached_property
     def spectrogram(self) -> Tensor:
-        """STFT of the mixture, (B, C, F, N) complex."""
+        """STFT of the mixture, (B, C, F, N) complex; a sum where those of the sources are there already."""
+        if self.additive and "source_spectrograms" in vars(self):
+            return total(self.source_spectrograms)
         return self._transform(self.mixture)
 
     @cached_property
@@ -50,6 +70,22 @@ class Batch:
         return self._transform(self.sources)
 
     def _transform(self, waveform: Tensor) -> Tensor:
-        assert self.stft is not None, "Batch.to(device, stft) binds the transform"
         with torch.autocast(waveform.device.type, enabled=False):
-            return self.stft(waveform)
+            return self._bound(waveform)
+
+    def _inverse(self, spectrogram: Tensor) -> Tensor:
+        with torch.autocast(spectrogram.device.type, enabled=False):
+            return self._bound.inverse(spectrogram, self.frames)
+
+    @property
+    def _bound(self) -> STFT:
+        assert self.stft is not None, "Drawn.to(device, stft) binds the transform"
+        return self.stft
+
+
+def total(sources: Tensor) -> Tensor:
+    """The sum over S of (B, S, ...), one after the other: the order decides the last bit."""
+    found = sources[:, 0]
+    for number in range(1, sources.shape[1]):
+        found = found + sources[:, number]
+    return found

@@ -56,12 +56,17 @@ class FolderConfig(DataConfig):
 
 
 @dataclass
-class MixtureConfig(FolderConfig):
+class TracksConfig(FolderConfig):
+    coherent: float = 1.0
+
+
+@dataclass
+class MixtureConfig(TracksConfig):
     mixture: str = "sum"
 
 
 @dataclass
-class TaskConfig(FolderConfig):
+class TaskConfig(TracksConfig):
     task: str = "sep_clean"
 
 
@@ -76,12 +81,30 @@ LAYOUTS: dict[str, type[DataConfig]] = {
     "toy": ToyConfig,
     "stems": MixtureConfig,
     "slakh": MixtureConfig,
-    "wsj0mix": FolderConfig,
+    "wsj0mix": TracksConfig,
     "wham": TaskConfig,
     "librimix": TaskConfig,
     "pools": PoolsConfig,
-    "manifest": FolderConfig,
+    "manifest": TracksConfig,
 }
+
+
+@dataclass
+class CacheConfig:
+    kind: str = "none"
+    folder: str | None = None
+    dtype: str = "float32"
+    limit: float | None = None  # GB
+    content: bool = False
+
+
+@dataclass
+class AugmentConfig:
+    gain: list[float] | None = None  # dB
+    polarity: float = 0.0
+    swap: float = 0.0
+    pan: float = 0.0
+    dropout: float = 0.0
 
 
 @dataclass
@@ -116,6 +139,8 @@ class TrainConfig:
     loss: dict[str, Any] = MISSING
     optimizer: dict[str, Any] = MISSING
     scheduler: dict[str, Any] | None = None
+    cache: CacheConfig = field(default_factory=CacheConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     logger: LoggerConfig = field(default_factory=LoggerConfig)
     batch_size: int = 16
@@ -170,6 +195,8 @@ ABOVE_ZERO = {
 ONE_OF = {
     "trainer.precision": ("auto", "float32", "bfloat16", "float16"),
     "data.mixture": ("sum", "file"),
+    "cache.kind": ("none", "audio", "spectrogram"),
+    "cache.dtype": ("float32", "float16", "int16"),
     "data.task": ("sep_clean", "sep_noisy"),
     "split": ("train", "valid", "test"),
     "resume": (True, False, "auto"),

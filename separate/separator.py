@@ -76,8 +76,11 @@ class Separation:
     @cached_property
     def estimates(self) -> Tensor:
         """(B, S, C, T) float32: the network's own waveforms, or its masks through the inverse STFT."""
-        with torch.autocast(self.batch.mixture.device.type, enabled=False):
-            return consistent(self._estimates(), self.batch.mixture, self.consistency)
+        with torch.autocast(next(iter(self.heads.values())).device.type, enabled=False):
+            estimates = self._estimates()
+            if self.consistency == "none":
+                return estimates
+            return consistent(estimates, self.batch.mixture, self.consistency)
 
     def _estimates(self) -> Tensor:
         if "waveforms" in self.heads:
@@ -86,7 +89,7 @@ class Separation:
         assert masks is not None
         assert self.batch.stft is not None
         masked = (masks if masks.is_complex() else masks.float()) * self.batch.spectrogram.unsqueeze(1)
-        return self.batch.stft.inverse(masked, self.batch.mixture.shape[-1])
+        return self.batch.stft.inverse(masked, self.batch.frames)
 
 
 def owners(batch: Batch) -> Tensor:
@@ -97,10 +100,8 @@ def owners(batch: Batch) -> Tensor:
 def consistent(estimates: Tensor, mixture: Tensor, how: str) -> Tensor:
     """Share what the estimates leave of the mixture out among them (Wisdom et al., 2019, eq. 7 and 9).
 
-    estimates: (B, S, C, T); mixture: (B, C, T).  none: as they are; equal: to each 1 / S; power: by their energies.
+    estimates: (B, S, C, T); mixture: (B, C, T).  equal: to each 1 / S; power: by their energies.
     """
-    if how == "none":
-        return estimates
     left = (mixture - estimates.sum(dim=1)).unsqueeze(1)
     if how == "equal":
         return estimates + left / estimates.shape[1]

@@ -31,6 +31,7 @@ class STFT(nn.Module):
             raise ValueError(f"hop={hop} must lie between 1 and n_fft / 2 = {n_fft // 2} for an exact inverse")
         self.n_fft = n_fft
         self.hop = hop
+        self.window_name = window
         self.window: Tensor
         self.register_buffer("window", WINDOWS[window](n_fft), persistent=False)
 

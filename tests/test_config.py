@@ -32,6 +32,8 @@ LAYOUTS = {
 MUSIC = ("stems", "slakh", "manifest")
 OPEN_GROUPS = [
     "data",
+    "augment",
+    "cache",
     "stft",
     "model",
     "target",

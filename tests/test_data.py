@@ -54,17 +54,17 @@ def test_every_layout_keeps_the_contract_of_examples(stems, wsj0mix, pools):
                 examples.fixed(len(examples) - 1),
                 examples.recording(examples.recordings - 1),
             ):
-                assert example.sources.dtype == example.mixture.dtype == np.float32
-                assert example.sources.shape == (len(config.sources), *example.mixture.shape)
-                np.testing.assert_allclose(example.sources.sum(0), example.mixture, atol=1e-6)
-                assert np.abs(example.mixture).max() > 0
-            assert examples.draw(0, np.random.default_rng(0)).mixture.shape == (1, 4000)
-            assert np.array_equal(examples.fixed(0).mixture, examples.fixed(0).mixture)
+                assert example.samples.dtype == np.float32
+                assert len(example.samples) == 1 + len(config.sources) and example.samples.shape[1] == 1
+                np.testing.assert_allclose(sum(example.samples[1:]), example.samples[0], atol=1e-6)
+                assert np.abs(example.samples[0]).max() > 0
+            assert examples.draw(0, np.random.default_rng(0)).samples[0].shape == (1, 4000)
+            assert np.array_equal(examples.fixed(0).samples[0], examples.fixed(0).samples[0])
 
 
 def test_splits_differ(stems, wsj0mix, pools):
     for config in (speech_data("pools", pools), toy_data()):
-        mixtures = [open_split(config, split).fixed(0).mixture for split in ("train", "valid", "test")]
+        mixtures = [open_split(config, split).fixed(0).samples[0] for split in ("train", "valid", "test")]
         assert not np.array_equal(mixtures[0], mixtures[1])
         assert not np.array_equal(mixtures[1], mixtures[2])
 
@@ -76,11 +76,10 @@ def test_a_batch_is_a_function_of_seed_and_step_whatever_the_workers(stems, wsj0
         helped = list(load(TrainingSteps(examples, 3, seed=5), range(0, 6), workers=2, pin=False))
         later = list(load(TrainingSteps(examples, 3, seed=5), range(4, 6), workers=1, pin=False))
         for one, other in [*zip(alone, helped, strict=True), *zip(alone[4:], later, strict=True)]:
-            assert torch.equal(one.mixture, other.mixture)
             assert torch.equal(one.sources, other.sources)
             assert one.tracks == other.tracks
         reseeded = TrainingSteps(examples, 3, seed=6)[0]
-        assert not torch.equal(alone[0].mixture, reseeded.mixture)
+        assert not torch.equal(alone[0].sources, reseeded.sources)
 
 
 def test_loading_leaves_the_global_random_state_alone():
@@ -101,9 +100,9 @@ def test_a_pass_draws_every_track_once(stems):
 def test_validation_covers_every_second_of_every_track(stems):
     examples = open_split(stems_data(stems, excerpt=0.75), "valid")
     assert len(examples) == 3  # 2 s: 0 to 0.75, 0.75 to 1.5 and, moved to fit, 1.25 to 2
-    whole = examples.recording(0).mixture
+    whole = examples.recording(0).samples[0]
     for index, start in enumerate((0, 6000, 10000)):
-        assert np.array_equal(examples.fixed(index).mixture, whole[:, start : start + 6000])
+        assert np.array_equal(examples.fixed(index).samples[0], whole[:, start : start + 6000])
     batches = FixedBatches(examples, 2)
     assert [len(batches[i].tracks) for i in range(len(batches))] == [2, 1]
 
@@ -124,22 +123,22 @@ def test_without_valid_the_last_tracks_of_train_are_held_out_and_it_says_so(stem
 def test_rates_and_channels_are_converted(stems):
     examples = open_split(stems_data(stems, sample_rate=16000, channels=2), "test")
     example = examples.recording(0)
-    assert example.sources.shape == (2, 2, 32000)
+    assert np.shape(example.samples[1:]) == (2, 2, 32000)
     np.testing.assert_allclose(
-        example.sources[0, :, 1000:-1000], tone(200, rate=16000, channels=2).T[:, 1000:-1000], atol=1e-3
+        example.samples[1][:, 1000:-1000], tone(200, rate=16000, channels=2).T[:, 1000:-1000], atol=1e-3
     )
 
 
 def test_wsj0mix_reads_its_own_mixture(wsj0mix):
     write(wsj0mix / "tt" / "mix" / "0.wav", tone(3000), subtype="FLOAT")
     np.testing.assert_allclose(
-        open_split(speech_data("wsj0mix", wsj0mix), "test").recording(0).mixture, tone(3000).T, atol=1e-6
+        open_split(speech_data("wsj0mix", wsj0mix), "test").recording(0).samples[0], tone(3000).T, atol=1e-6
     )
 
 
 def test_fixed_mixtures_of_pools_do_not_depend_on_the_seed(pools):
     one, other = (open_split(speech_data("pools", pools), "test", seed).fixed(3) for seed in (0, 1))
-    assert np.array_equal(one.mixture, other.mixture)
+    assert np.array_equal(one.samples[0], other.samples[0])
 
 
 def test_pools_mix_different_speakers_within_the_level_range(pools):
@@ -148,7 +147,7 @@ def test_pools_mix_different_speakers_within_the_level_range(pools):
         example = examples.draw(0, np.random.default_rng(index))
         names = example.track.split("+")
         assert len(set(names)) == 2
-        active = [np.sqrt(np.mean(source[np.abs(source) > 0] ** 2)) for source in example.sources]
+        active = [np.sqrt(np.mean(source[np.abs(source) > 0] ** 2)) for source in example.samples[1:]]
         assert abs(20 * np.log10(active[1] / active[0])) < 3.2
 
 
@@ -161,7 +160,7 @@ def test_a_silent_clip_stays_silent(pools):
     for path in (pools / "tr").rglob("*.wav"):
         write(path, np.zeros(3000))
     example = open_split(speech_data("pools", pools), "train").draw(0, np.random.default_rng(0))
-    assert np.abs(example.mixture).max() == 0
+    assert np.abs(example.samples[0]).max() == 0
 
 
 def test_endings_in_capitals_are_found_and_wav_is_taken_before_flac(stems):
@@ -169,7 +168,7 @@ def test_endings_in_capitals_are_found_and_wav_is_taken_before_flac(stems):
     (folder / "low.wav").rename(folder / "low.WAV")
     write(folder / "high.flac", tone(3000, channels=2))
     example = open_split(stems_data(stems), "test").recording(0)
-    np.testing.assert_allclose(example.sources[1], tone(1500, channels=2).mean(1, keepdims=True).T, atol=1e-4)
+    np.testing.assert_allclose(example.samples[2], tone(1500, channels=2).mean(1, keepdims=True).T, atol=1e-4)
 
 
 # ---------------------------------------------------------------------------------------------------------- bad input
@@ -239,7 +238,7 @@ def test_channels_that_cannot_be_converted_are_named(stems):
     write(stems / "test" / "song 00" / "high.wav", tone(200, channels=6))
     with pytest.raises(DataError, match="song 00/high.wav: 6 channels"):
         open_split(stems_data(stems, channels=2), "test")
-    assert open_split(stems_data(stems, channels=1), "test").recording(0).mixture.shape == (1, 16000)
+    assert open_split(stems_data(stems, channels=1), "test").recording(0).samples[0].shape == (1, 16000)
 
 
 def test_a_single_track_cannot_be_both_trained_on_and_held_out(stems):
@@ -264,7 +263,7 @@ def test_the_toy_band_refuses_what_it_does_not_play():
 
 def test_the_toy_sources_overlap_in_time_and_frequency():
     """A third of the energy lies where no source has 99 % of the power, so that no choice of bins separates them."""
-    song = torch.from_numpy(open_split(toy_data(), "test").recording(0).sources[:, 0])
+    song = torch.from_numpy(open_split(toy_data(), "test").recording(0).samples[1:, 0])
     power = torch.stft(song, 256, 64, window=torch.hann_window(256), return_complex=True).abs().square()
     contested = power.amax(0) < 0.99 * power.sum(0)
     assert power.sum(0)[contested].sum() / power.sum() > 1 / 3

@@ -54,9 +54,9 @@ def test_the_mixture_of_stems_is_their_sum_or_the_track_s_own_file(musdb):
         for mixture in ("file", "sum")
     )
     vocals, mixture = tone(300, channels=2).T.mean(0), tone(900, channels=2).T.mean(0)
-    np.testing.assert_allclose(one.mixture[0], vocals, atol=1e-4)
-    np.testing.assert_allclose(whole.mixture[0], mixture, atol=1e-4)
-    np.testing.assert_allclose(whole.sources[0, 0], vocals, atol=1e-4)
+    np.testing.assert_allclose(one.samples[0][0], vocals, atol=1e-4)
+    np.testing.assert_allclose(whole.samples[0][0], mixture, atol=1e-4)
+    np.testing.assert_allclose(whole.samples[1][0], vocals, atol=1e-4)
     (musdb / "train" / "A - First" / "mixture.wav").unlink()
     config = data("stems", musdb, ["vocals"], splits=splits, mixture="file")
     assert "A - First/mixture.wav: is missing" in refused(config, "test")
@@ -89,13 +89,13 @@ def slakh(tmp_path):
 def test_slakh_adds_up_the_stems_of_a_class(slakh):
     examples = open_split(data("slakh", slakh, ["bass", "piano", "other"]), "train")
     first, second = examples.recording(0), examples.recording(1)
-    np.testing.assert_allclose(first.sources[1], (tone(400) + tone(500)).T, atol=1e-4)
-    assert np.abs(first.sources[0]).max() > 0 and np.abs(second.sources[0]).max() == 0  # no bass: silence
-    np.testing.assert_allclose(first.sources[2, :, :8000], tone(900, seconds=1.0).T, atol=1e-4)
-    assert np.abs(first.sources[2, :, 8000:]).max() == 0  # it ended early
-    np.testing.assert_allclose(first.mixture, first.sources.sum(0), atol=1e-6)
+    np.testing.assert_allclose(first.samples[2], (tone(400) + tone(500)).T, atol=1e-4)
+    assert np.abs(first.samples[1]).max() > 0 and np.abs(second.samples[1]).max() == 0  # no bass: silence
+    np.testing.assert_allclose(first.samples[3][:, :8000], tone(900, seconds=1.0).T, atol=1e-4)
+    assert np.abs(first.samples[3][:, 8000:]).max() == 0  # it ended early
+    np.testing.assert_allclose(first.samples[0], sum(first.samples[1:]), atol=1e-6)
     named = open_split(data("slakh", slakh, ["strings_continued"], mixture="file"), "train").recording(0)
-    np.testing.assert_allclose(named.mixture, tone(700).T, atol=1e-4)
+    np.testing.assert_allclose(named.samples[0], tone(700).T, atol=1e-4)
 
 
 def test_slakh_names_what_is_wrong(slakh):
@@ -125,10 +125,10 @@ def test_wham_has_noise_in_the_mixture_or_not_and_as_a_source_or_not(wham):
         return open_split(data("wham", wham, sources, task=task), "test").recording(0)
 
     clean, noisy = one("sep_clean", "s1", "s2"), one("sep_noisy", "s1", "s2")
-    np.testing.assert_allclose(clean.mixture, clean.sources.sum(0), atol=1e-6)
-    np.testing.assert_allclose(noisy.mixture - noisy.sources.sum(0), 0.3 * tone(3000).T, atol=1e-6)
+    np.testing.assert_allclose(clean.samples[0], sum(clean.samples[1:]), atol=1e-6)
+    np.testing.assert_allclose(noisy.samples[0] - sum(noisy.samples[1:]), 0.3 * tone(3000).T, atol=1e-6)
     three = one("sep_noisy", "s1", "s2", "noise")
-    np.testing.assert_allclose(three.mixture, three.sources.sum(0), atol=1e-6)
+    np.testing.assert_allclose(three.samples[0], sum(three.samples[1:]), atol=1e-6)
     message = refused(data("wham", wham, ["s1", "s2", "noise"]))
     assert "data.task=sep_clean has no noise to be a source; use data.task=sep_noisy" in message
 
@@ -155,9 +155,9 @@ def librimix(tmp_path):
 def test_librimix_is_read_where_it_lies_now(librimix):
     clean = open_split(data("librimix", librimix), "train")
     assert [track.name for track in clean.tracks] == ["1-2_3-4", "5-6_7-8"]
-    np.testing.assert_allclose(clean.recording(0).mixture, tone(300).T, atol=1e-4)
+    np.testing.assert_allclose(clean.recording(0).samples[0], tone(300).T, atol=1e-4)
     noisy = open_split(data("librimix", librimix, ["s1", "s2", "noise"], task="sep_noisy"), "test")
-    np.testing.assert_allclose(noisy.recording(1).sources[2], tone(1200).T, atol=1e-4)
+    np.testing.assert_allclose(noisy.recording(1).samples[3], tone(1200).T, atol=1e-4)
 
 
 def test_librimix_names_the_tables_that_are_there(librimix):
@@ -191,14 +191,14 @@ def test_a_manifest_lists_any_files(tmp_path):
     examples = open_split(data("manifest", path), "train")
     assert [track.name for track in examples.tracks] == ["whole", "part", "alone"]
     part = examples.recording(1)
-    assert part.mixture.shape == (1, 6000)
-    np.testing.assert_allclose(part.sources[0], tone(200, seconds=4.0).T[:, 8000:14000], atol=1e-4)
+    assert part.samples[0].shape == (1, 6000)
+    np.testing.assert_allclose(part.samples[1], tone(200, seconds=4.0).T[:, 8000:14000], atol=1e-4)
     alone = examples.recording(2)
-    np.testing.assert_allclose(alone.mixture, tone(1500, seconds=4.0).T, atol=1e-4)
-    assert np.abs(alone.sources[1]).max() == 0
+    np.testing.assert_allclose(alone.samples[0], tone(1500, seconds=4.0).T, atol=1e-4)
+    assert np.abs(alone.samples[2]).max() == 0
     for index in range(40):  # an excerpt never reaches past the part
         drawn = examples.draw(int(examples.ends[0]), np.random.default_rng(index))
-        assert drawn.track == "part" and np.abs(drawn.sources[0]).max() > 0.05
+        assert drawn.track == "part" and np.abs(drawn.samples[1]).max() > 0.05
     assert len(open_split(data("manifest", tmp_path / "all.jsonl"), "test").tracks) == 1
 
 
@@ -208,7 +208,7 @@ def test_a_part_that_is_shorter_than_an_excerpt_is_padded_and_not_read_on(tmp_pa
     path = manifest(tmp_path, {"id": "short", **entry, "duration": 0.25}, {"id": "long", **entry})
     drawn = open_split(data("manifest", path), "train").draw(0, np.random.default_rng(0))
     assert drawn.track == "short"
-    assert np.abs(drawn.sources[0, :, :2000]).max() > 0.05 and np.abs(drawn.sources[0, :, 2000:]).max() == 0
+    assert np.abs(drawn.samples[1][:, :2000]).max() > 0.05 and np.abs(drawn.samples[1][:, 2000:]).max() == 0
 
 
 def test_a_manifest_says_what_is_wrong_by_line(tmp_path):
@@ -250,7 +250,7 @@ def test_a_manifest_says_what_is_wrong_by_line(tmp_path):
 def test_pools_of_classes_give_each_source_its_own_folder(pools):
     config = data("pools", pools, ["bob", "ann"], interchangeable=False, pause=[0.0, 0.0])
     example = open_split(config, "train").draw(0, np.random.default_rng(1))
-    loudest = np.abs(np.fft.rfft(example.sources[:, 0], axis=-1)).argmax(-1) * 8000 / 4000
+    loudest = np.abs(np.fft.rfft(example.samples[1:, 0], axis=-1)).argmax(-1) * 8000 / 4000
     assert 380 <= loudest[0] <= 460 and 180 <= loudest[1] <= 260  # bob's clips from 400 Hz, ann's from 200
     message = refused(data("pools", pools, ["bob", "anna"], interchangeable=False))
     assert "no folder for the source anna; did you mean ann?" in message

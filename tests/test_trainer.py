@@ -35,6 +35,8 @@ CONFIG = {
     "loss": {"_target_": "separate.losses.SpectralLoss"},
     "optimizer": {"_target_": "torch.optim.Adam", "lr": 0.01},
     "scheduler": {"_target_": "torch.optim.lr_scheduler.ReduceLROnPlateau", "factor": 0.5, "patience": 0},
+    "augment": {},
+    "cache": {},
     "trainer": asdict(TrainerConfig(epochs=3, steps_per_epoch=4)),
     "batch_size": 4,
     "seed": 0,
@@ -118,7 +120,7 @@ def test_a_non_finite_step_is_not_applied_and_its_batch_is_kept(tmp_path, caplog
     batch = first_batch(training)
     train_step(state, training, batch)
     before = weights(state)
-    batch.mixture[1, 0, 100] = float("nan")
+    batch.sources[1, 0, 0, 100] = float("nan")
     assert train_step(state, training, batch) == {}
     assert all(torch.equal(a, b) for a, b in zip(before, weights(state), strict=True))
     assert (state.step, state.skipped) == (2, 1)

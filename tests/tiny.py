@@ -5,8 +5,8 @@ from functools import cache
 import torch
 
 from separate.config import shipped
-from separate.data.batches import collate
 from separate.data.examples import Example
+from separate.data.mixing import collate
 
 STFT = {"n_fft": 64, "hop": 32, "window": "sqrt_hann"}
 RECURRENT = {"layers": 1, "units": 8, "dropout": 0.0}
@@ -49,5 +49,5 @@ def section(group: str, name: str) -> dict:
 def batch_of(stft):
     generator = torch.Generator().manual_seed(1)
     sources = torch.randn(2, 2, 1, 640, generator=generator) * torch.tensor([0.1, 0.3])[:, None, None]
-    examples = [Example.of_sources("noise", example.numpy()) for example in sources]
+    examples = [Example("noise", example.numpy()) for example in sources]
     return collate(examples).to(torch.device("cpu"), stft)

@@ -2,43 +2,82 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from separate.data.examples import Example, Examples
 from separate.data.headers import Headers
 from separate.data.layouts import Listing, tracks_of
+from separate.errors import UsageError
 from separate.files import cache_folder
 
 if TYPE_CHECKING:
-    from separate.config import DataConfig, FolderConfig
+    from separate.config import CacheConfig, DataConfig, FolderConfig
+    from separate.data.reading import Reader
+    from separate.data.tracks import Piece
+    from separate.stft import STFT
 
 __all__ = ["Example", "Examples", "listing", "open_split"]
 
 
-def open_split(config: DataConfig, split: str, seed: int = 0) -> Examples:
+def open_split(
+    config: DataConfig, split: str, seed: int = 0, cache: CacheConfig | None = None, stft: STFT | None = None
+) -> Examples:
     """The examples of one split (train, valid or test).  DataError names every file that is not as it should be.
 
-    seed: of what is synthesised (the toy songs).
+    seed: of what is synthesised (the toy songs).  cache: what is kept of the files, nothing by default.
+    stft: the transform that training examples will be seen through; they begin at multiples of its hop, whatever the
+    cache, so that all caches give the same examples.
     """
     from separate import config as schema
 
+    cache = cache or schema.CacheConfig()
     shape = (config.sources, config.sample_rate, config.channels, config.excerpt)
+    grid = stft.hop if stft is not None and split == "train" else 1
     if isinstance(config, schema.ToyConfig):
         from separate.data.toy import Toy
 
+        if cache.kind != "none":
+            raise UsageError(f"data=toy is synthesised and has no files for cache={cache.kind}; use cache=none")
         return Toy(*shape, songs=config.tracks.get(split, 0), split=split, seed=seed)
     assert isinstance(config, schema.FolderConfig)
     root = Path(config.root).expanduser()
-    headers = Headers(cache_folder(None) / "headers", root)
+    headers = Headers(cache_folder(cache.folder) / "headers", root)
     if isinstance(config, schema.PoolsConfig):
         from separate.data.pools import Pools, list_pools
 
         pools = list_pools(root, config.splits, split, config.sources, config.interchangeable, headers)
-        return Pools(*shape, pools, config.interchangeable, split, config.snr, tuple(config.pause), config.examples)  # type: ignore[arg-type]
+        reader = make_reader(config, cache, stft, [])
+        return Pools(
+            *shape, pools, config.interchangeable, split, reader, config.snr, config.pause, config.examples, grid
+        )
+    assert isinstance(config, schema.TracksConfig)
     from separate.data.excerpts import Excerpts
+    from separate.data.tracks import Tracks
 
-    return Excerpts(*shape, tracks_of(listing(config, split), headers), split)
+    tracks = Tracks(tracks_of(listing(config, split), headers))
+    single = (tracks.ends[1:] - tracks.ends[:-1]).max(initial=0) <= 1  # sums of 16-bit samples may not be
+    reader = make_reader(config, cache, stft, tracks.files if single else [])
+    return Excerpts(*shape, tracks, split, reader, config.coherent, grid)
+
+
+def make_reader(config: DataConfig, cache: CacheConfig, stft: STFT | None, files: Iterable[Piece]) -> Reader:
+    """Reads from files or from the cache.  files: those that may be given out in the 16-bit samples that they hold."""
+    from separate.data import reading
+    from separate.data.cache import Cache
+
+    files = list(files)
+    pcm = bool(files) and reading.is_pcm(files, config.sample_rate, config.channels)
+    if cache.kind == "none":
+        return reading.Reader(config.sample_rate, config.channels, pcm)
+    folder = Cache(cache_folder(cache.folder) / "arrays", None if cache.limit is None else 1e9 * cache.limit)
+    common = (config.sample_rate, config.channels, folder, cache.dtype)
+    if cache.kind == "audio" or stft is None:
+        return reading.CachedReader(*common, pcm, cache.content)
+    if cache.dtype == "int16":
+        raise UsageError("cache=spectrogram holds float32 or float16, not int16; use cache.dtype=float16")
+    return reading.SpectrogramReader(*common, stft, pcm, cache.content)
 
 
 def listing(config: FolderConfig, split: str) -> Listing:

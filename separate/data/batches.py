@@ -10,34 +10,27 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from separate.batch import Batch
+from separate.data.augment import Augment
 from separate.data.examples import Example, Examples
+from separate.data.mixing import Drawn, collate
 from separate.errors import SeparateError
-
-
-def collate(examples: list[Example]) -> Batch:
-    """Examples of one length as a batch, (B, C, T) and (B, S, C, T)."""
-    return Batch(
-        torch.from_numpy(np.stack([example.mixture for example in examples])),
-        torch.from_numpy(np.stack([example.sources for example in examples])),
-        [example.track for example in examples],
-    )
 
 
 class TrainingSteps(Dataset):
     """Item `step` is the batch of that step.  Each pass over the examples has an order of its own."""
 
-    def __init__(self, examples: Examples, batch_size: int, seed: int) -> None:
+    def __init__(self, examples: Examples, batch_size: int, seed: int, augment: Augment | None = None) -> None:
         self.examples = examples
         self.batch_size = batch_size
         self.seed = seed
+        self.augment = augment
         self._pass = -1
         self._order = np.empty(0, int)
 
-    def __getitem__(self, step: int) -> Batch | SeparateError:
-        first = step * self.batch_size
+    def __getitem__(self, step: int) -> Drawn | SeparateError:
+        numbers = range(step * self.batch_size, (step + 1) * self.batch_size)
         try:
-            return collate([self._draw(number) for number in range(first, first + self.batch_size)])
+            return collate([self._draw(number) for number in numbers], self._matrices(numbers))
         except SeparateError as error:
             return error  # raised on the other side, where its message is not wrapped in a worker's traceback
 
@@ -48,6 +41,12 @@ class TrainingSteps(Dataset):
             self._pass = this_pass
             self._order = np.random.default_rng([self.seed, 1, this_pass]).permutation(len(self.examples))
         return self.examples.draw(int(self._order[place]), np.random.default_rng([self.seed, 2, number]))
+
+    def _matrices(self, numbers: range) -> list[np.ndarray] | None:
+        if self.augment is None or not self.augment.active:
+            return None
+        sources = len(self.examples.sources)
+        return [self.augment.draw(np.random.default_rng([self.seed, 3, number]), sources) for number in numbers]
 
 
 class FixedBatches(Dataset):
@@ -60,7 +59,7 @@ class FixedBatches(Dataset):
     def __len__(self) -> int:
         return -(-len(self.examples) // self.batch_size)
 
-    def __getitem__(self, index: int) -> Batch | SeparateError:
+    def __getitem__(self, index: int) -> Drawn | SeparateError:
         first = index * self.batch_size
         last = min(first + self.batch_size, len(self.examples))
         try:
@@ -69,7 +68,7 @@ class FixedBatches(Dataset):
             return error
 
 
-def load(dataset: Dataset, items: range, workers: int, pin: bool) -> Generator[Batch, None, None]:
+def load(dataset: Dataset, items: range, workers: int, pin: bool) -> Generator[Drawn, None, None]:
     """These items of a data set in order, prepared by worker processes ahead of time (0: in this process).
 
     To be closed where it is not read to its end: only then are the workers sure to end.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,16 +11,31 @@ import numpy as np
 
 @dataclass
 class Example:
-    """track: what it was cut from, for people; mixture: (C, T) float32; sources: (S, C, T) float32."""
+    """track: what it was cut from, for people.
+
+    sources: S signals (C, T) in the dtype that they are stored in, float32, float16 or int16; or their spectrograms
+    (C, N, F), complex64 or, as float16, (C, N, F, 2).
+    recorded: the mixture, where it is not the sum of the sources.
+    scale: what 1 is worth in a stored sample; frames: T, where these are spectrograms.
+    """
 
     track: str
-    mixture: np.ndarray
-    sources: np.ndarray
+    sources: Sequence[np.ndarray] | np.ndarray
+    recorded: np.ndarray | None = None
+    scale: float = 1.0
+    frames: int | None = None
 
-    @classmethod
-    def of_sources(cls, track: str, sources: np.ndarray) -> Example:
-        """The mixture is the sum of the sources."""
-        return cls(track, sources.sum(axis=0), sources)
+    @property
+    def samples(self) -> np.ndarray:
+        """(1 + S, C, T) float32: the mixture and its sources, where they are not spectrograms."""
+        assert self.frames is None
+        scale = np.float32(self.scale)
+        sources = np.stack([source * scale if source.dtype == np.int16 else source for source in self.sources])
+        if self.recorded is None:
+            mixture = sources.sum(axis=0)
+        else:
+            mixture = self.recorded * scale if self.recorded.dtype == np.int16 else self.recorded
+        return np.stack([mixture, *sources]).astype(np.float32)
 
 
 class Examples(ABC):

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
 from separate.audio import NonFiniteError, read
 from separate.data.examples import Example, Examples
-from separate.data.reading import Reader
-from separate.data.tracks import Piece, Track, Tracks
+from separate.data.reading import Reader, Region, Span
+from separate.data.tracks import Piece, Tracks
 from separate.errors import DataError
 
+Read = Callable[[Sequence[Span], int], np.ndarray]  # of a Reader: spans and frames -> a source
 BLOCK = 2**20  # samples read at a time when files are searched for NaN
 
 
 class Excerpts(Examples):
-    """Tracks of any length and sample rate; those shorter than an excerpt are padded with silence at their end."""
+    """Tracks of any length and sample rate; those shorter than an excerpt are padded with silence at their end.
+
+    coherent: the probability that the sources of a training example are those of one moment of one track; otherwise
+    each is of a track and a moment of its own.  grid: excerpts begin at multiples of so many samples.
+    """
 
     def __init__(
         self,
@@ -24,23 +29,27 @@ class Excerpts(Examples):
         sample_rate: int,
         channels: int,
         excerpt: float,
-        tracks: Sequence[Track],
+        tracks: Tracks,
         split: str,
+        reader: Reader,
+        coherent: float = 1.0,
+        grid: int = 1,
     ) -> None:
         super().__init__(sources, sample_rate, channels, excerpt)
-        self.reader = Reader(sample_rate, channels)
-        self.tracks = Tracks(tracks)
-        lengths = [track.length(sample_rate) for track in tracks]
-        longest = max(range(len(tracks)), key=lengths.__getitem__)
-        if split == "train" and self.frames > lengths[longest]:
-            seconds = lengths[longest] / sample_rate
+        self.tracks = tracks
+        self.reader = reader
+        self.coherent = coherent
+        self.grid = grid
+        self.lengths = np.array([track.length(sample_rate) for track in tracks], np.int64)
+        longest = int(self.lengths.argmax())
+        if split == "train" and self.frames > self.lengths[longest]:
+            seconds = self.lengths[longest] / sample_rate
             raise DataError(
                 f"data.excerpt={excerpt} s is longer than every track of {split}: the longest, "
                 f"{tracks[longest].name}, has {seconds:.4g} s; use at most data.excerpt={seconds:.4g}"
             )
         refuse_channels(self.tracks.files, channels)
         # example number -> track and place in it: ceil(length / frames) cuts of each track, the last one moved to fit
-        self.lengths = np.array(lengths, np.int64)
         self.ends = np.cumsum(np.maximum(1, -(-self.lengths // self.frames)))
 
     def __len__(self) -> int:
@@ -51,36 +60,52 @@ class Excerpts(Examples):
         return track, index - (int(self.ends[track - 1]) if track else 0)
 
     def draw(self, index: int, rng: np.random.Generator) -> Example:
+        place = self._moment(index, rng)
+        if self.coherent >= 1 or rng.random() < self.coherent:
+            return self._cut(place, self.frames, self.reader.source)
+        others = [self._moment(int(rng.integers(len(self))), rng) for _ in self.sources[1:]]
+        order = rng.permutation(len(self.sources))  # so that an example's own track gives each source as often
+        places = [[place, *others][number] for number in order]
+        sources, names = [], []
+        for number, (track, start) in enumerate(places):
+            sources.append(self._signal(track, number, start, self.frames, self.reader.source))
+            names.append(self.tracks[track].name)
+        frames = self.frames if self.reader.spectral else None
+        return Example("+".join(names), sources, None, self.reader.scale, frames)
+
+    def _moment(self, index: int, rng: np.random.Generator) -> tuple[int, int]:
+        """The track of an example, and a start in it."""
         track, _ = self._place(index)
-        start = int(rng.integers(max(0, self.lengths[track] - self.frames) + 1))
-        return self._cut(track, start, self.frames)
+        last = max(0, int(self.lengths[track]) - self.frames)
+        return track, self.grid * int(rng.integers(last // self.grid + 1))
 
     def fixed(self, index: int) -> Example:
         track, place = self._place(index)
         start = min(place * self.frames, max(0, int(self.lengths[track]) - self.frames))
-        return self._cut(track, start, self.frames)
+        return self._cut((track, start), self.frames, self.reader.place)
 
     @property
     def recordings(self) -> int:
         return len(self.tracks)
 
     def recording(self, index: int) -> Example:
-        return self._cut(index, 0, int(self.lengths[index]))
+        return self._cut((index, 0), int(self.lengths[index]), self.reader.place)
 
-    def _cut(self, index: int, start: int, frames: int) -> Example:
-        track = self.tracks[index]
-        first = track.first(self.sample_rate) + start
-        there = min(frames, int(self.lengths[index]) - start)  # what lies past a track in its file is not its own
+    def _cut(self, place: tuple[int, int], frames: int, read: Read) -> Example:
+        """All sources of one moment of one track, and the mixture where it has one of its own."""
+        track, start = place
+        sources = [self._signal(track, number, start, frames, read) for number in range(len(self.sources))]
+        recorded = self._signal(track, len(self.sources), start, frames, read) if self.tracks.mixed[track] else None
+        spectra = read == self.reader.source and self.reader.spectral
+        return Example(self.tracks.names[track], sources, recorded, self.reader.scale, frames if spectra else None)
 
-        def cut(signal: tuple[Piece, ...]) -> np.ndarray:
-            audio = self.reader.read(signal, first, there)
-            return audio if there == frames else np.pad(audio, ((0, 0), (0, frames - there)))
-
+    def _signal(self, track: int, number: int, start: int, frames: int, read: Read) -> np.ndarray:
+        """Signal `number` of a track (its mixture comes after its sources), `frames` samples from `start`."""
+        length = int(self.lengths[track])
+        first = round(float(self.tracks.starts[track]) * self.sample_rate)
+        region = Region(self.tracks.signal(track, number), first, length)
         try:
-            sources = np.stack([cut(signal) for signal in track.sources])
-            if track.mixture is None:
-                return Example.of_sources(track.name, sources)
-            return Example(track.name, cut(track.mixture), sources)
+            return read([Span(region, start, 0, min(frames, length - start))], frames)
         except NonFiniteError:
             raise all_non_finite(self.tracks.files) from None
 

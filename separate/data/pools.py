@@ -12,7 +12,7 @@ from separate.data.examples import Example, Examples
 from separate.data.excerpts import all_non_finite, refuse_channels
 from separate.data.headers import Headers, audio_files, folders_in
 from separate.data.layouts import split_folder
-from separate.data.reading import Reader
+from separate.data.reading import Reader, Region, Span
 from separate.data.tracks import Files, Piece
 from separate.errors import DataError, UsageError, nearest
 
@@ -54,6 +54,7 @@ class Pools(Examples):
     Sources that are not interchangeable each have the pool of their name.
     snr: the levels of all speakers but the first are drawn within +-snr dB of the first;
     pause: seconds between clips, drawn within these bounds; examples: fixed ones in a split that is not trained on.
+    grid: clips begin at multiples of so many samples.
     """
 
     def __init__(
@@ -65,9 +66,11 @@ class Pools(Examples):
         pools: Mapping[str, Sequence[Piece]],
         interchangeable: bool,
         split: str,
+        reader: Reader,
         snr: float,
-        pause: tuple[float, float],
+        pause: Sequence[float],
         examples: int,
+        grid: int = 1,
     ) -> None:
         super().__init__(sources, sample_rate, channels, excerpt)
         if len(pause) != 2 or not 0 <= pause[0] <= pause[1]:
@@ -75,7 +78,8 @@ class Pools(Examples):
         self.pools = {name: Files(clips) for name, clips in pools.items()}
         for clips in self.pools.values():
             refuse_channels(clips, channels)
-        self.reader = Reader(sample_rate, channels)
+        self.reader = reader
+        self.grid = grid
         self.speakers = sorted(pools)
         self.interchangeable = interchangeable
         self.snr = snr
@@ -88,35 +92,47 @@ class Pools(Examples):
         return self.examples
 
     def draw(self, index: int, rng: np.random.Generator) -> Example:
+        names, spans = self._mix(rng)
+        sources = [self.reader.source(of_one, self.frames) for of_one in spans]
+        frames = self.frames if self.reader.spectral else None
+        return Example("+".join(names), sources, None, self.reader.scale, frames)
+
+    def _mix(self, rng: np.random.Generator) -> tuple[list[str], list[list[Span]]]:
+        """The speakers of an example, and what each says."""
         names = self.sources
         if self.interchangeable:
             names = [self.speakers[i] for i in rng.choice(len(self.speakers), len(self.sources), replace=False)]
         gains = [0.0, *rng.uniform(-self.snr, self.snr, len(names) - 1)]  # dB
-        sources = [self._speak(name, rng) * 10 ** (gain / 20) for name, gain in zip(names, gains, strict=True)]
-        return Example.of_sources("+".join(names), np.stack(sources).astype(np.float32))
+        return names, [self._speak(name, 10 ** (gain / 20), rng) for name, gain in zip(names, gains, strict=True)]
 
-    def _speak(self, speaker: str, rng: np.random.Generator) -> np.ndarray:
-        """One speaker for a whole example, (C, T), every clip at the same RMS."""
-        audio = np.zeros((self.channels, self.frames), np.float32)
+    def _speak(self, speaker: str, gain: float, rng: np.random.Generator) -> list[Span]:
+        """One speaker for a whole example, every clip at the same RMS."""
+        spans = []
         clips = self.pools[speaker]
-        at = int(rng.uniform(0, LEAD) * self.sample_rate)
+        at = self._round(rng.uniform(0, LEAD) * self.sample_rate)
         while at < self.frames:
             piece = clips[int(rng.integers(len(clips)))]
             length = frames_at(piece.info, self.sample_rate)
             take = min(length, self.frames - at)
-            start = int(rng.integers(length - take + 1))
+            start = self.grid * int(rng.integers((length - take) // self.grid + 1))
+            region = Region((piece,), 0, length)
             try:
-                clip = self.reader.read((piece,), start, take)
+                clip = self.reader.read(region, start, take)
             except NonFiniteError:
                 raise all_non_finite(piece for clips in self.pools.values() for piece in clips) from None
-            audio[:, at : at + take] = clip * (LEVEL / (np.sqrt(np.mean(clip**2)) + 1e-8))
-            at += max(1, take) + int(rng.uniform(*self.pause) * self.sample_rate)
-        return audio
+            rms = self.reader.scale * np.sqrt(np.mean(clip.astype(np.float32) ** 2))
+            spans.append(Span(region, start, at, take, gain * LEVEL / (float(rms) + 1e-8)))
+            at += self._round(max(1, take) + rng.uniform(self.pause[0], self.pause[1]) * self.sample_rate)
+        return spans
+
+    def _round(self, samples: float) -> int:
+        """Up to a multiple of the grid."""
+        return self.grid * -(-int(samples) // self.grid)
 
     def fixed(self, index: int) -> Example:
-        example = self.draw(index, np.random.default_rng([*self.key, index]))
-        example.track = f"{index:05d}_{example.track}"
-        return example
+        names, spans = self._mix(np.random.default_rng([*self.key, index]))
+        sources = [self.reader.place(of_one, self.frames) for of_one in spans]
+        return Example(f"{index:05d}_{'+'.join(names)}", sources, None, self.reader.scale)
 
     @property
     def recordings(self) -> int:

@@ -1,23 +1,268 @@
-"""Spans of signals at the rate and channels of a data set."""
+"""Spans of signals, from the files or from what is cached of them: samples, or frames of their STFT."""
 
 from __future__ import annotations
 
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple
+
 import numpy as np
 
-from separate.audio import read_span
-from separate.data.tracks import Signal
+from separate.audio import frames_at, read_span
+from separate.data.cache import VERSION, Cache
+from separate.data.tracks import Piece, Signal
+from separate.errors import DataError
+
+if TYPE_CHECKING:
+    from separate.stft import STFT
+
+PCM = 2.0**-15  # what one step of a 16-bit sample is worth
+HEADROOM = 2.0**-14  # the same where samples were computed and may pass 1
+BLOCK = 2**20  # samples computed at a time
+Blocks = Iterator[np.ndarray]  # (C, n, ...) one after the other
+
+
+class Region(NamedTuple):
+    """`length` samples of a signal from `first` on, at a data set's rate; outside there is silence."""
+
+    signal: Signal
+    first: int
+    length: int
+
+
+class Span(NamedTuple):
+    """`frames` samples of a region from `start` on, put at `at` of an example, with a gain."""
+
+    region: Region
+    start: int
+    at: int
+    frames: int
+    gain: float = 1.0
 
 
 class Reader:
-    """Reads from the files themselves."""
+    """Reads from the files themselves.
 
-    def __init__(self, sample_rate: int, channels: int) -> None:
+    pcm: all signals are single files of 16-bit samples at this rate and of these channels; they are given out as they
+    are, and `scale` is what a step of them is worth.
+    """
+
+    def __init__(self, sample_rate: int, channels: int, pcm: bool = False) -> None:
         self.sample_rate = sample_rate
         self.channels = channels
+        self.pcm = pcm
+        self.dtype = np.dtype(np.int16 if pcm else np.float32)
+        self.scale = PCM if pcm else 1.0
 
-    def read(self, signal: Signal, start: int, frames: int) -> np.ndarray:
-        """Samples start to start + frames, counted at the data set's rate -> (C, frames); silence past the end."""
-        spans = [read_span(path, info, start, frames, self.sample_rate, self.channels) for path, info in signal]
+    spectral = False  # whether `source` gives spectrograms
+
+    def read(self, region: Region, start: int, frames: int) -> np.ndarray:
+        """Samples of a region -> (C, frames) in `dtype`, zero outside it."""
+        first, last = max(start, 0), min(start + frames, region.length)
+        if (first, last) == (start, start + frames):
+            return self._inside(region, start, frames)
+        audio = np.zeros((self.channels, frames), self.dtype)
+        if last > first:
+            audio[:, first - start : last - start] = self._inside(region, first, last - first)
+        return audio
+
+    def _inside(self, region: Region, start: int, frames: int) -> np.ndarray:
+        return self._from_files(region.signal, region.first + start, frames)
+
+    def _from_files(self, signal: Signal, start: int, frames: int) -> np.ndarray:
+        spans = [
+            read_span(path, info, start, frames, self.sample_rate, self.channels, pcm=self.pcm) for path, info in signal
+        ]
         if len(spans) == 1:
             return spans[0]
-        return np.sum(spans, axis=0) if spans else np.zeros((self.channels, frames), np.float32)
+        return np.sum(spans, axis=0) if spans else np.zeros((self.channels, frames), self.dtype)
+
+    def place(self, spans: Sequence[Span], frames: int) -> np.ndarray:
+        """One source of an example: what `spans` put into silence, (C, frames); float32 where there are gains."""
+        if len(spans) == 1 and spans[0].frames == frames and spans[0].gain == 1:
+            return self.read(spans[0].region, spans[0].start, frames)
+        plain = all(span.gain == 1 for span in spans)
+        audio = np.zeros((self.channels, frames), self.dtype if plain else np.float32)
+        for span in spans:
+            found = self.read(span.region, span.start, span.frames)
+            audio[:, span.at : span.at + span.frames] = found if plain else found * np.float32(self.scale * span.gain)
+        return audio
+
+    def source(self, spans: Sequence[Span], frames: int) -> np.ndarray:
+        """What an example gives out of one source: its samples (C, frames)."""
+        return self.place(spans, frames)
+
+
+def is_pcm(files: Iterable[Piece], sample_rate: int, channels: int) -> bool:
+    """Whether files can be given out in the 16-bit samples that they hold."""
+    wanted = ("PCM_16", sample_rate, channels)
+    return all((info.subtype, info.sample_rate, info.channels) == wanted for _, info in files)
+
+
+class CachedReader(Reader):
+    """Reads whole signals once, at the data set's rate and channels, and then what is cached of them.
+
+    dtype: float32 keeps every bit, float16 11 of them, int16 16 below full scale.  content: files are known by their
+    content, not by their path and time.
+    """
+
+    def __init__(
+        self, sample_rate: int, channels: int, cache: Cache, dtype: str, pcm: bool = False, content: bool = False
+    ) -> None:
+        super().__init__(sample_rate, channels)
+        self.files = Reader(sample_rate, channels, pcm)
+        self.cache = cache
+        self.content = content
+        self.dtype = np.dtype(dtype)
+        self.scale = 1.0 if dtype != "int16" else PCM if pcm else HEADROOM
+
+    def _inside(self, region: Region, start: int, frames: int) -> np.ndarray:
+        found = self.cached(region.signal)[:, region.first + start :][:, :frames]
+        return np.pad(found, ((0, 0), (0, frames - found.shape[1]))) if found.shape[1] < frames else found
+
+    def cached(self, signal: Signal) -> np.ndarray:
+        """The whole of a signal, (C, T), mapped into memory; computed first where it is not there."""
+        length = max((frames_at(piece.info, self.sample_rate) for piece in signal), default=0)
+        whole = Region(signal, 0, length)
+        facts = {
+            "kind": "audio",
+            "sample_rate": self.sample_rate,
+            "channels": self.channels,
+            "dtype": self.dtype.name,
+            "scale": self.scale,
+        }
+        return self._find(signal, facts, (self.channels, length), self.dtype, self._blocks(whole))
+
+    def _find(
+        self, signal: Signal, facts: dict[str, object], shape: Sequence[int], dtype: np.dtype, blocks: Blocks
+    ) -> np.ndarray:
+        """The entry of these facts, made of `blocks` where there is none."""
+        made = {**facts, "from": [self.cache.identity(path, self.content) for path, _ in signal]}
+        key = hashlib.sha256(json.dumps([VERSION, made], sort_keys=True).encode()).hexdigest()
+        array = self.cache.open(key)
+        if array is None:
+            self.cache.add(key, shape, dtype, blocks, {**made, "paths": [path for path, _ in signal]})
+            array = self.cache.open(key)
+        if array is None:  # dropped by another process in this moment
+            array = np.concatenate(list(blocks), axis=1)
+        return array
+
+    def _blocks(self, whole: Region) -> Iterator[np.ndarray]:
+        for start in range(0, whole.length, BLOCK):
+            audio = self.files.read(whole, start, min(BLOCK, whole.length - start))
+            if audio.dtype == self.dtype:
+                yield audio
+            elif self.dtype == np.int16:
+                yield _to_int16(audio / self.scale, whole)
+            else:
+                yield (audio * np.float32(self.files.scale)).astype(self.dtype)
+
+
+def _to_int16(steps: np.ndarray, whole: Region) -> np.ndarray:
+    rounded = np.rint(steps)
+    if np.abs(rounded).max(initial=0) > 2**15 - 1:
+        raise DataError(
+            f"{whole.signal[0].path} passes full scale twice over, which cache.dtype=int16 cannot hold; use "
+            f"cache.dtype=float16 or float32"
+        )
+    return rounded.astype(np.int16)
+
+
+class SpectrogramReader(CachedReader):
+    """Gives out frames of the STFT of whole signals, which is cached beside their samples.
+
+    A frame that sees an edge of what was cut out is not the same as that of the whole; it is transformed anew, from
+    the samples.  Spans begin at multiples of the hop, in their regions and in the example.
+    """
+
+    def __init__(
+        self, sample_rate: int, channels: int, cache: Cache, dtype: str, stft: STFT, pcm: bool, content: bool
+    ) -> None:
+        super().__init__(sample_rate, channels, cache, dtype, pcm, content)
+        self.stft = stft
+
+    spectral = True
+
+    def source(self, spans: Sequence[Span], frames: int) -> np.ndarray:
+        """Frames of one source of an example: (C, N, F) complex64 or, as float16, (C, N, F, 2)."""
+        n_fft, hop = self.stft.n_fft, self.stft.hop
+        count = 1 + -(-frames // hop)
+        found = np.empty(self._shape(count), self._stored)
+        fresh = np.ones(count, bool)
+        for span in spans:
+            first = -(-(span.at + n_fft // 2) // hop)  # frame n sees n hop - n_fft // 2 and n_fft samples from there
+            last = (span.at + span.frames - n_fft + n_fft // 2) // hop + 1
+            if last > first:
+                there = (span.start - span.at) // hop + first
+                cached = self.spectrogram(span.region)[:, there : there + last - first]
+                found[:, first:last] = cached if span.gain == 1 else cached * np.float32(span.gain)
+                fresh[first:last] = False
+        edges = np.flatnonzero(np.diff(fresh, prepend=False, append=False))
+        if len(edges):
+            audio = self.place(spans, frames) if len(spans) != 1 else None
+
+            def read(start: int, length: int) -> np.ndarray:
+                if audio is None:
+                    return self._part(spans[0], start, length)
+                return _within(audio, start, length)
+
+            for first, last in edges.reshape(-1, 2).tolist():
+                found[:, first:last] = self._transform(read, first, last)
+        return found
+
+    def _part(self, span: Span, start: int, length: int) -> np.ndarray:
+        """Samples of an example that one span makes, (C, length), zero outside it."""
+        cut = Region(span.region.signal, span.region.first + span.start, min(span.frames, span.region.length))
+        audio = self.read(cut, start - span.at, length)
+        return audio if span.gain == 1 else audio * np.float32(span.gain)
+
+    def spectrogram(self, region: Region) -> np.ndarray:
+        """The STFT of a region, as `source` gives it, mapped into memory; computed first where it is not there."""
+        facts = {
+            "kind": "spectrogram",
+            "sample_rate": self.sample_rate,
+            "channels": self.channels,
+            "dtype": self.dtype.name,
+            "first": region.first,
+            "length": region.length,
+            "n_fft": self.stft.n_fft,
+            "hop": self.stft.hop,
+            "window": self.stft.window_name,
+        }
+        count = 1 + -(-region.length // self.stft.hop)
+        step = max(1, BLOCK // self.stft.hop)
+
+        def blocks() -> Iterator[np.ndarray]:
+            for first in range(0, count, step):
+                yield self._transform(partial(self.read, region), first, min(first + step, count))
+
+        return self._find(region.signal, facts, self._shape(count), self._stored, blocks())
+
+    def _transform(self, read: Callable[[int, int], np.ndarray], first: int, last: int) -> np.ndarray:
+        """Frames first to last of the STFT of what `read(start, length)` gives, as they are stored."""
+        import torch
+
+        n_fft, hop = self.stft.n_fft, self.stft.hop
+        audio = read(first * hop - n_fft // 2, (last - 1 - first) * hop + n_fft).astype(np.float32)
+        found = torch.stft(
+            torch.from_numpy(audio), n_fft, hop, window=self.stft.window, center=False, return_complex=True
+        ).mT.numpy()  # (C, N, F)
+        return found if self._stored == np.complex64 else found.view(np.float32).reshape(*found.shape, 2)
+
+    @property
+    def _stored(self) -> np.dtype:
+        return np.dtype(np.complex64 if self.dtype == np.float32 else np.float16)
+
+    def _shape(self, frames: int) -> tuple[int, ...]:
+        shape = (self.channels, frames, self.stft.bins)
+        return shape if self._stored == np.complex64 else (*shape, 2)
+
+
+def _within(audio: np.ndarray, start: int, length: int) -> np.ndarray:
+    """Samples start to start + length of (C, T), zero outside it."""
+    found = np.zeros((len(audio), length), audio.dtype)
+    first, last = max(start, 0), min(start + length, audio.shape[1])
+    found[:, first - start : max(last, first) - start] = audio[:, first:last]
+    return found

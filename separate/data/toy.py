@@ -55,19 +55,19 @@ class Toy(Examples):
             audio = self._song(int(song))[number]
             start = int(rng.integers(audio.shape[-1] - self.frames + 1))
             parts.append(audio[:, start : start + self.frames] * 10 ** (rng.uniform(-3, 3) / 20))
-        return Example.of_sources("+".join(f"song_{song}" for song in songs), np.stack(parts).astype(np.float32))
+        return Example("+".join(f"song_{song}" for song in songs), np.stack(parts).astype(np.float32))
 
     def fixed(self, index: int) -> Example:
         song, place = divmod(index, int(SECONDS * self.sample_rate / self.frames))
         start = place * self.frames
-        return Example.of_sources(f"song_{song}", self._song(song)[..., start : start + self.frames])
+        return Example(f"song_{song}", self._song(song)[..., start : start + self.frames])
 
     @property
     def recordings(self) -> int:
         return self.songs
 
     def recording(self, index: int) -> Example:
-        return Example.of_sources(f"song_{index}", self._song(index))
+        return Example(f"song_{index}", self._song(index))
 
 
 @lru_cache(maxsize=1024)

@@ -132,8 +132,7 @@ class Tracks(Packed[Track]):
         return len(self.mixed)
 
     def _item(self, index: int) -> Track:
-        first = index * (self.sources + 1)
-        *sources, mixture = (self._signal(number) for number in range(first, first + self.sources + 1))
+        *sources, mixture = (self.signal(index, number) for number in range(self.sources + 1))
         duration = float(self.durations[index])
         return Track(
             self.names[index],
@@ -143,8 +142,10 @@ class Tracks(Packed[Track]):
             None if np.isnan(duration) else duration,
         )
 
-    def _signal(self, number: int) -> Signal:
-        return tuple(self.files[row] for row in self.members[self.ends[number] : self.ends[number + 1]])
+    def signal(self, track: int, number: int) -> Signal:
+        """Source `number` of a track; its mixture comes after its sources."""
+        row = track * (self.sources + 1) + number
+        return tuple(self.files[file] for file in self.members[self.ends[row] : self.ends[row + 1]])
 
 
 def _ends(lengths: Iterable[int]) -> np.ndarray:

@@ -11,8 +11,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from separate.batch import Batch
-from separate.data.batches import collate
 from separate.data.examples import Examples
+from separate.data.mixing import collate
 from separate.errors import SeparateError, UsageError
 from separate.evaluation.scores import arrange, score
 from separate.separator import Separation, Separator

@@ -42,8 +42,15 @@ class Loss(nn.Module):
             )
 
     def prepare(self, batch: Batch) -> Batch:
-        """The batch that the network is to separate, before its spectrograms are made."""
+        """The batch that the network is to separate, with what is cheaper to make before the network sees it."""
+        if self.spectral:
+            _ = batch.source_spectrograms  # so that the mixture's is their sum, and one transform is saved
         return batch
+
+    @property
+    def spectral(self) -> bool:
+        """Whether it compares spectrograms or masks."""
+        return self.domain != "waveform"
 
     def forward(self, separation: Separation, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """The mean over the examples, and the named parts that it is made of (none where it is one)."""

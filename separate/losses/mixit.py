@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -39,7 +38,7 @@ class MixITLoss(Loss):
         """Each mixture plus the next one; a single one plus itself, half of its length later."""
         first = batch.mixture
         second = first.roll(1, dims=0) if len(first) > 1 else first.roll(first.shape[-1] // 2, dims=-1)
-        return replace(batch, mixture=first + second, sources=torch.stack([first, second], dim=1))
+        return Batch(first + second, torch.stack([first, second], dim=1), batch.tracks, batch.stft)
 
     def forward(self, separation: Separation, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         estimates, mixtures = separation.estimates.flatten(-2), batch.sources.flatten(-2)  # (B, M, T), (B, 2, T)

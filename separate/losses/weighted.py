@@ -84,6 +84,10 @@ class WeightedSum(Loss):
         self.interchangeable = interchangeable
         self.needs = tuple(dict.fromkeys(head for part in self._losses() for head in part.needs))
 
+    @property
+    def spectral(self) -> bool:
+        return any(part.spectral for part in self._losses())
+
     def _losses(self) -> list[Any]:
         return list(self.parts.values())
 

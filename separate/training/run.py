@@ -12,8 +12,9 @@ import torch
 
 from separate import checkpoint
 from separate.build import build, build_loss, build_separator, targets_in, trusted
-from separate.config import LoggerConfig, TrainConfig, TrainerConfig, data_config
+from separate.config import AugmentConfig, CacheConfig, LoggerConfig, TrainConfig, TrainerConfig, data_config
 from separate.data import open_split
+from separate.data.augment import Augment
 from separate.device import choose_device
 from separate.errors import SeparateError, UsageError
 from separate.files import FULL, replace_file
@@ -25,7 +26,7 @@ log = logging.getLogger(__name__)
 
 # what a resumed run may change; all else is part of what the checkpoint stands for
 MAY_CHANGE = (
-    "run", "resume", "trust", "device", "data.root", "data.workers", "logger",
+    "run", "resume", "trust", "device", "data.root", "data.workers", "cache", "logger",
     "trainer.epochs", "trainer.max_minutes", "trainer.patience", "trainer.min_delta", "trainer.checkpoint_minutes",
 )  # fmt: skip
 
@@ -79,7 +80,8 @@ def prepare(config: Mapping[str, Any], folder: Path, trust: Sequence[str] | None
     separator = build_separator(config, trust)
     loss = build_loss(config, separator, trust)
     data = data_config(config["data"])
-    train, valid = (open_split(data, split, config["seed"]) for split in ("train", "valid"))
+    cache = CacheConfig(**config["cache"])
+    train, valid = (open_split(data, split, config["seed"], cache, separator.stft) for split in ("train", "valid"))
 
     separator.to(device)
     mode = "max" if higher_is_better(options.monitor) else "min"
@@ -99,6 +101,7 @@ def prepare(config: Mapping[str, Any], folder: Path, trust: Sequence[str] | None
         workers=data.workers,
         folder=folder,
         config=dict(config),
+        augment=Augment(AugmentConfig(**config["augment"]), data.channels),
     )
     return state, training
 
@@ -135,7 +138,8 @@ def resumed_config(saved: Mapping[str, Any], composed: Mapping[str, Any], change
     """The checkpoint's configuration with what the user changed; UsageError for what a resumed run cannot change."""
     keys = tuple(override.lstrip("+~").partition("=")[0].partition("@")[0] for override in changed)
     anywhere = any(key in ("experiment", "debug") for key in keys)  # these set keys in every section
-    old, new = _flat(saved), _flat(composed)
+    since = {section: composed[section] for section in composed if section not in saved and section not in keys}
+    old, new = _flat({**since, **saved}), _flat(composed)  # a section that is younger than the run has its defaults
     if "trainer.epochs" in keys and "scheduler.T_max" in old and new["trainer.epochs"] != old["trainer.epochs"]:
         raise UsageError(
             f"the learning rate of this run ends at epoch {old['scheduler.T_max']}, so that trainer.epochs stays "

@@ -62,7 +62,7 @@ class RunLog:
             return
         import torch
 
-        from separate.data.batches import collate
+        from separate.data.mixing import collate
         from separate.evaluation.scores import arrange_separation
         from separate.figures import filters_figure, separation_figure
         from separate.models.filterbank import Encoder

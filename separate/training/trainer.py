@@ -20,8 +20,10 @@ from tqdm import tqdm
 from separate import checkpoint
 from separate.batch import Batch
 from separate.config import TrainerConfig
+from separate.data.augment import Augment
 from separate.data.batches import FixedBatches, TrainingSteps, load
 from separate.data.examples import Examples
+from separate.data.mixing import Drawn
 from separate.errors import SeparateError, UsageError
 from separate.evaluation.scores import METRICS, score
 from separate.files import replace_file
@@ -59,11 +61,16 @@ class Training:
     workers: int
     folder: Path
     config: dict[str, Any]
+    augment: Augment | None = None
     log: RunLog | None = None
 
     @property
     def steps_per_epoch(self) -> int:
         return self.options.steps_per_epoch or math.ceil(len(self.train) / self.batch_size)
+
+    @property
+    def steps(self) -> TrainingSteps:
+        return TrainingSteps(self.train, self.batch_size, self.seed, self.augment)
 
     @property
     def examples(self) -> dict[str, int]:
@@ -90,7 +97,7 @@ def fit(state: State, training: Training) -> float | None:
     if _finished(state, options):
         log.info("the run had ended already, after %d epochs; raise trainer.epochs to go on", state.epoch)
         return state.best
-    steps = TrainingSteps(training.train, training.batch_size, training.seed)
+    steps = training.steps
     ahead = range(state.step, options.epochs * training.steps_per_epoch)
     pin = state.separator.device.type == "cuda"
     with closing(load(steps, ahead, training.workers, pin)) as batches, _interruptible() as interruption:
@@ -124,7 +131,7 @@ def _out_of_time(state: State, options: TrainerConfig) -> bool:
 
 
 def train_epoch(
-    state: State, training: Training, batches: Iterator[Batch], interruption: Interruption
+    state: State, training: Training, batches: Iterator[Drawn], interruption: Interruption
 ) -> dict[str, float]:
     """The steps that are left of this epoch; means over the whole of it, by name."""
     options = training.options
@@ -163,14 +170,14 @@ def _progress(sums: dict[str, float], waiting: float) -> str:
     return f"loss {mean:.4g}, waiting for data {waiting:.0%}"
 
 
-def train_step(state: State, training: Training, batch: Batch) -> dict[str, float]:
+def train_step(state: State, training: Training, drawn: Drawn) -> dict[str, float]:
     """One step; what it adds to the epoch's sums (nothing where loss or gradient is not finite: it is not applied)."""
     separator, optimizer, scaler = state.separator, state.optimizer, state.scaler
     device = separator.device
     dtype = precision(training.options.precision, device)
     buffers = [buffer.clone() for buffer in separator.buffers()]
     try:
-        batch = training.loss.prepare(batch.to(device, separator.stft))
+        batch = training.loss.prepare(drawn.to(device, separator.stft))
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
             loss, parts = training.loss(separator.separate(batch), batch)
         optimizer.zero_grad(set_to_none=True)
@@ -223,10 +230,9 @@ def measure(state: State, training: Training) -> None:
     if not parts:
         return
     steps = range(training.steps_per_epoch)
-    drawn = TrainingSteps(training.train, training.batch_size, training.seed)
-    with closing(load(drawn, steps, training.workers, False)) as batches:
-        for batch in tqdm(batches, "measuring the training set", len(steps), leave=False, disable=None):
-            spectrogram = training.loss.prepare(batch.to(state.separator.device, state.separator.stft)).spectrogram
+    with closing(load(training.steps, steps, training.workers, False)) as batches:
+        for drawn in tqdm(batches, "measuring the training set", len(steps), leave=False, disable=None):
+            spectrogram = training.loss.prepare(drawn.to(state.separator.device, state.separator.stft)).spectrogram
             for part in parts:
                 part.observe(spectrogram)
     for part in parts:
@@ -245,8 +251,8 @@ def validate(state: State, training: Training, interruption: Interruption) -> di
     begun = time.perf_counter()
     steps = min(len(batches), training.options.valid_steps or len(batches))
     with closing(load(batches, range(steps), training.workers, pin)) as stream:
-        for batch in tqdm(stream, "validating", steps, leave=False, disable=None):
-            batch = batch.to(separator.device, separator.stft)
+        for drawn in tqdm(stream, "validating", steps, leave=False, disable=None):
+            batch = drawn.to(separator.device, separator.stft)
             prepared = loss.prepare(batch)
             separation = separator.separate(prepared)
             losses.append(loss(separation, prepared)[0].double() * len(batch.mixture))

@@ -1,0 +1,188 @@
+"""A folder of arrays that were made from files: each is right or absent, whatever stops, and old ones make room."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import secrets
+import shutil
+import struct
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from separate.errors import SeparateError
+from separate.files import FULL, replace_file
+
+VERSION = 1  # raised when what is computed from the same files, or how it is stored, changes
+ENDING = ".npy"
+MARK = b"separate"  # the last bytes of an entry that is whole
+ABANDONED = 24 * 3600  # seconds after which what was begun and not ended is thrown away
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A file of the cache.  facts: what it was made from and how, and `sha256` of its blocks."""
+
+    path: Path
+    facts: dict[str, Any]
+    bytes: int
+
+
+class Cache:
+    """Entries by key.  An entry is an array in NumPy's format with its facts behind it, in JSON.
+
+    It is written beside its place and renamed, so that processes and machines can share the folder.
+    limit: bytes; beyond them those entries go that were used longest ago.
+    """
+
+    def __init__(self, folder: Path, limit: float | None = None) -> None:
+        self.folder = folder
+        self.limit = limit
+        self._added = 0
+
+    def place(self, key: str) -> Path:
+        return self.folder / key[:2] / f"{key}{ENDING}"
+
+    def open(self, key: str) -> np.ndarray | None:
+        """The array of an entry, mapped into memory, or None."""
+        try:
+            return _mapped(str(self.place(key)))
+        except (OSError, ValueError):
+            return None
+
+    def identity(self, path: str, content: bool) -> object:
+        """What a file is known by: its path, size and time of change, or its content."""
+        status = os.stat(path)
+        known = [os.path.abspath(path), status.st_size, status.st_mtime_ns]
+        return _content(str(self.folder), *known) if content else known
+
+    def add(
+        self, key: str, shape: Sequence[int], dtype: np.dtype, blocks: Iterable[np.ndarray], facts: dict[str, Any]
+    ) -> None:
+        """Write an array (C, frames, ...) from blocks (C, n, ...), so many frames as they come to.
+
+        SeparateError where the disk is full.
+        """
+        place = self.place(key)
+        part = place.with_name(f"{key}.{secrets.token_hex(4)}.part")
+        try:
+            place.parent.mkdir(parents=True, exist_ok=True)
+            array = np.lib.format.open_memmap(part, "w+", dtype, tuple(shape))
+            digest, at = hashlib.sha256(), 0
+            for block in blocks:
+                block = np.ascontiguousarray(block, dtype)
+                array[:, at : at + block.shape[1]] = block
+                digest.update(block.data)
+                at += block.shape[1]
+            assert at == shape[1]
+            array.flush()
+            del array
+            text = json.dumps({**facts, "version": VERSION, "sha256": digest.hexdigest()}).encode()
+            with part.open("ab") as file:
+                file.write(text + struct.pack("<Q", len(text)) + MARK)
+                file.flush()
+                os.fsync(file.fileno())
+            part.replace(place)
+        except OSError as error:
+            if error.errno not in FULL:
+                raise
+            raise SeparateError(
+                f"the disk that the cache {self.folder} lies on is full; make room, lower cache.limit, name another "
+                f"cache.folder, or use cache=none"
+            ) from None
+        finally:
+            with suppress(OSError):
+                part.unlink()
+        self._make_room(place.stat().st_size)
+
+    def _make_room(self, added: int) -> None:
+        """Look at the whole folder each time that a hundredth of the limit was added."""
+        self._added += added
+        if self.limit is not None and (self._added > self.limit / 100 or self._added == added):
+            self._added = 0
+            shrink(self.folder, self.limit)
+
+
+@lru_cache(maxsize=256)
+def _mapped(path: str) -> np.ndarray:
+    """What a path holds never changes, and a mapping outlives its file."""
+    array: np.ndarray = np.lib.format.open_memmap(path, "r")
+    with suppress(OSError):  # a folder may be another's
+        os.utime(path)
+    return array
+
+
+@lru_cache(maxsize=2**16)
+def _content(folder: str, path: str, size: int, time: int) -> str:
+    """SHA-256 of a file, remembered in the folder for as long as the file stays as it is."""
+    name = hashlib.sha256(json.dumps([path, size, time]).encode()).hexdigest()
+    memory = Path(folder) / "content" / name[:2] / name
+    if memory.exists():
+        return memory.read_text()
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(2**20):
+            digest.update(block)
+    replace_file(memory, digest.hexdigest().encode())
+    return digest.hexdigest()
+
+
+def entries(folder: Path) -> Iterator[Entry]:
+    """All entries of a folder that are whole."""
+    for path in sorted(folder.glob(f"**/*{ENDING}")):
+        with suppress(OSError, ValueError):
+            yield Entry(path, facts_of(path), path.stat().st_size)
+
+
+def facts_of(path: Path) -> dict[str, Any]:
+    """What an entry was made from; ValueError where it is not whole."""
+    with path.open("rb") as file:
+        file.seek(-16, os.SEEK_END)
+        length, mark = struct.unpack("<Q8s", file.read(16))
+        if mark != MARK:
+            raise ValueError(f"{path} is no entry")
+        file.seek(-16 - length, os.SEEK_END)
+        facts: dict[str, Any] = json.loads(file.read(length))
+    return facts
+
+
+def shrink(folder: Path, limit: float) -> int:
+    """Drop entries until at most `limit` bytes are left, those used longest ago first; the number dropped."""
+    found = []
+    for path in folder.glob(f"**/*{ENDING}"):
+        with suppress(OSError):
+            status = path.stat()
+            found.append((status.st_mtime, status.st_size, path))
+    size, dropped = sum(entry[1] for entry in found), 0
+    for _, bytes_, path in sorted(found):
+        if size <= limit:
+            break
+        with suppress(OSError):
+            path.unlink()
+            dropped += 1
+        size -= bytes_
+    return dropped
+
+
+def sweep(folder: Path) -> None:
+    """Throw away what stopped processes left half-written."""
+    for path in folder.glob("**/*.part"):
+        with suppress(OSError):
+            if time.time() - path.stat().st_mtime > ABANDONED:
+                path.unlink()
+
+
+def clear(folder: Path) -> int:
+    """Throw everything away; the number of entries."""
+    count = sum(1 for _ in folder.glob(f"**/*{ENDING}"))
+    if folder.exists():
+        shutil.rmtree(folder)
+    return count
