@@ -58,6 +58,7 @@ class FolderConfig(DataConfig):
 @dataclass
 class TracksConfig(FolderConfig):
     coherent: float = 1.0
+    min_activity: float = 0.0
 
 
 @dataclass
@@ -101,6 +102,7 @@ class CacheConfig:
 @dataclass
 class AugmentConfig:
     gain: list[float] | None = None  # dB
+    loudness: list[float] | None = None  # LUFS
     polarity: float = 0.0
     swap: float = 0.0
     pan: float = 0.0
@@ -164,7 +166,16 @@ class EvalConfig:
     stft: Any = None  # a data config sets one; the checkpoint's is used
 
 
-Config = TypeVar("Config", TrainConfig, EvalConfig)
+@dataclass
+class DatasetConfig:
+    data: Any = None
+    stft: STFTConfig = field(default_factory=STFTConfig)
+    cache: CacheConfig = field(default_factory=CacheConfig)
+    splits: list[str] = field(default_factory=lambda: ["train", "valid", "test"])
+    picture: str | None = "dataset.png"
+
+
+Config = TypeVar("Config", TrainConfig, EvalConfig, DatasetConfig)
 
 # key: (least value, an example that works)
 LEAST = {
@@ -208,10 +219,10 @@ def from_hydra(cfg: DictConfig, schema: type[Config]) -> Config:
     """The composed configuration as plain dataclasses; UsageError for what does not fit, naming key and way out."""
     from omegaconf import OmegaConf
 
-    if schema is TrainConfig and cfg.get("data") is not None:
+    if schema is not EvalConfig and cfg.get("data") is not None:
         cfg.data = OmegaConf.create(asdict(data_config(OmegaConf.to_container(cfg.data, resolve=True))))
     config = _typed(schema, OmegaConf.to_container(cfg, resolve=True))
-    if isinstance(config, TrainConfig):
+    if isinstance(config, (TrainConfig, DatasetConfig)) and config.data is not None:
         config.data = data_config(config.data)
     _check_values(config)
     if isinstance(config, TrainConfig):

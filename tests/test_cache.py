@@ -45,6 +45,10 @@ def cached(kind, folder, **options):
     return CacheConfig(kind=kind, folder=str(folder), **options)
 
 
+def kept(folder):
+    return list(entries(folder / "arrays"))
+
+
 def batches(config, cache=None, steps=6, stft=STFTS):
     drawn = TrainingSteps(open_split(config, "train", 0, cache, stft), 3, seed=0)
     return [drawn[step].to(CPU, stft) for step in range(steps)]
@@ -136,23 +140,23 @@ def test_training_on_a_cache_reads_no_file(songs, tmp_path, monkeypatch):
 def test_a_changed_file_misses_and_a_moved_one_hits_by_its_content(songs, tmp_path, content):
     cache = cached("audio", tmp_path / "cache", content=content)
     batches(stems(songs), cache)
-    count = len(list(entries(tmp_path / "cache")))
+    count = len(kept(tmp_path / "cache"))
     assert count == 8
     path = songs / "train" / "0" / "low.wav"
     write(path, 0.5 * tone(440, 9000 / 8000, channels=2))
     changed, plain = (batches(stems(songs), which) for which in (cache, None))
     assert all(torch.equal(one.sources, other.sources) for one, other in zip(changed, plain, strict=True))
-    assert len(list(entries(tmp_path / "cache"))) == count + 1
+    assert len(kept(tmp_path / "cache")) == count + 1
     songs.rename(tmp_path / "moved")
     batches(stems(tmp_path / "moved"), cache)
-    assert len(list(entries(tmp_path / "cache"))) == count + 1 + (0 if content else 8)
+    assert len(kept(tmp_path / "cache")) == count + 1 + (0 if content else 8)
 
 
 def test_other_parameters_are_other_entries(songs, tmp_path):
     for changes in ({}, {"sample_rate": 4000}, {"channels": 1}):
         batches(stems(songs, **changes), cached("audio", tmp_path))
     batches(stems(songs), cached("audio", tmp_path, dtype="float16"))
-    assert len(list(entries(tmp_path))) == 4 * 8
+    assert len(kept(tmp_path)) == 4 * 8
     for stft in (STFTS, STFT(512, 64), STFT(256, 32), STFT(256, 64, "hann")):
         plain, found = (batches(stems(songs), c, 2, stft) for c in (None, cached("spectrogram", tmp_path)))
         for one, other in zip(plain, found, strict=True):
@@ -170,7 +174,7 @@ def test_a_peak_that_int16_cannot_hold_is_refused(tmp_path):
 
 def test_entries_say_what_they_were_made_from(songs, tmp_path):
     batches(stems(songs), cached("audio", tmp_path))
-    found = {tuple(entry.facts["paths"]): entry for entry in entries(tmp_path)}
+    found = {tuple(entry.facts["paths"]): entry for entry in kept(tmp_path)}
     entry = found[(str(songs / "train" / "1" / "high.flac"),)]
     assert (entry.facts["kind"], entry.facts["sample_rate"], entry.facts["channels"]) == ("audio", 8000, 2)
     assert entry.bytes == entry.path.stat().st_size
@@ -237,7 +241,7 @@ def test_a_build_that_is_killed_again_and_again_ends_in_the_same_cache(songs, tm
                 process.kill()
 
     def digests(folder):
-        return {entry.path.stem: entry.facts["sha256"] for entry in entries(folder)}
+        return {entry.path.stem: entry.facts["sha256"] for entry in kept(folder)}
 
     build(tmp_path / "whole", None)
     rng = np.random.default_rng(0)

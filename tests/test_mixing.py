@@ -1,23 +1,29 @@
 """Remixing and augmentation: what is drawn, what it does to sources and mixture, and that it is the same on caches."""
 
+import json
 from dataclasses import asdict
 
 import numpy as np
+import pyloudnorm
 import pytest
 import torch
 
+from separate.cli import train
 from separate.config import AugmentConfig, CacheConfig
 from separate.data import open_split
 from separate.data.augment import Augment
 from separate.data.batches import TrainingSteps
+from separate.data.excerpts import TRIES
+from separate.data.loudness import energies, integrated
 from separate.data.mixing import Drawn
 from separate.errors import UsageError
 from separate.stft import STFT
-from tests.conftest import tone, write
-from tests.test_data import speech_data, stems_data
+from tests.conftest import TINY, tone, write
+from tests.test_data import speech_data, stems_data, toy_data
 
 STFTS = STFT(256, 64)
 CPU = torch.device("cpu")
+SAME = {"train": "train", "valid": "train", "test": "train"}
 
 
 def drawn(channels=2, times=200, sources=3, **options):
@@ -135,9 +141,78 @@ def test_validation_is_never_remixed(stems):
     assert examples.fixed(0).track == "song 09"
 
 
+@pytest.fixture
+def halves(tmp_path):
+    """Four tracks of two stems that sound in one half each, at levels of their own."""
+    for index in range(4):
+        for stem, loud in (("low", slice(0, 16000)), ("high", slice(16000, 32000))):
+            audio = np.zeros((32000, 1))
+            audio[loud] = tone(400 + 50 * index, 2.0) * 0.5**index
+            write(tmp_path / "halves" / "train" / str(index) / f"{stem}.wav", audio, subtype="FLOAT")
+    return tmp_path / "halves"
+
+
+def test_excerpts_are_drawn_until_every_source_is_heard(halves):
+    def heard(**changes):
+        examples = open_split(stems_data(halves, splits=SAME, excerpt=1.0, **changes), "train")
+        drawn = [examples.draw(i % len(examples), np.random.default_rng(i)) for i in range(60)]
+        active = np.abs([example.samples[1:, 0] for example in drawn]) > 0
+        return active.mean(axis=2).min(axis=1), [example.rejected for example in drawn]
+
+    shares, rejected = heard()
+    assert shares.min() == 0 and sum(rejected) == 0
+    shares, rejected = heard(min_activity=0.3)  # only near the middle are both heard
+    assert shares.min() > 0.2 and np.mean(rejected) > 1  # to a tenth of a second
+    shares, _ = heard(min_activity=0.9, coherent=0.0)  # each from where it sounds
+    assert shares.min() > 0.8
+
+
+def test_no_excerpt_may_do_and_the_last_one_drawn_is_taken(halves):
+    examples = open_split(stems_data(halves, splits=SAME, excerpt=1.0, min_activity=0.9), "train")
+    example = examples.draw(0, np.random.default_rng(0))
+    assert example.rejected == TRIES - 1 and np.abs(example.samples).max() > 0
+
+
+def test_the_share_of_rejected_excerpts_is_logged(halves, call, tmp_path):
+    data = ["data=stems", f"data.root={halves}", "data.sources=[low,high]", "data.sample_rate=8000", "stft=speech"]
+    data += ["data.splits={train: train, valid: train, test: train}", "data.channels=1", "data.min_activity=0.3"]
+    code, _, err = call(train, *data, *TINY, "debug=fast", "run=r", cwd=tmp_path)
+    assert code == 0, err
+    facts = json.loads((tmp_path / "r" / "metrics.jsonl").read_text().splitlines()[0])
+    assert 0 < facts["train/rejected"] < 1
+
+
+def test_sources_are_set_to_a_loudness(halves):
+    config, augment = stems_data(halves, splits=SAME), Augment(AugmentConfig(loudness=[-30.0, -30.0]), 1)
+    steps = TrainingSteps(open_split(config, "train", levels=True), 8, 0, augment)
+    batch = steps[0].to(CPU, STFTS)
+    tones = batch.sources.abs().amax(dim=(2, 3))
+    assert tones.max() / tones[tones > 0].min() < 1.15  # whatever the track: K-weighting differs little here
+    plain = TrainingSteps(open_split(config, "train"), 8, 0)[0].to(CPU, STFTS).sources.abs().amax(dim=(2, 3))
+    assert plain.max() / plain[plain > 0].min() > 4
+
+
+def test_loudness_is_that_of_bs1770():
+    noise = 0.1 * np.random.default_rng(0).standard_normal((2, 8 * 48000)) * np.repeat([1, 0.001, 0.5, 0.8], 2 * 48000)
+    for rate in (48000, 44100):
+        meter = pyloudnorm.Meter(rate, filter_class="DeMan")
+        expected = meter.integrated_loudness(noise.T)
+        blocks = np.array_split(noise, 7, axis=1)
+        assert integrated(energies(blocks, rate)) == pytest.approx(expected, abs=0.01)
+    assert integrated(energies([np.zeros((1, 8000))], 8000)) == -np.inf
+
+
+def test_levels_that_a_layout_sets_itself_are_not_set_again(pools):
+    for config, reason in ((speech_data("pools", pools), "data.snr"), (toy_data(), "synthesised at its levels")):
+        with pytest.raises(UsageError, match=f"{reason}.*set augment.loudness=null"):
+            open_split(config, "train", levels=True)
+
+
 def test_every_option_of_augmentation_changes_the_batch():
     off = AugmentConfig()
-    on = {"gain": [-6.0, 6.0], "polarity": 0.5, "swap": 0.5, "pan": 0.5, "dropout": 0.5}
+    on = {"gain": [-6.0, 6.0], "loudness": [-30.0, -20.0], "polarity": 0.5, "swap": 0.5, "pan": 0.5, "dropout": 0.5}
     assert on.keys() == asdict(off).keys()
     for name, value in on.items():
-        assert (drawn(**{name: value}) != np.eye(2)).any()
+        augment = Augment(AugmentConfig(**{name: value}), 2)
+        assert augment.active
+        assert (augment.draw(np.random.default_rng(0), 8, [-35.0] * 8) != np.eye(2)).any()

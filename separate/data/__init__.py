@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from separate.data.examples import Example, Examples
+from separate.data.cache import Cache
+from separate.data.examples import Example, Examples, FileExamples
 from separate.data.headers import Headers
 from separate.data.layouts import Listing, tracks_of
 from separate.errors import UsageError
 from separate.files import cache_folder
 
 if TYPE_CHECKING:
-    from separate.config import CacheConfig, DataConfig, FolderConfig
+    from separate.config import CacheConfig, DataConfig, FolderConfig, STFTConfig
     from separate.data.reading import Reader
     from separate.data.tracks import Piece
     from separate.stft import STFT
@@ -22,13 +23,18 @@ __all__ = ["Example", "Examples", "listing", "open_split"]
 
 
 def open_split(
-    config: DataConfig, split: str, seed: int = 0, cache: CacheConfig | None = None, stft: STFT | None = None
+    config: DataConfig,
+    split: str,
+    seed: int = 0,
+    cache: CacheConfig | None = None,
+    stft: STFT | None = None,
+    levels: bool = False,
 ) -> Examples:
     """The examples of one split (train, valid or test).  DataError names every file that is not as it should be.
 
     seed: of what is synthesised (the toy songs).  cache: what is kept of the files, nothing by default.
     stft: the transform that training examples will be seen through; they begin at multiples of its hop, whatever the
-    cache, so that all caches give the same examples.
+    cache, so that all caches give the same examples.  levels: give the loudness of the sources with each of them.
     """
     from separate import config as schema
 
@@ -40,6 +46,7 @@ def open_split(
 
         if cache.kind != "none":
             raise UsageError(f"data=toy is synthesised and has no files for cache={cache.kind}; use cache=none")
+        _refuse_levels(levels, "data=toy is synthesised at its levels")
         return Toy(*shape, songs=config.tracks.get(split, 0), split=split, seed=seed)
     assert isinstance(config, schema.FolderConfig)
     root = Path(config.root).expanduser()
@@ -47,11 +54,13 @@ def open_split(
     if isinstance(config, schema.PoolsConfig):
         from separate.data.pools import Pools, list_pools
 
+        _refuse_levels(levels, "data=pools sets levels itself, by data.snr")
         pools = list_pools(root, config.splits, split, config.sources, config.interchangeable, headers)
         reader = make_reader(config, cache, stft, [])
-        return Pools(
-            *shape, pools, config.interchangeable, split, reader, config.snr, config.pause, config.examples, grid
-        )
+        pause, inter = config.pause, config.interchangeable
+        mixed = Pools(*shape, pools, inter, split, reader, config.snr, pause, config.examples, grid)
+        _check_room(mixed)
+        return mixed
     assert isinstance(config, schema.TracksConfig)
     from separate.data.excerpts import Excerpts
     from separate.data.tracks import Tracks
@@ -59,20 +68,57 @@ def open_split(
     tracks = Tracks(tracks_of(listing(config, split), headers))
     single = (tracks.ends[1:] - tracks.ends[:-1]).max(initial=0) <= 1  # sums of 16-bit samples may not be
     reader = make_reader(config, cache, stft, tracks.files if single else [])
-    return Excerpts(*shape, tracks, split, reader, config.coherent, grid)
+    examples = Excerpts(*shape, tracks, split, reader, config.coherent, config.min_activity, grid)
+    if split == "train" and (levels or config.min_activity > 0):
+        from separate.data.loudness import LoudnessIndex
+
+        arrays = arrays_of(cache)
+        examples.index = LoudnessIndex(examples.regions(mixtures=False), reader, arrays, config.workers)
+    _check_room(examples)
+    return examples
+
+
+def _check_room(examples: FileExamples) -> None:
+    from separate.data.ahead import check_room
+    from separate.data.reading import CachedReader
+
+    if isinstance(examples.reader, CachedReader):
+        check_room(examples.reader, examples.regions())
+
+
+def open_splits(
+    config: FolderConfig, splits: Sequence[str], cache: CacheConfig, stft: STFTConfig
+) -> dict[str, FileExamples]:
+    """The examples of several splits of a data set that lies in files."""
+    from separate.stft import STFT
+
+    transform = STFT(stft.n_fft, stft.hop, stft.window)
+    found = {}
+    for split in splits:
+        examples = open_split(config, split, 0, cache, transform)
+        assert isinstance(examples, FileExamples)
+        found[split] = examples
+    return found
+
+
+def _refuse_levels(asked_for: bool, why_not: str) -> None:
+    if asked_for:
+        raise UsageError(f"{why_not}; set augment.loudness=null")
+
+
+def arrays_of(cache: CacheConfig) -> Cache:
+    return Cache(cache_folder(cache.folder) / "arrays", None if cache.limit is None else 1e9 * cache.limit)
 
 
 def make_reader(config: DataConfig, cache: CacheConfig, stft: STFT | None, files: Iterable[Piece]) -> Reader:
     """Reads from files or from the cache.  files: those that may be given out in the 16-bit samples that they hold."""
     from separate.data import reading
-    from separate.data.cache import Cache
 
     files = list(files)
     pcm = bool(files) and reading.is_pcm(files, config.sample_rate, config.channels)
     if cache.kind == "none":
         return reading.Reader(config.sample_rate, config.channels, pcm)
-    folder = Cache(cache_folder(cache.folder) / "arrays", None if cache.limit is None else 1e9 * cache.limit)
-    common = (config.sample_rate, config.channels, folder, cache.dtype)
+    common = (config.sample_rate, config.channels, arrays_of(cache), cache.dtype)
     if cache.kind == "audio" or stft is None:
         return reading.CachedReader(*common, pcm, cache.content)
     if cache.dtype == "int16":

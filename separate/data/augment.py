@@ -27,15 +27,19 @@ class Augment:
     @property
     def active(self) -> bool:
         o = self.options
-        return bool(o.gain or o.polarity or o.swap or o.pan or o.dropout)
+        return bool(o.gain or o.loudness or o.polarity or o.swap or o.pan or o.dropout)
 
-    def draw(self, rng: np.random.Generator, sources: int) -> np.ndarray:
-        """(S, C, C) float32."""
-        levels, signs, sides, places, silent = rng.random((5, sources))
+    def draw(self, rng: np.random.Generator, sources: int, levels: Sequence[float] | None = None) -> np.ndarray:
+        """(S, C, C) float32.  levels: LUFS of each source, -inf for a silent one."""
+        gains, loudness, signs, sides, places, silent = rng.random((6, sources))
         kept = int(rng.integers(sources))  # the one that stays where all would be silent
         options, matrices = self.options, np.tile(np.eye(self.channels, dtype=np.float32), (sources, 1, 1))
         if options.gain:
-            matrices *= _column(10 ** (_between(options.gain, levels) / 20))
+            matrices *= _column(10 ** (_between(options.gain, gains) / 20))
+        if options.loudness:
+            assert levels is not None
+            change = np.where(np.isfinite(levels), _between(options.loudness, loudness) - levels, 0.0)
+            matrices *= _column(10 ** (change / 20))
         matrices *= _column(np.where(signs < options.polarity, -1, 1))
         if options.swap:
             matrices = np.where(_column(sides < options.swap), matrices[:, ::-1], matrices)

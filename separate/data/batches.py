@@ -30,7 +30,8 @@ class TrainingSteps(Dataset):
     def __getitem__(self, step: int) -> Drawn | SeparateError:
         numbers = range(step * self.batch_size, (step + 1) * self.batch_size)
         try:
-            return collate([self._draw(number) for number in numbers], self._matrices(numbers))
+            examples = [self._draw(number) for number in numbers]
+            return collate(examples, self._matrices(numbers, examples))
         except SeparateError as error:
             return error  # raised on the other side, where its message is not wrapped in a worker's traceback
 
@@ -42,11 +43,13 @@ class TrainingSteps(Dataset):
             self._order = np.random.default_rng([self.seed, 1, this_pass]).permutation(len(self.examples))
         return self.examples.draw(int(self._order[place]), np.random.default_rng([self.seed, 2, number]))
 
-    def _matrices(self, numbers: range) -> list[np.ndarray] | None:
+    def _matrices(self, numbers: range, examples: list[Example]) -> list[np.ndarray] | None:
         if self.augment is None or not self.augment.active:
             return None
-        sources = len(self.examples.sources)
-        return [self.augment.draw(np.random.default_rng([self.seed, 3, number]), sources) for number in numbers]
+        return [
+            self.augment.draw(np.random.default_rng([self.seed, 3, number]), len(example.sources), example.levels)
+            for number, example in zip(numbers, examples, strict=True)
+        ]
 
 
 class FixedBatches(Dataset):

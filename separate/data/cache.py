@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import secrets
-import shutil
 import struct
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -17,23 +16,33 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tqdm import tqdm
 
 from separate.errors import SeparateError
 from separate.files import FULL, replace_file
 
 VERSION = 1  # raised when what is computed from the same files, or how it is stored, changes
 ENDING = ".npy"
+KEY = 64  # characters of a key
 MARK = b"separate"  # the last bytes of an entry that is whole
 ABANDONED = 24 * 3600  # seconds after which what was begun and not ended is thrown away
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A file of the cache.  facts: what it was made from and how, and `sha256` of its blocks."""
+    """A file of the cache.  facts: what it was made from and how, and `sha256` of all before them."""
 
     path: Path
     facts: dict[str, Any]
     bytes: int
+    used: float  # when, in seconds since 1970
+
+    def whole(self) -> bool:
+        """Whether it holds what was written."""
+        with self.path.open("rb") as file:
+            file.seek(-16, os.SEEK_END)
+            length = struct.unpack("<Q", file.read(8))[0]
+        return _digest(self.path, self.bytes - 16 - length) == self.facts["sha256"]
 
 
 class Cache:
@@ -76,16 +85,14 @@ class Cache:
         try:
             place.parent.mkdir(parents=True, exist_ok=True)
             array = np.lib.format.open_memmap(part, "w+", dtype, tuple(shape))
-            digest, at = hashlib.sha256(), 0
+            at = 0
             for block in blocks:
-                block = np.ascontiguousarray(block, dtype)
                 array[:, at : at + block.shape[1]] = block
-                digest.update(block.data)
                 at += block.shape[1]
             assert at == shape[1]
             array.flush()
             del array
-            text = json.dumps({**facts, "version": VERSION, "sha256": digest.hexdigest()}).encode()
+            text = json.dumps({**facts, "version": VERSION, "sha256": _digest(part, part.stat().st_size)}).encode()
             with part.open("ab") as file:
                 file.write(text + struct.pack("<Q", len(text)) + MARK)
                 file.flush()
@@ -127,19 +134,26 @@ def _content(folder: str, path: str, size: int, time: int) -> str:
     memory = Path(folder) / "content" / name[:2] / name
     if memory.exists():
         return memory.read_text()
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(2**20):
-            digest.update(block)
-    replace_file(memory, digest.hexdigest().encode())
-    return digest.hexdigest()
+    digest = _digest(Path(path), size)
+    replace_file(memory, digest.encode())
+    return digest
 
 
 def entries(folder: Path) -> Iterator[Entry]:
     """All entries of a folder that are whole."""
-    for path in sorted(folder.glob(f"**/*{ENDING}")):
+    for path in sorted(folder.glob(f"??/*{ENDING}")):
         with suppress(OSError, ValueError):
-            yield Entry(path, facts_of(path), path.stat().st_size)
+            yield Entry(path, facts_of(path), path.stat().st_size, path.stat().st_mtime)
+
+
+def _digest(path: Path, size: int) -> str:
+    """SHA-256 of the first `size` bytes of a file."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while size > 0 and (block := file.read(min(size, 2**20))):
+            digest.update(block)
+            size -= len(block)
+    return digest.hexdigest()
 
 
 def facts_of(path: Path) -> dict[str, Any]:
@@ -157,7 +171,7 @@ def facts_of(path: Path) -> dict[str, Any]:
 def shrink(folder: Path, limit: float) -> int:
     """Drop entries until at most `limit` bytes are left, those used longest ago first; the number dropped."""
     found = []
-    for path in folder.glob(f"**/*{ENDING}"):
+    for path in folder.glob(f"??/*{ENDING}"):
         with suppress(OSError):
             status = path.stat()
             found.append((status.st_mtime, status.st_size, path))
@@ -174,15 +188,49 @@ def shrink(folder: Path, limit: float) -> int:
 
 def sweep(folder: Path) -> None:
     """Throw away what stopped processes left half-written."""
-    for path in folder.glob("**/*.part"):
+    for path in folder.glob("??/*.part"):
         with suppress(OSError):
             if time.time() - path.stat().st_mtime > ABANDONED:
                 path.unlink()
 
 
+def verify(folder: Path) -> tuple[int, list[Path]]:
+    """Read every entry again and drop those that are not as they were written: how many there were, and these."""
+    paths = sorted(folder.glob(f"??/*{ENDING}"))
+    found = tqdm(entries(folder), "verifying", len(paths), leave=False, disable=None)
+    whole = {entry.path for entry in found if entry.whole()}
+    damaged = [path for path in paths if path not in whole]
+    for path in damaged:
+        path.unlink(missing_ok=True)
+    return len(paths), damaged
+
+
+def describe(folder: Path) -> str:
+    """How many entries of each kind there are, how large they are and when they were used, as lines of text."""
+    sweep(folder)
+    kinds: dict[tuple[str, str], list[Entry]] = {}
+    for entry in entries(folder):
+        kinds.setdefault((entry.facts["kind"], entry.facts.get("dtype", "")), []).append(entry)
+    lines = [f"{folder}"]
+    for (kind, dtype), found in sorted(kinds.items()):
+        size = sum(entry.bytes for entry in found) / 1e9
+        first, last = (
+            time.strftime("%Y-%m-%d %H:%M", time.localtime(use(entry.used for entry in found))) for use in (min, max)
+        )
+        lines.append(f"  {kind} {dtype}: {len(found)} entries, {size:.3g} GB, used {first} to {last}")
+    half = list(folder.glob("??/*.part"))
+    if half:
+        lines.append(f"  {len(half)} being written, or left by a process that was killed")
+    return "\n".join(lines if len(lines) > 1 else [f"{folder}: empty"])
+
+
 def clear(folder: Path) -> int:
-    """Throw everything away; the number of entries."""
-    count = sum(1 for _ in folder.glob(f"**/*{ENDING}"))
-    if folder.exists():
-        shutil.rmtree(folder)
-    return count
+    """Throw all entries away, and nothing else that may lie in the folder; their number."""
+    found = [path for path in folder.glob(f"??/*{ENDING}") if len(path.stem) == KEY]
+    for path in [*found, *folder.glob("??/*.part"), *folder.glob("content/??/*")]:
+        with suppress(OSError):
+            path.unlink()
+    for place in [*folder.glob("content/??"), folder / "content", *folder.glob("??"), folder]:
+        with suppress(OSError):  # it holds something else
+            place.rmdir()
+    return len(found)

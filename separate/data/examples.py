@@ -5,8 +5,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from separate.data.reading import Reader, Region
 
 
 @dataclass
@@ -17,6 +21,8 @@ class Example:
     (C, N, F), complex64 or, as float16, (C, N, F, 2).
     recorded: the mixture, where it is not the sum of the sources.
     scale: what 1 is worth in a stored sample; frames: T, where these are spectrograms.
+    levels: loudness in LUFS of what each source was cut from, where it is known; rejected: how many excerpts were drawn
+    and not taken before this one.
     """
 
     track: str
@@ -24,6 +30,8 @@ class Example:
     recorded: np.ndarray | None = None
     scale: float = 1.0
     frames: int | None = None
+    levels: Sequence[float] | None = None
+    rejected: int = 0
 
     @property
     def samples(self) -> np.ndarray:
@@ -70,3 +78,17 @@ class Examples(ABC):
     @abstractmethod
     def recording(self, index: int) -> Example:
         """A whole recording, at the data set's rate and channels."""
+
+
+class FileExamples(Examples):
+    """Examples that are read from files, by `reader`."""
+
+    reader: Reader
+
+    @abstractmethod
+    def regions(self, mixtures: bool = True) -> list[Region]:
+        """All that is read: the sources of each track in order and, unless told otherwise, its mixture."""
+
+    @abstractmethod
+    def groups(self) -> list[str]:
+        """What each of `regions(mixtures=False)` is of: a source, or a pool."""

@@ -7,21 +7,27 @@ from collections.abc import Callable, Iterable, Sequence
 import numpy as np
 
 from separate.audio import NonFiniteError, read
-from separate.data.examples import Example, Examples
+from separate.data.examples import Example, FileExamples
+from separate.data.loudness import LoudnessIndex, integrated
 from separate.data.reading import Reader, Region, Span
 from separate.data.tracks import Piece, Tracks
 from separate.errors import DataError
 
 Read = Callable[[Sequence[Span], int], np.ndarray]  # of a Reader: spans and frames -> a source
+TRIES = 100  # excerpts drawn until the sources are heard
 BLOCK = 2**20  # samples read at a time when files are searched for NaN
 
 
-class Excerpts(Examples):
+class Excerpts(FileExamples):
     """Tracks of any length and sample rate; those shorter than an excerpt are padded with silence at their end.
 
     coherent: the probability that the sources of a training example are those of one moment of one track; otherwise
     each is of a track and a moment of its own.  grid: excerpts begin at multiples of so many samples.
+    min_activity: the share of a training excerpt in which each source is to be heard; moments are drawn until one is
+    so, at most TRIES times.  `index` is set where this, or the sources' loudness, is to be known.
     """
+
+    index: LoudnessIndex | None = None
 
     def __init__(
         self,
@@ -33,12 +39,14 @@ class Excerpts(Examples):
         split: str,
         reader: Reader,
         coherent: float = 1.0,
+        min_activity: float = 0.0,
         grid: int = 1,
     ) -> None:
         super().__init__(sources, sample_rate, channels, excerpt)
         self.tracks = tracks
         self.reader = reader
         self.coherent = coherent
+        self.min_activity = min_activity
         self.grid = grid
         self.lengths = np.array([track.length(sample_rate) for track in tracks], np.int64)
         longest = int(self.lengths.argmax())
@@ -60,24 +68,54 @@ class Excerpts(Examples):
         return track, index - (int(self.ends[track - 1]) if track else 0)
 
     def draw(self, index: int, rng: np.random.Generator) -> Example:
-        place = self._moment(index, rng)
+        numbers = range(len(self.sources))
         if self.coherent >= 1 or rng.random() < self.coherent:
-            return self._cut(place, self.frames, self.reader.source)
-        others = [self._moment(int(rng.integers(len(self))), rng) for _ in self.sources[1:]]
-        order = rng.permutation(len(self.sources))  # so that an example's own track gives each source as often
-        places = [[place, *others][number] for number in order]
-        sources, names = [], []
-        for number, (track, start) in enumerate(places):
-            sources.append(self._signal(track, number, start, self.frames, self.reader.source))
-            names.append(self.tracks[track].name)
-        frames = self.frames if self.reader.spectral else None
-        return Example("+".join(names), sources, None, self.reader.scale, frames)
+            place, rejected = self._moment(index, numbers, rng)
+            example = self._cut(place, self.frames, self.reader.source)
+            places = [place for _ in numbers]
+        else:
+            own = int(rng.integers(len(numbers)))  # the source that the example's own track gives
+            indices = [index if number == own else int(rng.integers(len(self))) for number in numbers]
+            found = [self._moment(one, [number], rng) for number, one in enumerate(indices)]
+            places, rejected = [place for place, _ in found], sum(tries for _, tries in found)
+            sources = [
+                self._signal(track, number, start, self.frames, self.reader.source)
+                for number, (track, start) in enumerate(places)
+            ]
+            names = "+".join(self.tracks.names[track] for track, _ in places)
+            example = Example(names, sources, None, self.reader.scale, self.frames if self.reader.spectral else None)
+        example.rejected = rejected
+        if self.index is not None:
+            example.levels = [
+                integrated(self.index.of(self._region_number(track, number)))
+                for number, (track, _) in enumerate(places)
+            ]
+        return example
 
-    def _moment(self, index: int, rng: np.random.Generator) -> tuple[int, int]:
-        """The track of an example, and a start in it."""
+    def _moment(self, index: int, heard: Sequence[int], rng: np.random.Generator) -> tuple[tuple[int, int], int]:
+        """(track, start) of an excerpt in which these sources are heard, and how many were drawn in vain."""
         track, _ = self._place(index)
-        last = max(0, int(self.lengths[track]) - self.frames)
-        return track, self.grid * int(rng.integers(last // self.grid + 1))
+        for tries in range(TRIES):
+            last = max(0, int(self.lengths[track]) - self.frames)
+            start = self.grid * int(rng.integers(last // self.grid + 1))
+            if self.index is None or self.min_activity == 0 or tries == TRIES - 1:
+                break
+            regions = (self._region_number(track, number) for number in heard)
+            if all(self.index.activity(region, start, self.frames) >= self.min_activity for region in regions):
+                break
+            if tries >= TRIES // 2:  # this track may have no such moment
+                track, _ = self._place(int(rng.integers(len(self))))
+        return (track, start), tries
+
+    def _region_number(self, track: int, source: int) -> int:
+        return track * len(self.sources) + source
+
+    def regions(self, mixtures: bool = True) -> list[Region]:
+        return [
+            self._region(track, number)
+            for track in range(len(self.tracks))
+            for number in range(len(self.sources) + (mixtures and bool(self.tracks.mixed[track])))
+        ]
 
     def fixed(self, index: int) -> Example:
         track, place = self._place(index)
@@ -99,15 +137,20 @@ class Excerpts(Examples):
         spectra = read == self.reader.source and self.reader.spectral
         return Example(self.tracks.names[track], sources, recorded, self.reader.scale, frames if spectra else None)
 
+    def groups(self) -> list[str]:
+        return self.sources * len(self.tracks)
+
     def _signal(self, track: int, number: int, start: int, frames: int, read: Read) -> np.ndarray:
         """Signal `number` of a track (its mixture comes after its sources), `frames` samples from `start`."""
-        length = int(self.lengths[track])
-        first = round(float(self.tracks.starts[track]) * self.sample_rate)
-        region = Region(self.tracks.signal(track, number), first, length)
+        region = self._region(track, number)
         try:
-            return read([Span(region, start, 0, min(frames, length - start))], frames)
+            return read([Span(region, start, 0, min(frames, region.length - start))], frames)
         except NonFiniteError:
             raise all_non_finite(self.tracks.files) from None
+
+    def _region(self, track: int, number: int) -> Region:
+        first = round(float(self.tracks.starts[track]) * self.sample_rate)
+        return Region(self.tracks.signal(track, number), first, int(self.lengths[track]))
 
 
 def refuse_channels(files: Iterable[Piece], channels: int) -> None:

@@ -21,6 +21,7 @@ class Drawn:
     sources: (B, S, C, T), or spectrograms (B, S, C, N, F) of `frames` samples; recorded: mixtures (B, C, ...), or None
     where all are the sums of their sources; is_sum: (B), which of them are.
     scale: what 1 is worth in a stored sample; matrices: (B, S, C, C), what `Augment` drew, or None.
+    rejected: how many excerpts were drawn and not taken.
     """
 
     tracks: list[str]
@@ -30,6 +31,7 @@ class Drawn:
     scale: float = 1.0
     frames: int | None = None
     matrices: Tensor | None = None
+    rejected: int = 0
 
     def pin_memory(self) -> Drawn:
         return self._map(Tensor.pin_memory)
@@ -90,4 +92,5 @@ def collate(examples: Sequence[Example], matrices: Sequence[np.ndarray] | None =
         examples[0].scale,
         examples[0].frames,
         None if matrices is None else torch.from_numpy(np.stack(matrices)),
+        sum(example.rejected for example in examples),
     )

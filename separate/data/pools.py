@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from separate.audio import NonFiniteError, frames_at
-from separate.data.examples import Example, Examples
+from separate.data.examples import Example, FileExamples
 from separate.data.excerpts import all_non_finite, refuse_channels
 from separate.data.headers import Headers, audio_files, folders_in
 from separate.data.layouts import split_folder
@@ -48,7 +48,7 @@ def list_pools(
     return pools
 
 
-class Pools(Examples):
+class Pools(FileExamples):
     """Each example: as many different speakers as there are sources, their clips joined until it is full.
 
     Sources that are not interchangeable each have the pool of their name.
@@ -128,6 +128,14 @@ class Pools(Examples):
     def _round(self, samples: float) -> int:
         """Up to a multiple of the grid."""
         return self.grid * -(-int(samples) // self.grid)
+
+    def regions(self, mixtures: bool = True) -> list[Region]:
+        """Every clip."""
+        clips = [clip for pool in self.pools.values() for clip in pool]
+        return [Region((clip,), 0, frames_at(clip.info, self.sample_rate)) for clip in clips]
+
+    def groups(self) -> list[str]:
+        return [name for name, pool in self.pools.items() for _ in pool]
 
     def fixed(self, index: int) -> Example:
         names, spans = self._mix(np.random.default_rng([*self.key, index]))

@@ -60,7 +60,7 @@ class Reader:
 
     def read(self, region: Region, start: int, frames: int) -> np.ndarray:
         """Samples of a region -> (C, frames) in `dtype`, zero outside it."""
-        first, last = max(start, 0), min(start + frames, region.length)
+        first, last = max(start, 0), min(start + frames, region.length if region.signal else 0)
         if (first, last) == (start, start + frames):
             return self._inside(region, start, frames)
         audio = np.zeros((self.channels, frames), self.dtype)
@@ -75,9 +75,7 @@ class Reader:
         spans = [
             read_span(path, info, start, frames, self.sample_rate, self.channels, pcm=self.pcm) for path, info in signal
         ]
-        if len(spans) == 1:
-            return spans[0]
-        return np.sum(spans, axis=0) if spans else np.zeros((self.channels, frames), self.dtype)
+        return spans[0] if len(spans) == 1 else np.sum(spans, axis=0)
 
     def place(self, spans: Sequence[Span], frames: int) -> np.ndarray:
         """One source of an example: what `spans` put into silence, (C, frames); float32 where there are gains."""

@@ -81,7 +81,11 @@ def prepare(config: Mapping[str, Any], folder: Path, trust: Sequence[str] | None
     loss = build_loss(config, separator, trust)
     data = data_config(config["data"])
     cache = CacheConfig(**config["cache"])
-    train, valid = (open_split(data, split, config["seed"], cache, separator.stft) for split in ("train", "valid"))
+    augment = AugmentConfig(**config["augment"])
+    train, valid = (
+        open_split(data, split, config["seed"], cache, separator.stft, levels=augment.loudness is not None)
+        for split in ("train", "valid")
+    )
 
     separator.to(device)
     mode = "max" if higher_is_better(options.monitor) else "min"
@@ -101,7 +105,7 @@ def prepare(config: Mapping[str, Any], folder: Path, trust: Sequence[str] | None
         workers=data.workers,
         folder=folder,
         config=dict(config),
-        augment=Augment(AugmentConfig(**config["augment"]), data.channels),
+        augment=Augment(augment, data.channels),
     )
     return state, training
 

@@ -147,6 +147,8 @@ def train_epoch(
             begun = time.perf_counter()
             batch = next(batches)
             waited += time.perf_counter() - begun
+            if batch.rejected:
+                state.sums["rejected"] = state.sums.get("rejected", 0.0) + batch.rejected
             for name, value in train_step(state, training, batch).items():
                 state.sums[name] = state.sums.get(name, 0.0) + value
             now = time.perf_counter()
@@ -157,7 +159,11 @@ def train_epoch(
                 save(state, training, "last")
                 saved = now
             interruption.check()
-    means = {f"train/{name}": total / state.sums["steps"] for name, total in state.sums.items() if name != "steps"}
+    sums = dict(state.sums)
+    steps, rejected = sums.pop("steps"), sums.pop("rejected", 0.0)
+    means = {f"train/{name}": total / steps for name, total in sums.items()}
+    if rejected:
+        means["train/rejected"] = rejected / (rejected + steps * training.batch_size)  # share of the excerpts drawn
     if done := state.step - begun_at:
         elapsed = time.perf_counter() - started
         means["train/steps_per_second"] = done / elapsed

@@ -1,0 +1,152 @@
+"""separate-data: look at a data set, or at the cache."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import hydra
+
+from separate.cli import in_job, one_sentence, run_hydra
+from separate.errors import UsageError, nearest
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+    from separate.config import DatasetConfig, FolderConfig
+
+FLAGS = ("--json",)
+asked: dict[str, str | bool] = {}  # the command, which is no override and so goes past Hydra, and its flags
+
+
+@hydra.main(version_base="1.3", config_path="pkg://separate.conf", config_name="dataset")
+def data(cfg: DictConfig) -> None:
+    return in_job("separate-data", lambda: _data(cfg))
+
+
+def _data(cfg: DictConfig) -> None:
+    from separate.config import DatasetConfig, from_hydra
+
+    COMMANDS[str(asked["command"])](from_hydra(cfg, DatasetConfig))
+
+
+def _build(config: DatasetConfig) -> None:
+    """Make every entry of a data set."""
+    from separate.data import open_splits
+    from separate.data.ahead import fill, needed
+    from separate.data.reading import CachedReader
+
+    if config.cache.kind == "none":
+        raise UsageError("cache=none keeps nothing; choose cache=audio or cache=spectrogram")
+    for split, examples in open_splits(_on_disk(config), config.splits, config.cache, config.stft).items():
+        assert isinstance(examples.reader, CachedReader)
+        regions = examples.regions()
+        fill(examples.reader, regions, config.data.workers)
+        size = needed(examples.reader, regions)
+        print(f"{split}: {len(regions)} signals, {size / 1e9:.3g} GB in {examples.reader.cache.folder}", flush=True)
+
+
+def _cache_info(config: DatasetConfig) -> None:
+    """What lies in the cache."""
+    from separate.data import arrays_of
+    from separate.data.cache import describe
+
+    print(describe(arrays_of(config.cache).folder))
+
+
+def _verify(config: DatasetConfig) -> None:
+    """Read everything again, and drop what is not as it was written."""
+    from separate.data import arrays_of
+    from separate.data.cache import verify
+
+    folder = arrays_of(config.cache).folder
+    count, damaged = verify(folder)
+    print(f"{count} entries in {folder}, {len(damaged)} damaged")
+    for path in damaged:
+        print(f"  dropped {path}")
+    if damaged:
+        raise SystemExit(1)
+
+
+def _clear(config: DatasetConfig) -> None:
+    """Throw everything away."""
+    from separate.data import arrays_of
+    from separate.data.cache import clear
+
+    folder = arrays_of(config.cache).folder
+    print(f"{clear(folder)} entries dropped from {folder}")
+
+
+def _on_disk(config: DatasetConfig) -> FolderConfig:
+    from separate.config import FolderConfig
+
+    if config.data is None:
+        raise UsageError("no data set is named; say which, e.g. data=stems data.root=DIR")
+    if not isinstance(config.data, FolderConfig):
+        raise UsageError(f"data={config.data.layout} has no files to look at")
+    return config.data
+
+
+def _check(config: DatasetConfig) -> None:
+    """What would spoil a training; exits with 1 where something must be mended."""
+    from dataclasses import asdict
+    from pathlib import Path
+
+    from separate.data.doctor import examine, table
+    from separate.data.headers import Headers
+    from separate.files import cache_folder
+
+    chosen = _on_disk(config)
+    headers = Headers(cache_folder(config.cache.folder) / "headers", Path(chosen.root).expanduser())
+    findings = examine(chosen, config.splits, headers, chosen.workers)
+    if asked["json"]:
+        print(json.dumps([{**asdict(finding), "fix": finding.fix} for finding in findings], indent=1))
+    else:
+        print(table(findings))
+    if any(finding.fatal for finding in findings):
+        raise SystemExit(1)
+
+
+def _info(config: DatasetConfig) -> None:
+    """Hours, tracks, levels and activity of each split, and a picture of them."""
+    from pathlib import Path
+
+    from separate.data.info import picture, summary, survey, table
+
+    found = survey(_on_disk(config), config.splits, config.cache, config.stft)
+    print(json.dumps(summary(found), indent=1) if asked["json"] else table(found))
+    if config.picture:
+        picture(found, Path(config.picture))
+        if not asked["json"]:
+            print(f"picture: {config.picture}")
+
+
+COMMANDS: dict[str, Callable[[DatasetConfig], None]] = {
+    "check": _check,
+    "info": _info,
+    "cache build": _build,
+    "cache info": _cache_info,
+    "cache verify": _verify,
+    "cache clear": _clear,
+}
+
+
+def main() -> None:
+    with one_sentence("separate-data"):
+        words = [word for word in sys.argv[1:3] if word.isalpha()]
+        command = " ".join(words)
+        if command in COMMANDS:
+            rest = sys.argv[1 + len(words) :]
+            asked.update(command=command, **{flag[2:]: flag in rest for flag in FLAGS})
+            sys.argv[1:] = [word for word in rest if word not in FLAGS]
+        elif not {"--help", "-h", "--hydra-help", "--cfg", "-c"} & set(sys.argv):
+            if not command:
+                raise UsageError(f"what is to be done? choose from {', '.join(COMMANDS)}")
+            raise UsageError(f"there is no separate-data {command}; {nearest(command, COMMANDS)}")
+    run_hydra("separate-data", data)
+
+
+if __name__ == "__main__":
+    main()

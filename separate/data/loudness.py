@@ -1,0 +1,114 @@
+"""How loud every tenth of a second of a signal is, K-weighted as in ITU-R BS.1770-4, and what follows from it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Sequence
+
+import numpy as np
+
+from separate.data.cache import VERSION, Cache
+from separate.data.parallel import in_parallel
+from separate.data.reading import BLOCK, Reader, Region
+
+SECONDS = 0.1  # that one energy is of
+ACTIVE = -60.0  # LUFS, below which a source is taken to be silent
+OFFSET = -0.691  # dB, that makes a full-scale sine of 997 Hz on one channel -3.01 LUFS
+GATE, RELATIVE = -70.0, -10.0  # LUFS and LU: quieter parts are left out of a loudness (BS.1770-4, eq. 5 and 6)
+
+
+def k_weighting(sample_rate: int) -> np.ndarray:
+    """The two filters of BS.1770-4 at any rate, as second-order sections (2, 6) (De Man, 2018)."""
+    k, q, high = np.tan(np.pi * 1681.974450955533 / sample_rate), 0.7071752369554196, 10 ** (3.999843853973347 / 20)
+    band = high**0.4996667741545416
+    rising = np.array([high + band * k / q + k**2, 2 * (k**2 - high), high - band * k / q + k**2])
+    shelf = np.concatenate([rising, _poles(k, q)]) / _poles(k, q)[0]
+    k, q = np.tan(np.pi * 38.13547087602444 / sample_rate), 0.5003270373238773
+    return np.array([shelf, [1, -2, 1, *_poles(k, q) / _poles(k, q)[0]]])
+
+
+def _poles(k: float, q: float) -> np.ndarray:
+    return np.array([1 + k / q + k**2, 2 * (k**2 - 1), 1 - k / q + k**2])
+
+
+def energies(blocks: Iterable[np.ndarray], sample_rate: int) -> np.ndarray:
+    """Mean square of each tenth of a second, K-weighted and summed over the channels, of blocks (C, n) -> (n_tenths).
+
+    The last one may be of less.
+    """
+    from scipy.signal import sosfilt
+
+    sections, state = k_weighting(sample_rate), None
+    size = round(SECONDS * sample_rate)
+    found: list[np.ndarray] = []
+    rest = np.zeros(0)
+    for block in blocks:
+        state = np.zeros((2, len(block), 2)) if state is None else state
+        weighted, state = sosfilt(sections, block, axis=-1, zi=state)
+        rest = np.concatenate([rest, np.square(weighted).sum(axis=0)])
+        whole = len(rest) // size
+        found.append(rest[: whole * size].reshape(whole, size).mean(axis=1))
+        rest = rest[whole * size :]
+    if len(rest):
+        found.append(rest.mean(keepdims=True))
+    return np.concatenate(found).astype(np.float32) if found else np.zeros(0, np.float32)
+
+
+def level(energy: np.ndarray | float) -> np.ndarray:
+    """Mean squares in LUFS."""
+    return OFFSET + 10 * np.log10(np.maximum(energy, 1e-20))
+
+
+def integrated(tenths: np.ndarray) -> float:
+    """Gated loudness in LUFS of the energies of a signal, -inf for silence (BS.1770-4, eq. 4 to 7)."""
+    blocks = np.convolve(tenths, np.full(4, 0.25), "valid") if len(tenths) >= 4 else tenths.mean(keepdims=True)
+    loud = blocks[level(blocks) > GATE] if len(tenths) else blocks
+    if not len(loud):
+        return -np.inf
+    loud = loud[level(loud) > level(loud.mean()) + RELATIVE]
+    return float(level(loud.mean()))
+
+
+class LoudnessIndex:
+    """The energies of many regions, packed, made once and kept in the cache."""
+
+    def __init__(self, regions: Sequence[Region], reader: Reader, cache: Cache, workers: int) -> None:
+        known = [(region[1:], [cache.identity(path, False) for path, _ in region.signal]) for region in regions]
+        how = [VERSION, "loudness", reader.sample_rate, reader.channels, known]
+        key = hashlib.sha256(json.dumps(how).encode()).hexdigest()
+        packed = cache.open(key)
+        if packed is None:
+            of_all = in_parallel(_Energies(reader), regions, workers, "measuring levels")
+            packed = np.concatenate([np.zeros(0, np.float32), *of_all])[None]
+            cache.add(key, packed.shape, packed.dtype, [packed], {"kind": "loudness", "regions": len(regions)})
+        self.energies = packed[0]
+        size = round(SECONDS * reader.sample_rate)
+        self.size = size
+        self.ends = np.cumsum([0, *(-(-region.length // size) for region in regions)])
+        self._active = np.concatenate([[0], np.cumsum(level(self.energies) > ACTIVE)]).astype(np.int32)
+
+    def of(self, region: int) -> np.ndarray:
+        """The energies of one region."""
+        return self.energies[self.ends[region] : self.ends[region + 1]]
+
+    def activity(self, region: int, start: int, frames: int) -> float:
+        """The share of the tenths of a second from `start` on, in samples, in which a region is louder than ACTIVE."""
+        base, end = int(self.ends[region]), int(self.ends[region + 1])
+        first = min(base + start // self.size, end)
+        last = min(base - (-(start + frames) // self.size), end)
+        there = max(1, -(-frames // self.size))
+        return float(self._active[last] - self._active[first]) / max(there, last - first)
+
+
+class _Energies:
+    def __init__(self, reader: Reader) -> None:
+        self.reader = reader
+
+    def __call__(self, region: Region) -> np.ndarray:
+        return energies(self._blocks(region), self.reader.sample_rate)
+
+    def _blocks(self, region: Region) -> Iterator[np.ndarray]:
+        for start in range(0, region.length, BLOCK):
+            audio = self.reader.read(region, start, min(BLOCK, region.length - start))
+            yield audio * self.reader.scale

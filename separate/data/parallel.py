@@ -1,0 +1,65 @@
+"""The same work on many files, in several processes, with a progress bar."""
+
+from __future__ import annotations
+
+import multiprocessing
+import signal
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from typing import Generic, TypeVar
+
+from tqdm import tqdm
+
+from separate.errors import SeparateError
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def in_parallel(work: Callable[[Item], Result], items: Sequence[Item], workers: int, description: str) -> list[Result]:
+    """work(item) of each item, in order.  workers: processes beside this one; with 0, or few items, it does all.
+
+    A SeparateError of one item is raised when all are done, together with those of the others.
+    """
+    workers = min(workers, len(items) // 2)
+    if workers < 1 or sys.platform != "linux":
+        return _collect(map(_Guarded(work), items), len(items), description)
+    context = multiprocessing.get_context("fork")
+    with context.Pool(workers, _start) as pool:
+        chunk = max(1, min(32, len(items) // (8 * workers)))
+        return _collect(pool.imap(_Guarded(work), items, chunk), len(items), description)
+
+
+def _collect(results: Iterable[Result | SeparateError], count: int, description: str) -> list[Result]:
+    found: list[Result] = []
+    failed: list[SeparateError] = []
+    for result in tqdm(results, description, count, leave=False, disable=None):
+        if isinstance(result, SeparateError):
+            failed.append(result)
+        else:
+            found.append(result)
+    if len(failed) == 1:
+        raise failed[0]
+    if failed:
+        raise type(failed[0])("\n".join(dict.fromkeys(map(str, failed))))
+    return found
+
+
+class _Guarded(Generic[Item, Result]):
+    """Work whose SeparateError comes back as its result, so that it need not be pickled with its traceback."""
+
+    def __init__(self, work: Callable[[Item], Result]) -> None:
+        self.work = work
+
+    def __call__(self, item: Item) -> Result | SeparateError:
+        try:
+            return self.work(item)
+        except SeparateError as error:
+            return error
+
+
+def _start() -> None:
+    import torch
+
+    torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the program that started it ends it
