@@ -81,6 +81,7 @@ class PoolsConfig(FolderConfig):
 LAYOUTS: dict[str, type[DataConfig]] = {
     "toy": ToyConfig,
     "stems": MixtureConfig,
+    "musdb18": MixtureConfig,
     "slakh": MixtureConfig,
     "wsj0mix": TracksConfig,
     "wham": TaskConfig,

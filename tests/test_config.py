@@ -26,10 +26,10 @@ def composed(*overrides: str) -> TrainConfig:
 ROOT = ["data.root=x"]
 LAYOUTS = {
     "toy": [],
-    **dict.fromkeys(("stems", "slakh", "wsj0mix", "wham", "librimix", "pools"), ROOT),
+    **dict.fromkeys(("stems", "musdb18", "slakh", "wsj0mix", "wham", "librimix", "pools"), ROOT),
     "manifest": [*ROOT, "data.sources=[a,b]"],
 }
-MUSIC = ("stems", "slakh", "manifest")
+MUSIC = ("stems", "musdb18", "slakh", "manifest")
 OPEN_GROUPS = [
     "data",
     "augment",

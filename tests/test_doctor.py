@@ -10,7 +10,6 @@ import soundfile
 from separate.cli import data as program
 from separate.config import CacheConfig, STFTConfig
 from separate.data.doctor import FIXES, examine, table
-from separate.data.headers import Headers
 from separate.data.info import summary, survey
 from tests.conftest import tone, write
 from tests.test_data import speech_data, stems_data
@@ -33,7 +32,7 @@ def healthy(tmp_path):
 
 
 def found(config, splits=ALL):
-    return {(finding.kind, finding.split): finding for finding in examine(config, splits, Headers(), workers=0)}
+    return {(finding.kind, finding.split): finding for finding in examine(config, splits, CacheConfig())}
 
 
 def change(path, edit):
@@ -159,14 +158,14 @@ def test_a_wrong_layout_is_told_with_the_one_that_it_looks_like(healthy, wsj0mix
     roots = {"stems": healthy, "wsj0mix": wsj0mix, "pools": pools}
     for layout, root in roots.items():
         config = speech_data(looked_for, root) if looked_for != "stems" else stems_data(root)
-        findings = [f for f in examine(config, ["train"], Headers(), workers=0) if f.kind == "nothing found"]
+        findings = [f for f in examine(config, ["train"], CacheConfig()) if f.kind == "nothing found"]
         if layout == looked_for:
             assert not findings
         elif findings:
             assert f"{root} looks like data={layout} data.root={root}" in findings[0].places[0]
             assert findings[0].fatal
     inside = stems_data(healthy / "train")
-    assert f"{healthy} looks like data=stems" in table(examine(inside, ["train"], Headers(), 0))
+    assert f"{healthy} looks like data=stems" in table(examine(inside, ["train"], CacheConfig()))
 
 
 def test_the_program_reports_all_at_once_and_exits_with_1(healthy, call, tmp_path):

@@ -2,13 +2,16 @@
 
 import json
 import logging
+import os
 import shutil
+import subprocess
 
+import imageio_ffmpeg
 import numpy as np
 import pytest
 
 from separate.audio import Info
-from separate.config import data_config
+from separate.config import CacheConfig, data_config
 from separate.data import open_split
 from separate.data.headers import Headers
 from separate.data.layouts import MUSDB18_VALID
@@ -299,3 +302,66 @@ def test_a_memory_of_headers_that_is_not_whole_is_as_good_as_none(tmp_path):
     shutil.rmtree(tmp_path / "memory")
     (tmp_path / "memory").write_text("a file where the folder should be")
     assert Headers(tmp_path / "memory", tmp_path).read(paths) == (first, [])
+
+
+@pytest.fixture
+def ffmpeg(tmp_path, monkeypatch):
+    """The one on this machine, or that of the package imageio-ffmpeg, found by its usual name."""
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "ffmpeg").symlink_to(shutil.which("ffmpeg") or imageio_ffmpeg.get_ffmpeg_exe())
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"), prepend=os.pathsep)
+    return str(tmp_path / "bin" / "ffmpeg")
+
+
+FREQUENCIES = {"mixture": 1700, "drums": 300, "bass": 600, "other": 900, "vocals": 1200}
+
+
+def stem_mp4(ffmpeg, path, streams=FREQUENCIES):
+    """A song as MUSDB18 packs it: AAC streams, the mixture first."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    command = [ffmpeg, "-nostdin", "-v", "error", "-y"]
+    for name in streams:
+        wav = write(path.parent.parent / "wav" / f"{name}.wav", tone(streams[name], rate=44100, channels=2), rate=44100)
+        command += ["-i", str(wav)]
+    command += [part for number in range(len(streams)) for part in ("-map", str(number))]
+    subprocess.run([*command, "-c:a", "aac", "-b:a", "256k", str(path)], check=True)
+
+
+def compressed(root, **changes):
+    splits = {"train": "train", "valid": "valid", "test": "test"}
+    values = {"sample_rate": 44100, "channels": 2, "splits": splits, **changes}
+    return data("musdb18", root, ["vocals", "bass"], **values)
+
+
+def peak(signal):
+    """The loudest frequency in Hz of (C, T) at 44.1 kHz."""
+    return np.abs(np.fft.rfft(signal[0])).argmax() * 44100 / signal.shape[1]
+
+
+def test_musdb18_is_decoded_once(ffmpeg, tmp_path, monkeypatch):
+    for name in ("A - First", "B - Second", "C - Third"):
+        stem_mp4(ffmpeg, tmp_path / "musdb18" / "train" / f"{name}.stem.mp4")
+    cache = CacheConfig(folder=str(tmp_path / "cache"))
+    train = open_split(compressed(tmp_path / "musdb18"), "train", cache=cache)
+    assert [track.name for track in train.tracks] == ["A - First", "B - Second"]  # the last tenth is held out
+    summed, own = (
+        open_split(compressed(tmp_path / "musdb18", mixture=mixture), "train", cache=cache).recording(0)
+        for mixture in ("sum", "file")
+    )
+    np.testing.assert_allclose(summed.samples[0], summed.samples[1:].sum(0), atol=1e-6)
+    assert [peak(signal) for signal in own.samples] == pytest.approx([1700, 1200, 600], abs=2)
+    monkeypatch.setenv("PATH", "")
+    assert len(open_split(compressed(tmp_path / "musdb18"), "valid", cache=cache)) > 0  # nothing is decoded again
+    assert not list((tmp_path / "cache" / "decoded").glob("*.part"))
+
+
+def test_musdb18_without_ffmpeg_or_with_a_bad_song_says_what_to_do(ffmpeg, tmp_path, monkeypatch):
+    cache = CacheConfig(folder=str(tmp_path / "cache"))
+    stem_mp4(ffmpeg, tmp_path / "musdb18" / "test" / "four.stem.mp4", dict(list(FREQUENCIES.items())[:4]))
+    with pytest.raises(DataError, match="four.stem.mp4: ffmpeg could not decode its five streams"):
+        open_split(compressed(tmp_path / "musdb18"), "test", cache=cache)
+    assert not list((tmp_path / "cache").rglob("*.wav"))
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(UsageError, match="ffmpeg, which is not installed: apt-get install ffmpeg"):
+        open_split(compressed(tmp_path / "musdb18"), "test", cache=cache)
+    assert "data=musdb18 has no source s1" in refused(data("musdb18", tmp_path / "musdb18"), "test")

@@ -92,15 +92,10 @@ def _on_disk(config: DatasetConfig) -> FolderConfig:
 def _check(config: DatasetConfig) -> None:
     """What would spoil a training; exits with 1 where something must be mended."""
     from dataclasses import asdict
-    from pathlib import Path
 
     from separate.data.doctor import examine, table
-    from separate.data.headers import Headers
-    from separate.files import cache_folder
 
-    chosen = _on_disk(config)
-    headers = Headers(cache_folder(config.cache.folder) / "headers", Path(chosen.root).expanduser())
-    findings = examine(chosen, config.splits, headers, chosen.workers)
+    findings = examine(_on_disk(config), config.splits, config.cache)
     if asked["json"]:
         print(json.dumps([{**asdict(finding), "fix": finding.fix} for finding in findings], indent=1))
     else:

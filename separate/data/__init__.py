@@ -65,7 +65,7 @@ def open_split(
     from separate.data.excerpts import Excerpts
     from separate.data.tracks import Tracks
 
-    tracks = Tracks(tracks_of(listing(config, split), headers))
+    tracks = Tracks(tracks_of(listing(config, split, cache), headers))
     single = (tracks.ends[1:] - tracks.ends[:-1]).max(initial=0) <= 1  # sums of 16-bit samples may not be
     reader = make_reader(config, cache, stft, tracks.files if single else [])
     examples = Excerpts(*shape, tracks, split, reader, config.coherent, config.min_activity, grid)
@@ -126,8 +126,8 @@ def make_reader(config: DataConfig, cache: CacheConfig, stft: STFT | None, files
     return reading.SpectrogramReader(*common, stft, pcm, cache.content)
 
 
-def listing(config: FolderConfig, split: str) -> Listing:
-    """The files that a layout expects in one split."""
+def listing(config: FolderConfig, split: str, cache: CacheConfig) -> Listing:
+    """The files that a layout expects in one split.  cache: where those are kept that have to be decoded first."""
     from separate import config as schema
     from separate.data import layouts
 
@@ -136,6 +136,11 @@ def listing(config: FolderConfig, split: str) -> Listing:
         if config.layout == "librimix":
             return layouts.list_librimix(*common, config.task)
         return layouts.list_wsj0mix(*common, layouts.mixture_of_task(config.task, config.sources))
+    if config.layout == "musdb18":
+        from separate.data.musdb18 import list_musdb18
+
+        assert isinstance(config, schema.MixtureConfig)
+        return list_musdb18(*common, config.mixture, cache_folder(cache.folder) / "decoded", config.workers)
     if isinstance(config, schema.MixtureConfig):
         lists = {"stems": layouts.list_stems, "slakh": layouts.list_slakh}
         return lists[config.layout](*common, config.mixture)

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from separate.audio import Info, NonFiniteError, UnreadableError, read
-from separate.config import DataConfig, FolderConfig, MixtureConfig, PoolsConfig, TaskConfig
+from separate.config import CacheConfig, DataConfig, FolderConfig, MixtureConfig, PoolsConfig, TaskConfig
 from separate.data import listing
 from separate.data.headers import Headers
 from separate.data.layouts import NOISE, Sought, check
@@ -21,6 +21,7 @@ from separate.data.parallel import in_parallel
 from separate.data.pools import list_pools
 from separate.data.tracks import Piece
 from separate.errors import DataError, SeparateError
+from separate.files import cache_folder
 
 BLOCK = 2**20  # samples read at a time where all are read
 PLACES, SECONDS = 5, 1.0  # how many parts of a file are read, and how long each is
@@ -76,40 +77,40 @@ class Found:
     files: list[Piece] = field(default_factory=list)
 
 
-def examine(config: DataConfig, splits: Sequence[str], headers: Headers, workers: int) -> list[Finding]:
-    """Everything at once; nothing is raised for what is wrong with the files."""
-    assert isinstance(config, FolderConfig)
+def examine(config: FolderConfig, splits: Sequence[str], cache: CacheConfig) -> list[Finding]:
+    """Everything at once; nothing is raised for what is wrong with the files.  cache: where headers are remembered."""
+    headers = Headers(cache_folder(cache.folder) / "headers", Path(config.root).expanduser())
     findings: list[Finding] = []
     found: dict[str, Found] = {}
     prints: dict[str, dict[str, list[str]]] = {}
     for split in splits:
         try:
-            found[split] = _list(config, split, headers, findings)
+            found[split] = _list(config, split, headers, cache, findings)
         except SeparateError as error:
             hint = looks_like(Path(config.root).expanduser(), config)
             findings.append(Finding("nothing found", split, [f"{error}{f'; {hint}' if hint else ''}"], fatal=True))
             continue
         files = found[split].files
         findings += _headers(config, split, files)
-        samples = in_parallel(_look, files, workers, f"{split}: reading samples")
+        samples = in_parallel(_look, files, config.workers, f"{split}: reading samples")
         findings += _of_samples(split, samples)
         prints[split] = defaultdict(list)
         for one in samples:
             if one.print:
                 prints[split][one.print].append(one.path)
         if _is_a_sum(config):
-            wrong = in_parallel(_Sums(config), found[split].sought, workers, f"{split}: adding up sources")
+            wrong = in_parallel(_Sums(config), found[split].sought, config.workers, f"{split}: adding up sources")
             findings += _if_any("sum", split, [reason for reason in wrong if reason], fatal=_reads_mixture(config))
     findings += _between(config, found, prints)
     return findings
 
 
-def _list(config: FolderConfig, split: str, headers: Headers, findings: list[Finding]) -> Found:
+def _list(config: FolderConfig, split: str, headers: Headers, cache: CacheConfig, findings: list[Finding]) -> Found:
     if isinstance(config, PoolsConfig):
         root = Path(config.root).expanduser()
         pools = list_pools(root, config.splits, split, config.sources, config.interchangeable, headers)
         return Found([], [clip for clips in pools.values() for clip in clips])
-    listed = listing(config, split)
+    listed = listing(config, split, cache)
     if not listed.sought and not listed.problems:
         raise DataError(f"no tracks found; looked for {listed.looked_for}")
     tracks, problems = check(listed, headers)

@@ -1,0 +1,82 @@
+"""MUSDB18's compressed songs, `.stem.mp4` files of five streams, decoded once with ffmpeg."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import secrets
+import shutil
+import subprocess
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+
+from separate.data.layouts import Listing, Sought, with_validation
+from separate.data.parallel import in_parallel
+from separate.errors import DataError, UsageError
+
+STREAMS = ("mixture", "drums", "bass", "other", "vocals")  # in the order of the files
+ENDING = ".stem.mp4"
+
+
+def list_musdb18(
+    root: Path, splits: Mapping[str, str], split: str, sources: Sequence[str], mixture: str, folder: Path, workers: int
+) -> Listing:
+    """ROOT/SPLIT/NAME.stem.mp4; MUSDB18's validation tracks are held out of train.
+
+    folder: where the decoded streams are kept, as 32-bit WAV.  mixture: `sum` of the sources, or `file`, the mixture's
+    own stream.
+    """
+    unknown = [source for source in sources if source not in STREAMS[1:]]
+    if unknown:
+        raise UsageError(f"data=musdb18 has no source {unknown[0]}; data.sources can name {', '.join(STREAMS[1:])}")
+    there, names = with_validation(root, splits, split, _songs)
+    songs = [there / f"{name}{ENDING}" for name in names]
+    places = dict(zip(songs, in_parallel(partial(decode, folder=folder), songs, workers, "decoding"), strict=True))
+    return Listing(
+        [
+            Sought(
+                name,
+                str(song),
+                [[f"{places[song]}/{source}.wav"] for source in sources],
+                f"{places[song]}/mixture.wav" if mixture == "file" else None,
+            )
+            for name, song in zip(names, songs, strict=True)
+        ],
+        f"{there}/NAME{ENDING}",
+    )
+
+
+def _songs(folder: Path) -> list[str]:
+    return sorted(p.name.removesuffix(ENDING) for p in folder.glob(f"*{ENDING}") if not p.name.startswith("."))
+
+
+def decode(song: Path, folder: Path) -> Path:
+    """The folder of a song's streams, STREAM.wav each, decoded now where it is not there."""
+    status = song.stat()
+    made_from = [str(song.absolute()), status.st_size, status.st_mtime_ns]
+    place = folder / hashlib.sha256(json.dumps(made_from).encode()).hexdigest()
+    if place.is_dir():
+        return place
+    program = shutil.which("ffmpeg")
+    if program is None:
+        raise UsageError(
+            "data=musdb18 is decoded with ffmpeg, which is not installed: apt-get install ffmpeg, brew install ffmpeg "
+            "or conda install ffmpeg; or take MUSDB18-HQ with data=stems"
+        )
+    part = folder / f"{place.name}.{secrets.token_hex(4)}.part"
+    part.mkdir(parents=True)
+    try:
+        command = [program, "-nostdin", "-v", "error", "-i", str(song)]
+        for number, stream in enumerate(STREAMS):
+            command += ["-map", f"0:a:{number}", "-c:a", "pcm_f32le", f"{part}/{stream}.wav"]
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode:
+            reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
+            raise DataError(f"{song}: ffmpeg could not decode its five streams ({reason}); copy it again")
+        with suppress(OSError):  # another process was faster
+            part.rename(place)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    return place
