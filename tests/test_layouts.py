@@ -351,7 +351,7 @@ def test_musdb18_is_decoded_once(ffmpeg, tmp_path, monkeypatch):
     np.testing.assert_allclose(summed.samples[0], summed.samples[1:].sum(0), atol=1e-6)
     assert [peak(signal) for signal in own.samples] == pytest.approx([1700, 1200, 600], abs=2)
     monkeypatch.setenv("PATH", "")
-    assert len(open_split(compressed(tmp_path / "musdb18"), "valid", cache=cache)) > 0  # nothing is decoded again
+    assert len(open_split(compressed(tmp_path / "musdb18"), "train", cache=cache)) > 0  # nothing is decoded again
     assert not list((tmp_path / "cache" / "decoded").glob("*.part"))
 
 
