@@ -95,7 +95,8 @@ class Plain(torch.utils.data.Dataset):
     """What one writes first: seek and read each stem with soundfile, add them up."""
 
     def __init__(self, root: Path, kind: str) -> None:
-        self.files = [[track / f"{stem}.{kind}" for stem in STEMS] for track in sorted((root / kind / "train").iterdir())]
+        tracks = sorted((root / kind / "train").iterdir())
+        self.files = [[track / f"{stem}.{kind}" for stem in STEMS] for track in tracks]
 
     def __len__(self) -> int:
         return 10**6
@@ -103,7 +104,7 @@ class Plain(torch.utils.data.Dataset):
     def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         rng = np.random.default_rng(index)
         files = self.files[int(rng.integers(len(self.files)))]
-        start, frames = int(rng.integers((SECONDS - EXCERPT) * RATE)), int(EXCERPT * RATE)
+        start, frames = int(rng.integers(int((SECONDS - EXCERPT) * RATE))), int(EXCERPT * RATE)
         sources = np.stack([soundfile.read(path, frames, start, dtype="float32")[0].T for path in files])
         return sources.sum(0), sources
 
@@ -209,7 +210,8 @@ def spectrograms(folder: Path, rounds: int) -> list[dict[str, Any]]:
         for kind in ("wav", "flac"):
             config = stems(folder, kind)
             config.sample_rate, config.channels, config.excerpt = rate, channels, excerpt
-            row: dict[str, Any] = {"files": f"44.1 kHz {kind}", "at": f"{rate} Hz x {channels}", "STFT": f"{stft.n_fft}/{stft.hop}"}
+            row: dict[str, Any] = {"files": f"44.1 kHz {kind}", "at": f"{rate} Hz x {channels}"}
+            row["STFT"] = f"{stft.n_fft}/{stft.hop}"
             ways = {
                 "files, transformed": CacheConfig(folder=str(folder / "cache")),
                 "audio float32, transformed": CacheConfig("audio", str(folder / "cache"), "float32"),
@@ -230,7 +232,7 @@ def spectrograms(folder: Path, rounds: int) -> list[dict[str, Any]]:
                     drawn = of[step]
                     assert not isinstance(drawn, Exception)
                     batch = drawn.to(torch.device("cpu"), stft)
-                    batch.source_spectrograms, batch.spectrogram
+                    _ = batch.source_spectrograms, batch.spectrogram
                     times[name].append(1000 * (time.perf_counter() - begun))
             rows.append({**row, **{name: statistics.median(values[1:]) for name, values in times.items()}})
     return rows
@@ -285,7 +287,8 @@ CASES: dict[str, Callable[[Path, int], list[dict[str, Any]]]] = {
 def show(name: str, rows: list[dict[str, Any]]) -> None:
     print(f"\n{name}: {CASES[name].__doc__}")
     columns = list(dict.fromkeys(column for row in rows for column in row))
-    cells = [[f"{row.get(c, ''):.4g}" if isinstance(row.get(c), float) else str(row.get(c, "")) for c in columns] for row in rows]
+    values = [[row.get(column, "") for column in columns] for row in rows]
+    cells = [[f"{value:.4g}" if isinstance(value, float) else str(value) for value in row] for row in values]
     widths = [max(map(len, column)) for column in zip(columns, *cells, strict=True)]
     for line in (columns, *cells):
         print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)))

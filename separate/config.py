@@ -108,6 +108,17 @@ class AugmentConfig:
     swap: float = 0.0
     pan: float = 0.0
     dropout: float = 0.0
+    shift: float = 0.0  # seconds
+    speed: list[float] | None = None
+    tempo: list[float] | None = None
+    pitch: list[float] | None = None  # semitones
+    equaliser: float = 0.0  # dB
+    reverb: str | None = None
+    reverb_probability: float = 1.0
+    reverb_seconds: float = 1.0
+    noise: str | None = None
+    noise_probability: float = 1.0
+    noise_snr: list[float] = field(default_factory=lambda: [5.0, 20.0])  # dB
 
 
 @dataclass

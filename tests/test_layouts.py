@@ -123,6 +123,13 @@ def wham(tmp_path):
     return tmp_path
 
 
+def test_what_a_mixture_holds_besides_its_sources_is_not_lost_by_remixing(wham):
+    noisy = data("wham", wham, task="sep_noisy", coherent=0.5)
+    assert "the mixtures of this data hold more than their sources" in refused(noisy)
+    open_split(data("wham", wham, ["s1", "s2", "noise"], task="sep_noisy", coherent=0.5), "train")
+    open_split(data("wham", wham, coherent=0.5), "train")
+
+
 def test_wham_has_noise_in_the_mixture_or_not_and_as_a_source_or_not(wham):
     def one(task, *sources):
         return open_split(data("wham", wham, sources, task=task), "test").recording(0)

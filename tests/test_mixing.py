@@ -13,10 +13,12 @@ from separate.config import AugmentConfig, CacheConfig
 from separate.data import open_split
 from separate.data.augment import Augment
 from separate.data.batches import TrainingSteps
+from separate.data.effects import BANDS, Stretch, equalise, resample_to, reverberate, stretch
+from separate.data.examples import Example
 from separate.data.excerpts import TRIES
 from separate.data.loudness import energies, integrated
 from separate.data.mixing import Drawn
-from separate.errors import UsageError
+from separate.errors import DataError, UsageError
 from separate.stft import STFT
 from tests.conftest import TINY, tone, write
 from tests.test_data import speech_data, stems_data, toy_data
@@ -26,13 +28,21 @@ CPU = torch.device("cpu")
 SAME = {"train": "train", "valid": "train", "test": "train"}
 
 
+def augmented(channels=2, frames=4000, cache=None, **options):
+    return Augment(AugmentConfig(**options), 8000, channels, frames, cache)
+
+
+def example(sources=3, channels=2, frames=4000, levels=None):
+    return Example("x", np.zeros((sources, channels, frames), np.float32), levels=levels)
+
+
 def drawn(channels=2, times=200, sources=3, **options):
-    augment = Augment(AugmentConfig(**options), channels)
-    return np.stack([augment.draw(np.random.default_rng(i), sources) for i in range(times)])
+    augment, of = augmented(channels, **options), example(sources, channels)
+    return np.stack([augment.draw(np.random.default_rng(i), of).matrices for i in range(times)])
 
 
 def test_nothing_asked_for_changes_nothing():
-    assert not Augment(AugmentConfig(), 2).active
+    assert not augmented().active and not augmented(shift=0.5).active
     assert (drawn() == np.eye(2)).all()
 
 
@@ -67,7 +77,7 @@ def test_one_change_leaves_what_others_draw_alone():
 def test_left_and_right_need_two_channels():
     for name in ("swap", "pan"):
         with pytest.raises(UsageError, match=f"augment.{name} is of left and right, and data.channels=1"):
-            Augment(AugmentConfig(**{name: 0.5}), 1)
+            augmented(1, **{name: 0.5})
 
 
 def batch_of(matrices, recorded=None):
@@ -94,7 +104,7 @@ def test_what_a_recorded_mixture_holds_besides_its_sources_stays():
 
 def test_augmented_batches_are_the_same_on_a_cached_spectrogram(stems, tmp_path):
     config = stems_data(stems, channels=2, coherent=0.5)
-    augment = Augment(AugmentConfig(gain=[-6.0, 6.0], polarity=0.5, swap=0.5, pan=0.5, dropout=0.2), 2)
+    augment = augmented(gain=[-6.0, 6.0], polarity=0.5, swap=0.5, pan=0.5, dropout=0.2)
     for step in range(3):
         batches = [
             TrainingSteps(open_split(config, "train", 0, cache, STFTS), 4, 0, augment)[step].to(CPU, STFTS)
@@ -107,8 +117,7 @@ def test_augmented_batches_are_the_same_on_a_cached_spectrogram(stems, tmp_path)
 def test_augmentation_leaves_the_drawn_excerpts_alone(stems):
     config = stems_data(stems, channels=2)
     plain, changed = (
-        TrainingSteps(open_split(config, "train"), 4, 0, augment)[1]
-        for augment in (None, Augment(AugmentConfig(gain=[-6.0, 6.0]), 2))
+        TrainingSteps(open_split(config, "train"), 4, 0, augment)[1] for augment in (None, augmented(gain=[-6.0, 6.0]))
     )
     assert torch.equal(plain.sources, changed.sources) and plain.matrices is None
 
@@ -183,8 +192,8 @@ def test_the_share_of_rejected_excerpts_is_logged(halves, call, tmp_path):
 
 
 def test_sources_are_set_to_a_loudness(halves):
-    config, augment = stems_data(halves, splits=SAME), Augment(AugmentConfig(loudness=[-30.0, -30.0]), 1)
-    steps = TrainingSteps(open_split(config, "train", levels=True), 8, 0, augment)
+    config, augment = stems_data(halves, splits=SAME), augmented(1, loudness=[-30.0, -30.0])
+    steps = TrainingSteps(open_split(config, "train", augment=augment.options), 8, 0, augment)
     batch = steps[0].to(CPU, STFTS)
     tones = batch.sources.abs().amax(dim=(2, 3))
     assert tones.max() / tones[tones > 0].min() < 1.15  # whatever the track: K-weighting differs little here
@@ -202,17 +211,186 @@ def test_loudness_is_that_of_bs1770():
     assert integrated(energies([np.zeros((1, 8000))], 8000)) == -np.inf
 
 
-def test_levels_that_a_layout_sets_itself_are_not_set_again(pools):
-    for config, reason in ((speech_data("pools", pools), "data.snr"), (toy_data(), "synthesised at its levels")):
-        with pytest.raises(UsageError, match=f"{reason}.*set augment.loudness=null"):
-            open_split(config, "train", levels=True)
+def test_what_a_layout_draws_itself_is_not_drawn_again(pools):
+    for config in (speech_data("pools", pools), toy_data()):
+        for options in (AugmentConfig(loudness=[-30.0, -20.0]), AugmentConfig(shift=0.1)):
+            with pytest.raises(UsageError, match="draws the levels and places of its sources itself"):
+                open_split(config, "train", augment=options)
 
 
-def test_every_option_of_augmentation_changes_the_batch():
-    off = AugmentConfig()
-    on = {"gain": [-6.0, 6.0], "loudness": [-30.0, -20.0], "polarity": 0.5, "swap": 0.5, "pan": 0.5, "dropout": 0.5}
-    assert on.keys() == asdict(off).keys()
+def test_sources_of_one_moment_are_shifted_each_by_itself(halves):
+    def starts(shift, **changes):
+        examples = open_split(stems_data(halves, splits=SAME, **changes), "train", augment=AugmentConfig(shift=shift))
+        found = []
+        examples.reader.source = lambda spans, frames: found.append(spans[0].start) or np.zeros((1, frames), np.float32)
+        for index in range(40):
+            examples.draw(index % len(examples), np.random.default_rng(index))
+        return np.array(found).reshape(-1, 2)
+
+    apart = np.diff(starts(0.25))
+    assert 0 < np.abs(apart).max() <= 4000 and len(np.unique(apart)) > 20
+    assert not np.diff(starts(0.0)).any()
+
+
+def tones(*frequencies, frames=8000, channels=1):
+    time = np.arange(frames) / 8000
+    return torch.from_numpy(np.stack([np.sin(2 * np.pi * f * time) for f in frequencies]).astype(np.float32)[:, None])
+
+
+def frequency(audio):
+    """The loudest one in Hz of (T,) at 8 kHz, to a tenth of a bin."""
+    window = np.hanning(len(audio))
+    return np.abs(np.fft.rfft(audio * window, 10 * len(audio))).argmax() * 8000 / (10 * len(audio))
+
+
+@pytest.mark.parametrize(
+    ("speed", "tempo", "semitones", "heard"),
+    [(1.25, 1.0, 0.0, 500), (1.0, 1.25, 0.0, 400), (1.0, 1.0, 12.0, 800), (0.8, 1.1, -12.0, 160), (1.0, 1.0, 0.0, 400)],
+)
+def test_speed_tempo_and_pitch_change_what_they_name(speed, tempo, semitones, heard):
+    how = Stretch.of(4000, speed, tempo, semitones)
+    assert how.read == pytest.approx(4000 * speed * tempo, rel=0.02)
+    rhythm = tones(400, frames=how.read) * torch.from_numpy((np.arange(how.read) < how.read // 2).astype(np.float32))
+    changed = stretch(rhythm, how, 8000)
+    assert changed.shape == (1, 1, 4000)
+    audio = changed[0, 0].numpy()
+    assert frequency(audio[200:1800]) == pytest.approx(heard, rel=0.02)
+    loud = np.sqrt(np.mean(audio[200:1800] ** 2)), np.sqrt(np.mean(audio[2300:3700] ** 2))
+    assert loud[0] == pytest.approx(np.sqrt(0.5), rel=0.1) and loud[1] < 0.05  # the beat falls where it is to
+
+
+def test_nothing_to_stretch_is_nothing_changed():
+    audio = torch.randn(2, 1, 4000)
+    assert torch.equal(stretch(audio, Stretch.of(4000, 1.0, 1.0, 0.0), 8000), audio)
+
+
+def test_resampling_by_the_spectrum_keeps_a_tone():
+    audio = tones(400, frames=5000)[0]
+    found = resample_to(audio, 4000)[0].numpy()
+    np.testing.assert_allclose(found, tones(500, frames=4000)[0, 0].numpy(), atol=0.02)
+
+
+def test_an_equaliser_changes_levels_by_its_curve():
+    gains = torch.zeros(2, BANDS)
+    gains[0] = 6.0
+    gains[1] = torch.linspace(-6, 6, BANDS)
+    audio = torch.cat([tones(100), tones(2000)]).reshape(2, 1, 1, 8000).expand(2, 2, 1, 8000)  # tone, source
+    changed = equalise(audio, gains, 8000)
+    levels = 20 * torch.log10(changed.square().mean(-1).sqrt() / np.sqrt(0.5)).squeeze(-1)
+    torch.testing.assert_close(levels[:, 0], torch.tensor([6.0, 6.0]), atol=0.05, rtol=0)
+    expected = [-6 + 12 * np.log2(f / 40) / np.log2(4000 / 40) for f in (100, 2000)]
+    torch.testing.assert_close(levels[:, 1], torch.tensor(expected).float(), atol=0.1, rtol=0)
+
+
+def test_a_room_is_a_convolution_that_begins_with_the_direct_sound(tmp_path):
+    response = np.zeros((3000, 1))
+    response[[500, 700, 2600], 0] = 0.8, 0.4, 0.2  # after 500 samples of nothing; the last one is cut off
+    write(tmp_path / "rooms" / "a.wav", response, subtype="FLOAT")
+    augment = augmented(1, reverb=str(tmp_path / "rooms"), reverb_seconds=0.2)
+    responses = augment.draw(np.random.default_rng(0), example(2, 1)).responses
+    assert responses.shape == (2, 1, 1600) and responses[0, 0, 0] / responses[0, 0, 200] == pytest.approx(2)
+    assert (responses**2).sum(axis=-1) == pytest.approx(1)
+    audio = torch.randn(2, 1, 4000)
+    found = reverberate(audio, torch.from_numpy(responses))
+    expected = np.stack([np.convolve(a[0], r[0])[:4000] for a, r in zip(audio.numpy(), responses, strict=True)])
+    np.testing.assert_allclose(found[:, 0], expected, atol=1e-4)
+    dry = augmented(1, reverb=str(tmp_path / "rooms"), reverb_probability=0.0)
+    response = torch.from_numpy(dry.draw(np.random.default_rng(0), example(2, 1)).responses)
+    torch.testing.assert_close(reverberate(audio, response), audio, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("cache", ["none", "spectrogram"])
+def test_noise_is_added_to_the_mixture_alone_at_its_level(stems, tmp_path, cache):
+    noise = 0.3 * np.random.default_rng(0).standard_normal((3000, 1))  # shorter than an example: it goes round
+    write(tmp_path / "noise" / "n.wav", noise, subtype="FLOAT")
+    kept = CacheConfig(cache, str(tmp_path / "cache"))
+    examples = open_split(stems_data(stems), "train", 0, kept, STFTS)
+    augment = Augment(
+        AugmentConfig(noise=str(tmp_path / "noise"), noise_snr=[10.0, 10.0]), 8000, 1, 4000, kept, examples.reader
+    )
+    batch = TrainingSteps(examples, 4, 0, augment)[0].to(CPU, STFTS)
+    left = batch.mixture - batch.sources.sum(1)
+    ratio = 10 * torch.log10(batch.sources.sum(1).square().mean((1, 2)) / left.square().mean((1, 2)))
+    torch.testing.assert_close(ratio, torch.full((4,), 10.0), atol=0.01 if cache == "none" else 0.3, rtol=0)
+    torch.testing.assert_close(batch.spectrogram, STFTS(batch.mixture), atol=1e-4, rtol=0)
+    options = AugmentConfig(noise=str(tmp_path / "noise"), noise_probability=0.0)
+    never = Augment(options, 8000, 1, 4000, kept, examples.reader)
+    batch = TrainingSteps(examples, 4, 0, never)[0].to(CPU, STFTS)
+    torch.testing.assert_close(batch.mixture, batch.sources.sum(1), atol=1e-5, rtol=0)
+
+
+def test_what_changes_samples_is_refused_on_cached_spectrograms(tmp_path):
+    for name, value in (("speed", [0.9, 1.1]), ("pitch", [-1.0, 1.0]), ("equaliser", 6.0), ("reverb", "x")):
+        with pytest.raises(UsageError, match=f"augment.{name} changes samples, and cache=spectrogram"):
+            augmented(cache=CacheConfig("spectrogram"), **{name: value})
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"gain": [6.0, -6.0]}, "augment.gain=[6.0, -6.0] must be the least and the most, e.g. [-6,6]"),
+        ({"speed": [0.0, 1.0]}, "augment.speed=[0.0, 1.0] must be the least and the most, e.g. [0.9,1.1]"),
+        ({"pitch": [1.0]}, "augment.pitch=[1.0] must be the least and the most"),
+        ({"polarity": 1.5}, "augment.polarity=1.5 must lie between 0 and 1"),
+        ({"equaliser": -3.0}, "augment.equaliser=-3.0 must not be below 0"),
+    ],
+)
+def test_values_that_mean_nothing_are_refused(options, sentence):
+    with pytest.raises(UsageError) as caught:
+        augmented(**options)
+    assert sentence in str(caught.value)
+
+
+def test_folders_without_audio_or_with_bad_files_are_refused(tmp_path):
+    with pytest.raises(DataError, match="augment.noise=.* is no folder with audio files in it"):
+        augmented(noise=str(tmp_path / "none"))
+    write(tmp_path / "rooms" / "empty.wav", np.zeros((0, 1)))
+    (tmp_path / "rooms" / "bad.wav").write_bytes(b"junk")
+    with pytest.raises(DataError, match="(?s)2 bad files in augment.reverb.*bad.wav: not read.*empty.wav: holds no"):
+        augmented(reverb=str(tmp_path / "rooms"))
+
+
+def test_every_option_of_augmentation_changes_the_batch(stems, tmp_path):
+    write(tmp_path / "files" / "a.wav", 0.1 * np.random.default_rng(0).standard_normal((3000, 1)))
+    on = {
+        "gain": [-6.0, 6.0],
+        "loudness": [-30.0, -20.0],
+        "polarity": 0.5,
+        "swap": 0.5,
+        "pan": 0.5,
+        "dropout": 0.5,
+        "shift": 0.2,
+        "speed": [0.9, 0.95],
+        "tempo": [1.1, 1.2],
+        "pitch": [1.0, 2.0],
+        "equaliser": 6.0,
+        "reverb": str(tmp_path / "files"),
+        "noise": str(tmp_path / "files"),
+    }
+    finer = {"reverb_probability": 0.5, "reverb_seconds": 0.1, "noise_probability": 0.5, "noise_snr": [-5.0, 0.0]}
+    assert {*on, *finer} == asdict(AugmentConfig()).keys()
+
+    def batch(**options):
+        augment = Augment(AugmentConfig(**options), 8000, 2, 4000)
+        config = stems_data(stems, channels=2, excerpt=0.5 * augment.longest)
+        batch = TrainingSteps(open_split(config, "train", augment=augment.options), 6, 0, augment)[0].to(CPU, STFTS)
+        return batch.mixture
+
+    plain = batch()
     for name, value in on.items():
-        augment = Augment(AugmentConfig(**{name: value}), 2)
-        assert augment.active
-        assert (augment.draw(np.random.default_rng(0), 8, [-35.0] * 8) != np.eye(2)).any()
+        changed = batch(**{name: value})
+        assert changed.shape == plain.shape and changed.isfinite().all() and not torch.allclose(changed, plain), name
+    for name, value in finer.items():
+        of = name.partition("_")[0]
+        assert not torch.allclose(batch(**{of: on[of], name: value}), batch(**{of: on[of]})), name
+
+
+def test_a_run_with_everything_at_once(halves, call, tmp_path):
+    write(tmp_path / "files" / "a.wav", 0.1 * np.random.default_rng(0).standard_normal((3000, 1)))
+    data = ["data=stems", f"data.root={halves}", "data.sources=[low,high]", "data.sample_rate=8000", "stft=speech"]
+    data += ["data.splits={train: train, valid: train, test: train}", "data.coherent=0.5", "data.min_activity=0.2"]
+    augment = ["augment=music", "augment.speed=[0.9,1.1]", "augment.tempo=[0.9,1.1]", "augment.pitch=[-2,2]"]
+    augment += ["augment.equaliser=6", f"augment.reverb={tmp_path / 'files'}", f"augment.noise={tmp_path / 'files'}"]
+    augment += ["augment.shift=0.1", "augment.loudness=[-30,-20]", "augment.pan=0.5", "augment.dropout=0.1"]
+    code, _, err = call(train, *data, *augment, *TINY, "debug=fast", "cache=audio", "run=r", cwd=tmp_path)
+    assert code == 0, err

@@ -14,7 +14,7 @@ from separate.errors import UsageError
 from separate.files import cache_folder
 
 if TYPE_CHECKING:
-    from separate.config import CacheConfig, DataConfig, FolderConfig, STFTConfig
+    from separate.config import AugmentConfig, CacheConfig, DataConfig, FolderConfig, STFTConfig, TracksConfig
     from separate.data.reading import Reader
     from separate.data.tracks import Piece
     from separate.stft import STFT
@@ -28,13 +28,14 @@ def open_split(
     seed: int = 0,
     cache: CacheConfig | None = None,
     stft: STFT | None = None,
-    levels: bool = False,
+    augment: AugmentConfig | None = None,
 ) -> Examples:
     """The examples of one split (train, valid or test).  DataError names every file that is not as it should be.
 
     seed: of what is synthesised (the toy songs).  cache: what is kept of the files, nothing by default.
     stft: the transform that training examples will be seen through; they begin at multiples of its hop, whatever the
-    cache, so that all caches give the same examples.  levels: give the loudness of the sources with each of them.
+    cache, so that all caches give the same examples.  augment: what will be changed in them; some of it is for the
+    drawing to do.
     """
     from separate import config as schema
 
@@ -46,7 +47,7 @@ def open_split(
 
         if cache.kind != "none":
             raise UsageError(f"data=toy is synthesised and has no files for cache={cache.kind}; use cache=none")
-        _refuse_levels(levels, "data=toy is synthesised at its levels")
+        _refuse_where_drawn(augment, config.layout)
         return Toy(*shape, songs=config.tracks.get(split, 0), split=split, seed=seed)
     assert isinstance(config, schema.FolderConfig)
     root = Path(config.root).expanduser()
@@ -54,7 +55,7 @@ def open_split(
     if isinstance(config, schema.PoolsConfig):
         from separate.data.pools import Pools, list_pools
 
-        _refuse_levels(levels, "data=pools sets levels itself, by data.snr")
+        _refuse_where_drawn(augment, config.layout)
         pools = list_pools(root, config.splits, split, config.sources, config.interchangeable, headers)
         reader = make_reader(config, cache, stft, [])
         pause, inter = config.pause, config.interchangeable
@@ -68,8 +69,14 @@ def open_split(
     tracks = Tracks(tracks_of(listing(config, split, cache), headers))
     single = (tracks.ends[1:] - tracks.ends[:-1]).max(initial=0) <= 1  # sums of 16-bit samples may not be
     reader = make_reader(config, cache, stft, tracks.files if single else [])
-    examples = Excerpts(*shape, tracks, split, reader, config.coherent, config.min_activity, grid)
-    if split == "train" and (levels or config.min_activity > 0):
+    shift = augment.shift if augment else 0.0
+    if (config.coherent < 1 or shift) and _holds_more(config):
+        raise UsageError(
+            "the mixtures of this data hold more than their sources, which is lost where sources are drawn from several "
+            "moments; use data.coherent=1 and augment.shift=0, or make sources of all that is in a mixture"
+        )
+    examples = Excerpts(*shape, tracks, split, reader, config.coherent, config.min_activity, shift, grid)
+    if split == "train" and (config.min_activity > 0 or (augment and augment.loudness)):
         from separate.data.loudness import LoudnessIndex
 
         arrays = arrays_of(cache)
@@ -101,9 +108,24 @@ def open_splits(
     return found
 
 
-def _refuse_levels(asked_for: bool, why_not: str) -> None:
-    if asked_for:
-        raise UsageError(f"{why_not}; set augment.loudness=null")
+def _holds_more(config: TracksConfig) -> bool:
+    """Whether what a mixture holds besides its sources belongs to it."""
+    from separate.config import MixtureConfig, TaskConfig
+    from separate.data.layouts import NOISE
+
+    if isinstance(config, TaskConfig):
+        return config.task == "sep_noisy" and NOISE not in config.sources
+    return isinstance(config, MixtureConfig) and config.mixture == "file"
+
+
+def _refuse_where_drawn(augment: AugmentConfig | None, layout: str) -> None:
+    """The layouts that mix on the fly draw levels and places themselves."""
+    for name in ("loudness", "shift"):
+        if augment and getattr(augment, name):
+            raise UsageError(
+                f"data={layout} draws the levels and places of its sources itself, so that augment.{name} has no "
+                f"effect; leave it out"
+            )
 
 
 def arrays_of(cache: CacheConfig) -> Cache:

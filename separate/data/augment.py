@@ -3,34 +3,109 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from separate.config import AugmentConfig
-from separate.errors import UsageError
+from separate.audio import frames_at
+from separate.config import AugmentConfig, CacheConfig
+from separate.data.effects import BANDS, Stretch
+from separate.data.examples import Example
+from separate.data.headers import Headers, audio_files
+from separate.data.reading import Reader, Region, Span
+from separate.data.tracks import Files, Piece
+from separate.errors import DataError, UsageError
+
+OF_SAMPLES = ("speed", "tempo", "pitch", "equaliser", "reverb")  # these cannot be applied to frames of a spectrogram
+
+
+@dataclass
+class Changes:
+    """What is done to one example, in this order.
+
+    stretch: speed, tempo and pitch, the same for all sources; curves: gains in dB of an equaliser, (S, BANDS);
+    responses: of rooms, (S, C, L), unit energy; matrices: new channels from old ones, (S, C, C); noise: as a source of
+    the example is stored, and snr in dB, at which it is added to the mixture.
+    """
+
+    matrices: np.ndarray
+    stretch: Stretch | None = None
+    curves: np.ndarray | None = None
+    responses: np.ndarray | None = None
+    noise: np.ndarray | None = None
+    snr: float = np.inf
 
 
 class Augment:
-    """Gain, polarity, channels and dropout: for each source one matrix (C, C) that maps its channels to new ones.
+    """Draws changes.  Which numbers are drawn does not depend on which changes are asked for, so that adding one leaves
+    the others as they were.
 
-    Being linear and without memory, they are the same for samples and for spectrograms.  Which numbers are drawn does
-    not depend on which changes are asked for, so that adding one leaves the others as they were.
+    sample_rate in Hz; channels; frames: samples of an example.  reader: reads noise as the sources are read, by default
+    from the files.
     """
 
-    def __init__(self, options: AugmentConfig, channels: int) -> None:
-        for name in ("swap", "pan"):
-            if channels != 2 and getattr(options, name):
-                raise UsageError(f"augment.{name} is of left and right, and data.channels={channels}; set it to 0")
+    def __init__(
+        self,
+        options: AugmentConfig,
+        sample_rate: int,
+        channels: int,
+        frames: int,
+        cache: CacheConfig | None = None,
+        reader: Reader | None = None,
+    ) -> None:
+        _check(options, channels)
+        if cache is not None and cache.kind == "spectrogram":
+            asked = [name for name in OF_SAMPLES if getattr(options, name)]
+            if asked:
+                raise UsageError(
+                    f"augment.{asked[0]} changes samples, and cache=spectrogram gives frames of a transform; use "
+                    f"cache=audio, or leave {' and '.join(f'augment.{name}' for name in asked)} out"
+                )
         self.options = options
+        self.sample_rate = sample_rate
         self.channels = channels
+        self.frames = frames
+        self.reader = reader or Reader(sample_rate, channels)
+        self.noise = _files(options.noise, "augment.noise")
+        self.rooms = _files(options.reverb, "augment.reverb")
 
     @property
     def active(self) -> bool:
-        o = self.options
-        return bool(o.gain or o.loudness or o.polarity or o.swap or o.pan or o.dropout)
+        return self.options != AugmentConfig(shift=self.options.shift)
 
-    def draw(self, rng: np.random.Generator, sources: int, levels: Sequence[float] | None = None) -> np.ndarray:
-        """(S, C, C) float32.  levels: LUFS of each source, -inf for a silent one."""
+    @property
+    def longest(self) -> float:
+        """How many times the samples of an example may be read for it."""
+        factor = max(self.options.speed or [1.0]) * max(self.options.tempo or [1.0])
+        asked = self.options.speed or self.options.tempo or self.options.pitch
+        return max(1.0, factor) * (1.05 if asked else 1.0)  # lengths are rounded up to those with a fast transform
+
+    def draw(self, rng: np.random.Generator, example: Example) -> Changes:
+        sources, options = len(example.sources), self.options
+        matrices = self._matrices(rng, sources, example.levels)
+        speed, tempo, pitch, sure = rng.random(4)
+        curves, echoes = rng.random((sources, BANDS)), rng.random((sources, 2))
+        snr, *place = rng.random(3)
+        changes = Changes(matrices)
+        if options.speed or options.tempo or options.pitch:
+            s, t, p = (_between(b or [o, o], x) for b, o, x in (
+                (options.speed, 1.0, speed), (options.tempo, 1.0, tempo), (options.pitch, 0.0, pitch)
+            ))  # fmt: skip
+            changes.stretch = Stretch.of(self.frames, float(s), float(t), float(p))
+        if options.equaliser:
+            changes.curves = (options.equaliser * (2 * curves - 1)).astype(np.float32)
+        if self.rooms:
+            changes.responses = np.stack([self._response(chance, which) for chance, which in echoes])
+        if self.noise:
+            changes.noise = self._noise(*place)
+            changes.snr = float(_between(options.noise_snr, snr)) if sure < options.noise_probability else np.inf
+        return changes
+
+    def _matrices(self, rng: np.random.Generator, sources: int, levels: Sequence[float] | None) -> np.ndarray:
+        """Gain, polarity, channels and dropout.  levels: LUFS of each source, -inf for a silent one."""
         gains, loudness, signs, sides, places, silent = rng.random((6, sources))
         kept = int(rng.integers(sources))  # the one that stays where all would be silent
         options, matrices = self.options, np.tile(np.eye(self.channels, dtype=np.float32), (sources, 1, 1))
@@ -50,8 +125,73 @@ class Augment:
         dropped[kept] &= not dropped.all()
         return (matrices * _column(~dropped)).astype(np.float32)
 
+    def _noise(self, which: float, where: float) -> np.ndarray:
+        """An excerpt of one of the noises, which goes round where it is shorter."""
+        piece = self.noise[int(which * len(self.noise))]
+        length = frames_at(piece.info, self.sample_rate)
+        grid = self.reader.grid
+        region, spans, at = Region((piece,), 0, length), [], 0
+        start = grid * int(where * (max(length - self.frames, 0) // grid + 1))
+        while at < self.frames:
+            spans.append(Span(region, start, at, min(length - start, self.frames - at)))
+            at += grid * -(-spans[-1].frames // grid)
+            start = 0
+        return self.reader.source(spans, self.frames)
 
-def _between(bounds: Sequence[float], share: np.ndarray) -> np.ndarray:
+    def _response(self, chance: float, which: float) -> np.ndarray:
+        """An impulse response (C, L) that begins with its direct sound, or the one of no room."""
+        length = round(self.options.reverb_seconds * self.sample_rate)
+        if chance >= self.options.reverb_probability:
+            return np.eye(1, length, dtype=np.float32).repeat(self.channels, axis=0)
+        return _room(self.rooms[int(which * len(self.rooms))], self.sample_rate, self.channels, length)
+
+
+@lru_cache(maxsize=64)
+def _room(piece: Piece, sample_rate: int, channels: int, length: int) -> np.ndarray:
+    whole = Region((piece,), 0, frames_at(piece.info, sample_rate))
+    audio = Reader(sample_rate, channels).read(whole, 0, whole.length)
+    first = int(np.abs(audio).max(axis=0).argmax())  # the direct sound
+    audio = audio[:, first : first + length]
+    found = np.zeros((channels, length), np.float32)
+    found[:, : audio.shape[1]] = audio / np.sqrt(np.mean(np.sum(audio**2, axis=1)) + 1e-12)
+    return found
+
+
+def _files(folder: str | None, key: str) -> Files:
+    """The audio files under a folder that an option names; DataError for all that cannot be read."""
+    if folder is None:
+        return Files([])
+    root = Path(folder).expanduser()
+    paths = audio_files(root) if root.is_dir() else []
+    if not paths:
+        raise DataError(f"{key}={folder} is no folder with audio files in it")
+    infos, problems = Headers().read(paths)
+    problems += [f"{path}: holds no samples" for path, info in infos.items() if info.frames == 0]
+    if problems:
+        raise DataError.of_files(f"{len(problems)} bad files in {key}", problems, "Mend or remove them.")
+    return Files([Piece(path, infos[path]) for path in paths])
+
+
+def _check(options: AugmentConfig, channels: int) -> None:
+    """UsageError for values that mean nothing."""
+    for name in ("gain", "loudness", "speed", "tempo", "pitch", "noise_snr"):
+        bounds = getattr(options, name)
+        lowest = 0.1 if name in ("speed", "tempo") else -np.inf
+        if bounds is not None and not (len(bounds) == 2 and lowest <= bounds[0] <= bounds[1]):
+            example = "[0.9,1.1]" if np.isfinite(lowest) else "[-6,6]"
+            raise UsageError(f"augment.{name}={list(bounds)} must be the least and the most, e.g. {example}")
+    for name in ("polarity", "swap", "pan", "dropout", "reverb_probability", "noise_probability"):
+        if not 0 <= getattr(options, name) <= 1:
+            raise UsageError(f"augment.{name}={getattr(options, name)} must lie between 0 and 1")
+    for name in ("shift", "equaliser", "reverb_seconds"):
+        if getattr(options, name) < 0:
+            raise UsageError(f"augment.{name}={getattr(options, name)} must not be below 0")
+    for name in ("swap", "pan"):
+        if channels != 2 and getattr(options, name):
+            raise UsageError(f"augment.{name} is of left and right, and data.channels={channels}; set it to 0")
+
+
+def _between(bounds: Sequence[float], share: Any) -> Any:
     low, high = bounds
     return low + (high - low) * share
 

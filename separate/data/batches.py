@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from separate.data.augment import Augment
+from separate.data.augment import Augment, Changes
 from separate.data.examples import Example, Examples
 from separate.data.mixing import Drawn, collate
 from separate.errors import SeparateError
@@ -31,7 +31,7 @@ class TrainingSteps(Dataset):
         numbers = range(step * self.batch_size, (step + 1) * self.batch_size)
         try:
             examples = [self._draw(number) for number in numbers]
-            return collate(examples, self._matrices(numbers, examples))
+            return collate(examples, self._changes(numbers, examples), self.examples.sample_rate)
         except SeparateError as error:
             return error  # raised on the other side, where its message is not wrapped in a worker's traceback
 
@@ -43,11 +43,11 @@ class TrainingSteps(Dataset):
             self._order = np.random.default_rng([self.seed, 1, this_pass]).permutation(len(self.examples))
         return self.examples.draw(int(self._order[place]), np.random.default_rng([self.seed, 2, number]))
 
-    def _matrices(self, numbers: range, examples: list[Example]) -> list[np.ndarray] | None:
+    def _changes(self, numbers: range, examples: list[Example]) -> list[Changes] | None:
         if self.augment is None or not self.augment.active:
             return None
         return [
-            self.augment.draw(np.random.default_rng([self.seed, 3, number]), len(example.sources), example.levels)
+            self.augment.draw(np.random.default_rng([self.seed, 3, number]), example)
             for number, example in zip(numbers, examples, strict=True)
         ]
 

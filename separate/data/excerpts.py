@@ -22,7 +22,8 @@ class Excerpts(FileExamples):
     """Tracks of any length and sample rate; those shorter than an excerpt are padded with silence at their end.
 
     coherent: the probability that the sources of a training example are those of one moment of one track; otherwise
-    each is of a track and a moment of its own.  grid: excerpts begin at multiples of so many samples.
+    each is of a track and a moment of its own.  shift: seconds that sources of one moment may be moved, each by itself.
+    grid: excerpts begin at multiples of so many samples.
     min_activity: the share of a training excerpt in which each source is to be heard; moments are drawn until one is
     so, at most TRIES times.  `index` is set where this, or the sources' loudness, is to be known.
     """
@@ -40,6 +41,7 @@ class Excerpts(FileExamples):
         reader: Reader,
         coherent: float = 1.0,
         min_activity: float = 0.0,
+        shift: float = 0.0,
         grid: int = 1,
     ) -> None:
         super().__init__(sources, sample_rate, channels, excerpt)
@@ -47,6 +49,7 @@ class Excerpts(FileExamples):
         self.reader = reader
         self.coherent = coherent
         self.min_activity = min_activity
+        self.shift = shift
         self.grid = grid
         self.lengths = np.array([track.length(sample_rate) for track in tracks], np.int64)
         longest = int(self.lengths.argmax())
@@ -70,20 +73,23 @@ class Excerpts(FileExamples):
     def draw(self, index: int, rng: np.random.Generator) -> Example:
         numbers = range(len(self.sources))
         if self.coherent >= 1 or rng.random() < self.coherent:
-            place, rejected = self._moment(index, numbers, rng)
-            example = self._cut(place, self.frames, self.reader.source)
-            places = [place for _ in numbers]
+            (track, start), rejected = self._moment(index, numbers, rng)
+            places = [(track, self._shifted(track, start, rng)) for _ in numbers]
+            name = self.tracks.names[track]
         else:
             own = int(rng.integers(len(numbers)))  # the source that the example's own track gives
             indices = [index if number == own else int(rng.integers(len(self))) for number in numbers]
             found = [self._moment(one, [number], rng) for number, one in enumerate(indices)]
             places, rejected = [place for place, _ in found], sum(tries for _, tries in found)
+            name = "+".join(self.tracks.names[track] for track, _ in places)
+        if len(set(places)) == 1:
+            example = self._cut(places[0], self.frames, self.reader.source)
+        else:
             sources = [
                 self._signal(track, number, start, self.frames, self.reader.source)
                 for number, (track, start) in enumerate(places)
             ]
-            names = "+".join(self.tracks.names[track] for track, _ in places)
-            example = Example(names, sources, None, self.reader.scale, self.frames if self.reader.spectral else None)
+            example = Example(name, sources, None, self.reader.scale, self.frames if self.reader.spectral else None)
         example.rejected = rejected
         if self.index is not None:
             example.levels = [
@@ -106,6 +112,13 @@ class Excerpts(FileExamples):
             if tries >= TRIES // 2:  # this track may have no such moment
                 track, _ = self._place(int(rng.integers(len(self))))
         return (track, start), tries
+
+    def _shifted(self, track: int, start: int, rng: np.random.Generator) -> int:
+        if self.shift == 0:
+            return start
+        moved = start + rng.uniform(-self.shift, self.shift) * self.sample_rate
+        last = max(0, int(self.lengths[track]) - self.frames)
+        return self.grid * round(min(max(moved, 0), last) // self.grid)
 
     def _region_number(self, track: int, source: int) -> int:
         return track * len(self.sources) + source

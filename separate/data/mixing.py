@@ -1,4 +1,4 @@
-"""From what a loader gives to the batch that networks and losses see: mixed on the device, all examples at once."""
+"""From what a loader gives to the batch that networks and losses see: changed and mixed on the device, all at once."""
 
 from __future__ import annotations
 
@@ -10,18 +10,19 @@ import torch
 from torch import Tensor
 
 from separate.batch import Batch, total
+from separate.data.augment import Changes
+from separate.data.effects import Stretch, equalise, reverberate, stretch
 from separate.data.examples import Example
 from separate.stft import STFT
 
 
 @dataclass
 class Drawn:
-    """Examples of one length, as they are stored.
+    """Examples of one length, as they are stored, and what is to be done to them (see `Changes`).
 
     sources: (B, S, C, T), or spectrograms (B, S, C, N, F) of `frames` samples; recorded: mixtures (B, C, ...), or None
     where all are the sums of their sources; is_sum: (B), which of them are.
-    scale: what 1 is worth in a stored sample; matrices: (B, S, C, C), what `Augment` drew, or None.
-    rejected: how many excerpts were drawn and not taken.
+    sample_rate in Hz; scale: what 1 is worth in a stored sample; rejected: excerpts that were drawn and not taken.
     """
 
     tracks: list[str]
@@ -30,34 +31,47 @@ class Drawn:
     is_sum: Tensor
     scale: float = 1.0
     frames: int | None = None
-    matrices: Tensor | None = None
     rejected: int = 0
+    sample_rate: int = 0
+    stretches: list[Stretch] | None = None
+    curves: Tensor | None = None
+    responses: Tensor | None = None
+    matrices: Tensor | None = None
+    noise: Tensor | None = None
+    snr: Tensor | None = None
 
     def pin_memory(self) -> Drawn:
         return self._map(Tensor.pin_memory)
 
     def to(self, device: torch.device, stft: STFT) -> Batch:
         """The batch on `device`, bound to the transform of the separator that will see it."""
-        drawn = self._map(lambda tensor: tensor.to(device, non_blocking=True))
-        sources, mixture = drawn._signals(drawn.sources), None
-        if drawn.recorded is not None:
-            mixture = drawn._signals(drawn.recorded)
-            is_sum = drawn.is_sum.reshape(-1, *[1] * (mixture.ndim - 1))
-            mixture = torch.where(is_sum, total(sources), mixture)
-        if drawn.matrices is not None:
-            changed = _change(drawn.matrices, sources)
-            if mixture is not None:  # what is in it beside the sources stays as it is
-                mixture = mixture + total(changed) - total(sources)
-            sources = changed
-        additive = mixture is None
-        mixture = total(sources) if mixture is None else mixture
-        if self.frames is not None:
-            return Batch.of_spectrograms(mixture, sources, self.frames, self.tracks, stft)
-        return Batch(mixture, sources, self.tracks, stft, additive)
+        return self._map(lambda tensor: tensor.to(device, non_blocking=True))._mix(stft)
 
     def _map(self, move: Callable[[Tensor], Tensor]) -> Drawn:
         moved = {name: move(value) for name, value in vars(self).items() if isinstance(value, Tensor)}
         return replace(self, **moved)  # type: ignore[arg-type]
+
+    def _mix(self, stft: STFT) -> Batch:
+        sources, mixture = self._stretched(self._signals(self.sources)), None
+        if self.recorded is not None:
+            mixture = self._stretched(self._signals(self.recorded))
+            mixture = torch.where(_along(self.is_sum, mixture), total(sources), mixture)
+        changed = sources
+        if self.curves is not None:
+            changed = equalise(changed, self.curves, self.sample_rate)
+        if self.responses is not None:
+            changed = reverberate(changed, self.responses)
+        if self.matrices is not None:
+            changed = _change(self.matrices, changed)
+        if mixture is not None and changed is not sources:  # what is in it beside the sources stays as it is
+            mixture = mixture + total(changed) - total(sources)
+        additive = mixture is None and self.noise is None
+        mixture = total(changed) if mixture is None else mixture
+        if self.noise is not None:
+            mixture = mixture + self._noise_at_level(mixture)
+        if self.frames is not None:
+            return Batch.of_spectrograms(mixture, changed, self.frames, self.tracks, stft)
+        return Batch(mixture, changed, self.tracks, stft, additive)
 
     def _signals(self, stored: Tensor) -> Tensor:
         """Samples (..., C, T) in float32, or spectrograms (..., C, F, N) in complex64."""
@@ -65,14 +79,21 @@ class Drawn:
             return stored.float() * self.scale if stored.dtype == torch.int16 else stored.float()
         return (stored if stored.is_complex() else torch.view_as_complex(stored.float())).mT
 
+    def _stretched(self, signals: Tensor) -> Tensor:
+        if self.stretches is None:
+            return signals
+        return torch.stack([stretch(*pair, self.sample_rate) for pair in zip(signals, self.stretches, strict=True)])
 
-def _change(matrices: Tensor, sources: Tensor) -> Tensor:
-    """New channels from old ones, (B, S, C, C), (B, S, C, ...) -> (B, S, C, ...)."""
-    weights = matrices.reshape(*matrices.shape, *[1] * (sources.ndim - 3))
-    return (weights * sources.unsqueeze(2)).sum(dim=3)
+    def _noise_at_level(self, mixture: Tensor) -> Tensor:
+        """The noise, so loud that the mixture is `snr` dB louder; none where that is infinite."""
+        assert self.noise is not None and self.snr is not None
+        noise = self._signals(self.noise)
+        levels = [x.abs().square().flatten(1).mean(dim=1) for x in (mixture, noise)]
+        gain = torch.where(levels[1] > 0, (levels[0] / levels[1].clamp_min(1e-20)).sqrt(), 0.0) * 10 ** (-self.snr / 20)
+        return _along(gain, noise) * noise
 
 
-def collate(examples: Sequence[Example], matrices: Sequence[np.ndarray] | None = None) -> Drawn:
+def collate(examples: Sequence[Example], changes: Sequence[Changes] | None = None, sample_rate: int = 0) -> Drawn:
     """Examples of one length, each signal copied once, to its place in the batch."""
     first = examples[0].sources
     dtype = torch.from_numpy(np.empty(0, first[0].dtype)).dtype
@@ -84,13 +105,41 @@ def collate(examples: Sequence[Example], matrices: Sequence[np.ndarray] | None =
             place[:] = source
         if recorded is not None and example.recorded is not None:
             recorded[number].numpy()[:] = example.recorded
-    return Drawn(
+    drawn = Drawn(
         [example.track for example in examples],
         sources,
         recorded,
         is_sum,
         examples[0].scale,
         examples[0].frames,
-        None if matrices is None else torch.from_numpy(np.stack(matrices)),
         sum(example.rejected for example in examples),
+        sample_rate,
     )
+    if changes is None:
+        return drawn
+    stretches = [change.stretch for change in changes if change.stretch is not None]
+    return replace(
+        drawn,
+        stretches=stretches or None,
+        curves=_stack([change.curves for change in changes]),
+        responses=_stack([change.responses for change in changes]),
+        matrices=_stack([change.matrices for change in changes]),
+        noise=_stack([change.noise for change in changes]),
+        snr=torch.tensor([change.snr for change in changes]),
+    )
+
+
+def _stack(arrays: Sequence[np.ndarray | None]) -> Tensor | None:
+    there = [array for array in arrays if array is not None]
+    return torch.from_numpy(np.stack(there)) if there else None
+
+
+def _along(values: Tensor, signals: Tensor) -> Tensor:
+    """(B) as (B, 1, ...)."""
+    return values.reshape(-1, *[1] * (signals.ndim - 1))
+
+
+def _change(matrices: Tensor, sources: Tensor) -> Tensor:
+    """New channels from old ones, (B, S, C, C), (B, S, C, ...) -> (B, S, C, ...)."""
+    weights = matrices.reshape(*matrices.shape, *[1] * (sources.ndim - 3))
+    return (weights * sources.unsqueeze(2)).sum(dim=3)

@@ -57,6 +57,7 @@ class Reader:
         self.scale = PCM if pcm else 1.0
 
     spectral = False  # whether `source` gives spectrograms
+    grid = 1  # samples that spans are to begin at multiples of
 
     def read(self, region: Region, start: int, frames: int) -> np.ndarray:
         """Samples of a region -> (C, frames) in `dtype`, zero outside it."""
@@ -180,6 +181,7 @@ class SpectrogramReader(CachedReader):
     ) -> None:
         super().__init__(sample_rate, channels, cache, dtype, pcm, content)
         self.stft = stft
+        self.grid = stft.hop
 
     spectral = True
 

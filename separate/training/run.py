@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from separate.build import build, build_loss, build_separator, targets_in, trust
 from separate.config import AugmentConfig, CacheConfig, LoggerConfig, TrainConfig, TrainerConfig, data_config
 from separate.data import open_split
 from separate.data.augment import Augment
+from separate.data.examples import FileExamples
 from separate.device import choose_device
 from separate.errors import SeparateError, UsageError
 from separate.files import FULL, replace_file
@@ -81,11 +82,13 @@ def prepare(config: Mapping[str, Any], folder: Path, trust: Sequence[str] | None
     loss = build_loss(config, separator, trust)
     data = data_config(config["data"])
     cache = CacheConfig(**config["cache"])
-    augment = AugmentConfig(**config["augment"])
-    train, valid = (
-        open_split(data, split, config["seed"], cache, separator.stft, levels=augment.loudness is not None)
-        for split in ("train", "valid")
-    )
+    changes, frames = AugmentConfig(**config["augment"]), round(data.excerpt * data.sample_rate)
+    augment = Augment(changes, data.sample_rate, data.channels, frames, cache)
+    longer = replace(data, excerpt=data.excerpt * augment.longest)
+    train = open_split(longer, "train", config["seed"], cache, separator.stft, changes)
+    valid = open_split(data, "valid", config["seed"], cache, separator.stft)
+    if isinstance(train, FileExamples):
+        augment.reader = train.reader  # noise is given out as the sources are
 
     separator.to(device)
     mode = "max" if higher_is_better(options.monitor) else "min"
@@ -105,7 +108,7 @@ def prepare(config: Mapping[str, Any], folder: Path, trust: Sequence[str] | None
         workers=data.workers,
         folder=folder,
         config=dict(config),
-        augment=Augment(augment, data.channels),
+        augment=augment,
     )
     return state, training
 
