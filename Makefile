@@ -28,8 +28,9 @@ demo: $(INSTALLED)  ## train 3 minutes on the built-in data, score, separate a m
 test: $(INSTALLED)  ## all tests, 5 minutes on two cores
 	$(BIN)/python -m pytest
 
-bench: $(INSTALLED)  ## time and memory beside peers, a table and bench.json, 10 minutes on two cores
+bench: $(INSTALLED)  ## time and memory beside peers, tables and JSON, 15 minutes on two cores
 	$(BIN)/python scripts/bench.py
+	$(BIN)/python scripts/bench_data.py
 
 lint: $(INSTALLED)  ## ruff
 	$(BIN)/ruff format --check .

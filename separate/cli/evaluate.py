@@ -20,7 +20,7 @@ def evaluate(cfg: DictConfig) -> float | None:
 
 def _evaluate(cfg: DictConfig) -> float | None:
     from separate import checkpoint
-    from separate.config import EvalConfig, evaluation_data, from_hydra
+    from separate.config import CacheConfig, EvalConfig, evaluation_data, from_hydra
     from separate.data import open_split
     from separate.device import choose_device
     from separate.evaluation import recordings, report
@@ -31,7 +31,8 @@ def _evaluate(cfg: DictConfig) -> float | None:
     contents = checkpoint.read(path)
     data = evaluation_data(contents["config"]["data"], config.data)
     separator = checkpoint.restore(contents, config.trust).to(choose_device(config.device))
-    examples = open_split(data, config.split, contents["config"]["seed"])
+    kept = CacheConfig(folder=contents["config"].get("cache", {}).get("folder"))  # of what had to be decoded
+    examples = open_split(data, config.split, contents["config"]["seed"], kept)
 
     results = recordings.evaluate(separator, examples, config.chunk, config.overlap)
     other = [] if config.data.get("layout") is None else [data.layout]

@@ -72,7 +72,7 @@ def open_split(
     shift = augment.shift if augment else 0.0
     if (config.coherent < 1 or shift) and _holds_more(config):
         raise UsageError(
-            "the mixtures of this data hold more than their sources, which is lost where sources are drawn from several "
+            "the mixtures of this data hold more than their sources, which is lost where these are drawn from several "
             "moments; use data.coherent=1 and augment.shift=0, or make sources of all that is in a mixture"
         )
     examples = Excerpts(*shape, tracks, split, reader, config.coherent, config.min_activity, shift, grid)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -97,7 +98,7 @@ def collate(examples: Sequence[Example], changes: Sequence[Changes] | None = Non
     """Examples of one length, each signal copied once, to its place in the batch."""
     first = examples[0].sources
     dtype = torch.from_numpy(np.empty(0, first[0].dtype)).dtype
-    sources = torch.empty(len(examples), len(first), *first[0].shape, dtype=dtype)
+    sources = _room_for((len(examples), len(first), *first[0].shape), dtype)
     is_sum = torch.tensor([example.recorded is None for example in examples])
     recorded = None if is_sum.all() else torch.zeros_like(sources[:, 0])
     for number, example in enumerate(examples):
@@ -127,6 +128,14 @@ def collate(examples: Sequence[Example], changes: Sequence[Changes] | None = Non
         noise=_stack([change.noise for change in changes]),
         snr=torch.tensor([change.snr for change in changes]),
     )
+
+
+def _room_for(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+    """An empty tensor; in a loader's process one in shared memory, so that it is not copied there afterwards."""
+    if torch.utils.data.get_worker_info() is None:
+        return torch.empty(*shape, dtype=dtype)
+    storage = torch.UntypedStorage._new_shared(math.prod(shape) * dtype.itemsize)
+    return torch.empty(0, dtype=dtype).set_(storage, 0, tuple(shape))  # type: ignore[call-overload]
 
 
 def _stack(arrays: Sequence[np.ndarray | None]) -> Tensor | None:
