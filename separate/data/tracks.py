@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from abc import abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
@@ -72,8 +73,8 @@ class Packed(Sequence[Item]):
             raise IndexError(index)
         return self._item(number % len(self))
 
-    def _item(self, index: int) -> Item:
-        raise NotImplementedError
+    @abstractmethod
+    def _item(self, index: int) -> Item: ...
 
 
 class Strings(Packed[str]):
