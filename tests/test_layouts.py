@@ -311,6 +311,34 @@ def test_a_memory_of_headers_that_is_not_whole_is_as_good_as_none(tmp_path):
     assert Headers(tmp_path / "memory", tmp_path).read(paths) == (first, [])
 
 
+def test_a_training_is_told_which_layout_a_folder_looks_like(wham):
+    splits = {"train": "train", "valid": "valid", "test": "test"}
+    message = refused(data("stems", wham, ["vocals"], splits=splits))
+    assert "the train split is missing" in message and f"{wham} looks like data=wham data.root={wham}" in message
+
+
+def test_lengths_of_many_tracks_are_those_of_each():
+    rng = np.random.default_rng(0)
+
+    def piece():
+        return Piece(f"{rng.random()}", Info(int(rng.integers(1, 10**6)), int(rng.choice([8000, 44100])), 1))
+
+    tracks = [
+        Track(
+            f"{number}",
+            ((piece(),), () if number % 3 else (piece(), piece())),
+            (piece(),) if number % 2 else None,
+            float(rng.choice([0, 1.23])),
+            None if number % 4 else float(rng.random()),
+        )
+        for number in range(50)
+    ]
+    packed = Tracks(tracks)
+    for rate in (8000, 16000, 44100):
+        assert packed.lengths(rate).tolist() == [track.length(rate) for track in tracks]
+        assert packed.firsts(rate).tolist() == [track.first(rate) for track in tracks]
+
+
 @pytest.fixture
 def ffmpeg(tmp_path, monkeypatch):
     """The one on this machine, or that of the package imageio-ffmpeg, found by its usual name."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,13 +11,20 @@ from separate.data.cache import Cache
 from separate.data.examples import Example, Examples, FileExamples
 from separate.data.headers import Headers
 from separate.data.layouts import Listing, tracks_of
-from separate.errors import UsageError
+from separate.errors import DataError, UsageError
 from separate.files import cache_folder
 
 if TYPE_CHECKING:
-    from separate.config import AugmentConfig, CacheConfig, DataConfig, FolderConfig, STFTConfig, TracksConfig
+    from separate.config import (
+        AugmentConfig,
+        CacheConfig,
+        DataConfig,
+        FolderConfig,
+        PoolsConfig,
+        STFTConfig,
+        TracksConfig,
+    )
     from separate.data.reading import Reader
-    from separate.data.tracks import Piece
     from separate.stft import STFT
 
 __all__ = ["Example", "Examples", "listing", "open_split"]
@@ -39,58 +47,89 @@ def open_split(
     """
     from separate import config as schema
 
-    cache = cache or schema.CacheConfig()
-    shape = (config.sources, config.sample_rate, config.channels, config.excerpt)
+    cache, augment = cache or schema.CacheConfig(), augment or schema.AugmentConfig()
     grid = stft.hop if stft is not None and split == "train" else 1
-    if isinstance(config, schema.ToyConfig):
-        from separate.data.toy import Toy
-
-        if cache.kind != "none":
-            raise UsageError(f"data=toy is synthesised and has no files for cache={cache.kind}; use cache=none")
-        _refuse_where_drawn(augment, config.layout)
-        return Toy(*shape, songs=config.tracks.get(split, 0), split=split, seed=seed)
-    assert isinstance(config, schema.FolderConfig)
-    root = Path(config.root).expanduser()
-    headers = Headers(cache_folder(cache.folder) / "headers", root)
+    if isinstance(config, schema.TracksConfig):
+        return _open_tracks(config, split, cache, stft, augment, grid)
+    for name in ("loudness", "shift"):
+        if getattr(augment, name):
+            raise UsageError(
+                f"data={config.layout} draws the levels and places of its sources itself, so that augment.{name} has "
+                f"no effect; leave it out"
+            )
     if isinstance(config, schema.PoolsConfig):
-        from separate.data.pools import Pools, list_pools
+        return _open_pools(config, split, cache, stft, grid)
+    assert isinstance(config, schema.ToyConfig)
+    if cache.kind != "none":
+        raise UsageError(f"data=toy is synthesised and has no files for cache={cache.kind}; use cache=none")
+    from separate.data.toy import Toy
 
-        _refuse_where_drawn(augment, config.layout)
-        pools = list_pools(root, config.splits, split, config.sources, config.interchangeable, headers)
-        reader = make_reader(config, cache, stft, [])
-        pause, inter = config.pause, config.interchangeable
-        mixed = Pools(*shape, pools, inter, split, reader, config.snr, pause, config.examples, grid)
-        _check_room(mixed)
-        return mixed
-    assert isinstance(config, schema.TracksConfig)
-    from separate.data.excerpts import Excerpts
-    from separate.data.tracks import Tracks
+    return Toy(*_shape(config), songs=config.tracks.get(split, 0), split=split, seed=seed)
 
-    tracks = Tracks(tracks_of(listing(config, split, cache), headers))
-    single = (tracks.ends[1:] - tracks.ends[:-1]).max(initial=0) <= 1  # sums of 16-bit samples may not be
-    reader = make_reader(config, cache, stft, tracks.files if single else [])
-    shift = augment.shift if augment else 0.0
-    if (config.coherent < 1 or shift) and _holds_more(config):
-        raise UsageError(
-            "the mixtures of this data hold more than their sources, which is lost where these are drawn from several "
-            "moments; use data.coherent=1 and augment.shift=0, or make sources of all that is in a mixture"
+
+def _shape(config: DataConfig) -> tuple[list[str], int, int, float]:
+    return config.sources, config.sample_rate, config.channels, config.excerpt
+
+
+def _open_pools(config: PoolsConfig, split: str, cache: CacheConfig, stft: STFT | None, grid: int) -> Examples:
+    from separate.data.pools import Pools, list_pools
+
+    root = Path(config.root).expanduser()
+    with _hint(config):
+        pools = list_pools(
+            root, config.splits, split, config.sources, config.interchangeable, headers_of(config, cache)
         )
-    examples = Excerpts(*shape, tracks, split, reader, config.coherent, config.min_activity, shift, grid)
-    if split == "train" and (config.min_activity > 0 or (augment and augment.loudness)):
-        from separate.data.loudness import LoudnessIndex
-
-        arrays = arrays_of(cache)
-        examples.index = LoudnessIndex(examples.regions(mixtures=False), reader, arrays, config.workers)
+    reader = make_reader(config, cache, stft, pcm=False)
+    levels = (config.snr, config.pause, config.examples)
+    examples = Pools(*_shape(config), pools, config.interchangeable, split, reader, *levels, grid)
     _check_room(examples)
     return examples
 
 
-def _check_room(examples: FileExamples) -> None:
-    from separate.data.ahead import check_room
-    from separate.data.reading import CachedReader
+def _open_tracks(
+    config: TracksConfig, split: str, cache: CacheConfig, stft: STFT | None, augment: AugmentConfig, grid: int
+) -> Examples:
+    from separate.data.excerpts import Excerpts
+    from separate.data.tracks import Tracks
 
-    if isinstance(examples.reader, CachedReader):
-        check_room(examples.reader, examples.regions())
+    with _hint(config):
+        tracks = Tracks(tracks_of(listing(config, split, cache), headers_of(config, cache)))
+    if (config.coherent < 1 or augment.shift) and _holds_more(config):
+        raise UsageError(
+            "the mixtures of this data hold more than their sources, which is lost where these are drawn from several "
+            "moments; use data.coherent=1 and augment.shift=0, or make sources of all that is in a mixture"
+        )
+    single = (tracks.ends[1:] - tracks.ends[:-1]).max(initial=0) <= 1  # sums of 16-bit samples may pass 16 bits
+    pcm = single and tracks.files.are("PCM_16", config.sample_rate, config.channels)
+    reader = make_reader(config, cache, stft, pcm)
+    drawing = (config.coherent, config.min_activity, augment.shift)
+    examples = Excerpts(*_shape(config), tracks, split, reader, *drawing, grid)
+    if split == "train" and (config.min_activity > 0 or augment.loudness):
+        from separate.data.loudness import LoudnessIndex
+
+        regions = examples.regions(mixtures=False)
+        examples.index = LoudnessIndex(regions, reader, arrays_of(cache), config.workers)
+    _check_room(examples)
+    return examples
+
+
+def headers_of(config: FolderConfig, cache: CacheConfig) -> Headers:
+    """Headers as they are remembered for a data set."""
+    return Headers(cache_folder(cache.folder) / "headers", Path(config.root).expanduser())
+
+
+@contextmanager
+def _hint(config: FolderConfig) -> Iterator[None]:
+    """Say beside what is wrong which layout the folder looks like, where it is another one."""
+    try:
+        yield
+    except DataError as error:
+        from separate.data.looks import looks_like
+
+        hint = looks_like(Path(config.root).expanduser(), config)
+        if hint is None:
+            raise
+        raise DataError(f"{error}; {hint}") from None
 
 
 def open_splits(
@@ -118,26 +157,22 @@ def _holds_more(config: TracksConfig) -> bool:
     return isinstance(config, MixtureConfig) and config.mixture == "file"
 
 
-def _refuse_where_drawn(augment: AugmentConfig | None, layout: str) -> None:
-    """The layouts that mix on the fly draw levels and places themselves."""
-    for name in ("loudness", "shift"):
-        if augment and getattr(augment, name):
-            raise UsageError(
-                f"data={layout} draws the levels and places of its sources itself, so that augment.{name} has no "
-                f"effect; leave it out"
-            )
+def _check_room(examples: FileExamples) -> None:
+    from separate.data.ahead import check_room
+    from separate.data.reading import CachedReader
+
+    if isinstance(examples.reader, CachedReader):
+        check_room(examples.reader, examples.regions())
 
 
 def arrays_of(cache: CacheConfig) -> Cache:
     return Cache(cache_folder(cache.folder) / "arrays", None if cache.limit is None else 1e9 * cache.limit)
 
 
-def make_reader(config: DataConfig, cache: CacheConfig, stft: STFT | None, files: Iterable[Piece]) -> Reader:
-    """Reads from files or from the cache.  files: those that may be given out in the 16-bit samples that they hold."""
+def make_reader(config: DataConfig, cache: CacheConfig, stft: STFT | None, pcm: bool) -> Reader:
+    """Reads from files or from the cache.  pcm: the files' samples are given out as the 16 bits that they are."""
     from separate.data import reading
 
-    files = list(files)
-    pcm = bool(files) and reading.is_pcm(files, config.sample_rate, config.channels)
     if cache.kind == "none":
         return reading.Reader(config.sample_rate, config.channels, pcm)
     common = (config.sample_rate, config.channels, arrays_of(cache), cache.dtype)

@@ -13,7 +13,7 @@ import numpy as np
 
 from separate.audio import Info, NonFiniteError, UnreadableError, read
 from separate.config import CacheConfig, DataConfig, FolderConfig, MixtureConfig, PoolsConfig, TaskConfig
-from separate.data import listing
+from separate.data import headers_of, listing
 from separate.data.headers import Headers
 from separate.data.layouts import NOISE, Sought, check
 from separate.data.looks import looks_like
@@ -21,7 +21,6 @@ from separate.data.parallel import in_parallel
 from separate.data.pools import list_pools
 from separate.data.tracks import Piece
 from separate.errors import DataError, SeparateError
-from separate.files import cache_folder
 
 BLOCK = 2**20  # samples read at a time where all are read
 PLACES, SECONDS = 5, 1.0  # how many parts of a file are read, and how long each is
@@ -79,7 +78,7 @@ class Found:
 
 def examine(config: FolderConfig, splits: Sequence[str], cache: CacheConfig) -> list[Finding]:
     """Everything at once; nothing is raised for what is wrong with the files.  cache: where headers are remembered."""
-    headers = Headers(cache_folder(cache.folder) / "headers", Path(config.root).expanduser())
+    headers = headers_of(config, cache)
     findings: list[Finding] = []
     found: dict[str, Found] = {}
     prints: dict[str, dict[str, list[str]]] = {}

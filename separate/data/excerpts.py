@@ -10,7 +10,7 @@ from separate.audio import NonFiniteError, read
 from separate.data.examples import Example, FileExamples
 from separate.data.loudness import LoudnessIndex, integrated
 from separate.data.reading import Reader, Region, Span
-from separate.data.tracks import Piece, Tracks
+from separate.data.tracks import Files, Piece, Tracks
 from separate.errors import DataError
 
 Read = Callable[[Sequence[Span], int], np.ndarray]  # of a Reader: spans and frames -> a source
@@ -51,7 +51,7 @@ class Excerpts(FileExamples):
         self.min_activity = min_activity
         self.shift = shift
         self.grid = grid
-        self.lengths = np.array([track.length(sample_rate) for track in tracks], np.int64)
+        self.firsts, self.lengths = tracks.firsts(sample_rate), tracks.lengths(sample_rate)
         longest = int(self.lengths.argmax())
         if split == "train" and self.frames > self.lengths[longest]:
             seconds = self.lengths[longest] / sample_rate
@@ -162,14 +162,14 @@ class Excerpts(FileExamples):
             raise all_non_finite(self.tracks.files) from None
 
     def _region(self, track: int, number: int) -> Region:
-        first = round(float(self.tracks.starts[track]) * self.sample_rate)
-        return Region(self.tracks.signal(track, number), first, int(self.lengths[track]))
+        return Region(self.tracks.signal(track, number), int(self.firsts[track]), int(self.lengths[track]))
 
 
-def refuse_channels(files: Iterable[Piece], channels: int) -> None:
+def refuse_channels(files: Files, channels: int) -> None:
     """DataError for files whose channels do not become `channels`."""
-    bad = [f"{path}: {info.channels} channels" for path, info in files if info.channels not in (1, channels)]
-    if bad and channels != 1:
+    unfit = np.flatnonzero((files.channels != 1) & (files.channels != channels))
+    if channels != 1 and len(unfit):
+        bad = [f"{files[number].path}: {files[number].info.channels} channels" for number in unfit.tolist()]
         raise DataError.of_files(
             f"data.channels={channels} does not fit",
             bad,

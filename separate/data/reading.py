@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -12,7 +12,7 @@ import numpy as np
 
 from separate.audio import frames_at, read_span
 from separate.data.cache import VERSION, Cache
-from separate.data.tracks import Piece, Signal
+from separate.data.tracks import Signal
 from separate.errors import DataError
 
 if TYPE_CHECKING:
@@ -92,12 +92,6 @@ class Reader:
     def source(self, spans: Sequence[Span], frames: int) -> np.ndarray:
         """What an example gives out of one source: its samples (C, frames)."""
         return self.place(spans, frames)
-
-
-def is_pcm(files: Iterable[Piece], sample_rate: int, channels: int) -> bool:
-    """Whether files can be given out in the 16-bit samples that they hold."""
-    wanted = ("PCM_16", sample_rate, channels)
-    return all((info.subtype, info.sample_rate, info.channels) == wanted for _, info in files)
 
 
 class CachedReader(Reader):

@@ -103,6 +103,11 @@ class Files(Packed[Piece]):
     def __len__(self) -> int:
         return len(self.frames)
 
+    def are(self, subtype: str, sample_rate: int, channels: int) -> bool:
+        """Whether all are of this sample format, rate and number of channels."""
+        same = (self.rates == sample_rate) & (self.channels == channels)
+        return self.subtypes == [subtype] and bool(same.all())
+
     def _item(self, index: int) -> Piece:
         info = Info(
             int(self.frames[index]),
@@ -131,6 +136,18 @@ class Tracks(Packed[Track]):
 
     def __len__(self) -> int:
         return len(self.mixed)
+
+    def firsts(self, sample_rate: int) -> np.ndarray:
+        """`Track.first` of each."""
+        return np.round(self.starts * sample_rate).astype(np.int64)
+
+    def lengths(self, sample_rate: int) -> np.ndarray:
+        """`Track.length` of each."""
+        frames = self.files.frames * sample_rate // self.files.rates
+        longest = np.maximum.reduceat(frames[self.members], self.ends[: -1 : self.sources + 1])
+        there = longest - self.firsts(sample_rate)
+        wanted = np.round(np.nan_to_num(self.durations, nan=2**40) * sample_rate).astype(np.int64)
+        return np.minimum(wanted, there)
 
     def _item(self, index: int) -> Track:
         *sources, mixture = (self.signal(index, number) for number in range(self.sources + 1))
