@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from separate.config import FolderConfig
 
 
+MOST_STEMS = 16  # that a folder of stems is thought to hold
+
+
 def looks_like(root: Path, config: FolderConfig) -> str | None:
     """`it looks like data=…`, or None where the folder says nothing, or what is configured already."""
     for place in (root, root.parent, *([root / name for name in folders_in(root)[:20]] if root.is_dir() else [])):
@@ -47,7 +50,9 @@ def _layout(root: Path) -> tuple[str, list[str]] | None:
         )
         looked_at = len(inside[:20])
         stems = sorted(name for name, count in names.items() if count >= 0.8 * looked_at and name != "mixture")
-        if len(stems) >= 2 and not all(name.isdigit() for name in stems):  # numbers are those of clips
+        if 2 <= len(stems) <= MOST_STEMS and all(
+            any(c.isalpha() for c in name) for name in stems
+        ):  # not takes by number
             return "stems", stems
         if names and looked_at >= 2:
             return "pools", []
