@@ -223,6 +223,13 @@ def test_the_cache_is_built_ahead_described_verified_and_cleared(healthy, call, 
     assert call(program, "cache", "info", where, cwd=tmp_path)[1].strip().endswith("empty")
 
 
+def test_help_and_configuration_are_printed(call, tmp_path):
+    code, out, _ = call(program, "--help", cwd=tmp_path)
+    assert code == 0 and "separate-data check data=stems data.root=DIR" in out
+    code, out, _ = call(program, "check", "data=pools", "data.root=x", "--cfg", "job", cwd=tmp_path)
+    assert code == 0 and "snr: 5.0  # dB, the largest level difference" in out and "picture: dataset.png" in out
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [

@@ -45,8 +45,8 @@ def _fail(program: str, message: str, code: int, error: BaseException) -> None:
     raise SystemExit(code)
 
 
-def run_hydra(program: str, main: Callable[[], Any]) -> None:
-    """Run a `hydra.main` function; what Hydra refuses is said in one sentence too."""
+def run_hydra(program: str, main: Callable[[], Any], primary: str) -> None:
+    """Run a `hydra.main` function; what Hydra refuses is said in one sentence too.  primary: its configuration."""
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
@@ -55,7 +55,7 @@ def run_hydra(program: str, main: Callable[[], Any]) -> None:
     threading.excepthook = _quiet_when_full
     with one_sentence(program):
         try:
-            with _commented(program) if {"--cfg", "-c"} & set(sys.argv) else nullcontext():
+            with _commented(primary) if {"--cfg", "-c"} & set(sys.argv) else nullcontext():
                 main()
         except (HydraException, OmegaConfBaseException, ValueError) as error:
             if isinstance(error, ValueError) and "Config group override" not in str(error):
@@ -66,14 +66,14 @@ def run_hydra(program: str, main: Callable[[], Any]) -> None:
 
 
 @contextmanager
-def _commented(program: str) -> Iterator[None]:
+def _commented(primary: str) -> Iterator[None]:
     """Add the comments of its files to a configuration that Hydra prints."""
     from separate.cli.comments import annotate
 
     printed = io.StringIO()
     with redirect_stdout(printed):
         yield
-    print(annotate(printed.getvalue(), program.removeprefix("separate-")))
+    print(annotate(printed.getvalue(), primary))
 
 
 def _quiet_when_full(failed: threading.ExceptHookArgs) -> None:

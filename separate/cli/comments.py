@@ -16,7 +16,7 @@ CHOICE = re.compile(r"\s+(?:_target_|layout): (\S+)")  # what tells the files of
 def annotate(text: str, primary: str) -> str:
     """The YAML of a configuration with `# unit or meaning` after each key that has one in its file.
 
-    primary: train or eval, the configuration that the others were composed into.
+    primary: train, eval or dataset, the configuration that the others were composed into.
     """
     lines = text.splitlines()
     top = _comments([_conf() / f"{primary}.yaml"])

@@ -140,7 +140,7 @@ def main() -> None:
             if not command:
                 raise UsageError(f"what is to be done? choose from {', '.join(COMMANDS)}")
             raise UsageError(f"there is no separate-data {command}; {nearest(command, COMMANDS)}")
-    run_hydra("separate-data", data)
+    run_hydra("separate-data", data, "dataset")
 
 
 if __name__ == "__main__":

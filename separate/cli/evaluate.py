@@ -46,7 +46,7 @@ def _evaluate(cfg: DictConfig) -> float | None:
 
 
 def main() -> None:
-    run_hydra("separate-eval", evaluate)
+    run_hydra("separate-eval", evaluate, "eval")
 
 
 if __name__ == "__main__":

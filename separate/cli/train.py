@@ -61,7 +61,7 @@ def _leave_no_trace(folder: Path) -> None:
 
 
 def main() -> None:
-    run_hydra("separate-train", train)
+    run_hydra("separate-train", train, "train")
 
 
 if __name__ == "__main__":
