@@ -182,6 +182,14 @@ def test_a_cosine_cannot_be_drawn_out():
         resumed_config(saved, composed, ["trainer.epochs=9"])
 
 
+def test_sections_younger_than_the_run_have_their_defaults_and_cannot_be_changed():
+    saved, composed = {"trainer": {"epochs": 5}}, {"trainer": {"epochs": 5}, "augment": {"gain": None, "swap": 0.0}}
+    assert resumed_config(saved, composed, []) == composed
+    composed["augment"]["gain"] = [-3.0, 3.0]
+    with pytest.raises(UsageError, match=r"augment.gain=\[-3.0, 3.0\] is not what this run was started with"):
+        resumed_config(saved, composed, ["augment.gain=[-3,3]"])
+
+
 def test_what_an_experiment_leaves_open_stays_as_it_was_saved():
     saved = {"trainer": {"epochs": 50}, "model": {"units": 3}}
     composed = {"trainer": {"epochs": 100}, "model": {"units": 3}}

@@ -145,7 +145,8 @@ def resumed_config(saved: Mapping[str, Any], composed: Mapping[str, Any], change
     """The checkpoint's configuration with what the user changed; UsageError for what a resumed run cannot change."""
     keys = tuple(override.lstrip("+~").partition("=")[0].partition("@")[0] for override in changed)
     anywhere = any(key in ("experiment", "debug") for key in keys)  # these set keys in every section
-    since = {section: composed[section] for section in composed if section not in saved and section not in keys}
+    named_sections = {key.partition(".")[0] for key in keys}
+    since = {name: composed[name] for name in composed if name not in saved and name not in named_sections}
     old, new = _flat({**since, **saved}), _flat(composed)  # a section that is younger than the run has its defaults
     if "trainer.epochs" in keys and "scheduler.T_max" in old and new["trainer.epochs"] != old["trainer.epochs"]:
         raise UsageError(
