@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Sequence
 
+from separate.data.cache import sweep
 from separate.data.parallel import in_parallel
 from separate.data.reading import CachedReader, Region, SpectrogramReader
 from separate.errors import UsageError
@@ -12,6 +13,7 @@ from separate.errors import UsageError
 
 def fill(reader: CachedReader, regions: Sequence[Region], workers: int) -> None:
     """Make every entry that is missing.  An interrupted build leaves those that were ready."""
+    sweep(reader.cache.folder)
     check_room(reader, regions)
     in_parallel(_Build(reader), regions, workers, "building the cache")
 

@@ -207,7 +207,6 @@ def verify(folder: Path) -> tuple[int, list[Path]]:
 
 def describe(folder: Path) -> str:
     """How many entries of each kind there are, how large they are and when they were used, as lines of text."""
-    sweep(folder)
     kinds: dict[tuple[str, str], list[Entry]] = {}
     for entry in entries(folder):
         kinds.setdefault((entry.facts["kind"], entry.facts.get("dtype", "")), []).append(entry)
