@@ -18,6 +18,7 @@ from separate.data.headers import Headers, audio_files
 from separate.data.reading import Reader, Region, Span
 from separate.data.tracks import Files, Piece
 from separate.errors import DataError, UsageError
+from separate.files import cache_folder
 
 OF_SAMPLES = ("speed", "tempo", "pitch", "equaliser", "reverb")  # these cannot be applied to frames of a spectrogram
 
@@ -69,8 +70,9 @@ class Augment:
         self.channels = channels
         self.frames = frames
         self.reader = reader or Reader(sample_rate, channels)
-        self.noise = _files(options.noise, "augment.noise")
-        self.rooms = _files(options.reverb, "augment.reverb")
+        memory = cache_folder(cache.folder if cache else None) / "headers"
+        self.noise = _files(options.noise, "augment.noise", memory)
+        self.rooms = _files(options.reverb, "augment.reverb", memory)
 
     @property
     def active(self) -> bool:
@@ -157,15 +159,18 @@ def _room(piece: Piece, sample_rate: int, channels: int, length: int) -> np.ndar
     return found
 
 
-def _files(folder: str | None, key: str) -> Files:
-    """The audio files under a folder that an option names; DataError for all that cannot be read."""
+def _files(folder: str | None, key: str, memory: Path) -> Files:
+    """The audio files under a folder that an option names; DataError for all that cannot be read.
+
+    memory: the folder where their headers are remembered.
+    """
     if folder is None:
         return Files([])
     root = Path(folder).expanduser()
     paths = audio_files(root) if root.is_dir() else []
     if not paths:
         raise DataError(f"{key}={folder} is no folder with audio files in it")
-    infos, problems = Headers().read(paths)
+    infos, problems = Headers(memory, root).read(paths)
     problems += [f"{path}: holds no samples" for path, info in infos.items() if info.frames == 0]
     if problems:
         raise DataError.of_files(f"{len(problems)} bad files in {key}", problems, "Mend or remove them.")
