@@ -1,14 +1,20 @@
-"""Audio files and sample rates: probe, read a span, write, resample.  Files go through soundfile alone."""
+"""Audio files and sample rates: probe, read a span, write, resample.  Files go through soundfile alone.
+
+A path may lead into a tar file, to a member that lies there as it is: SHARD.tar/OFFSET+SIZE/NAME, in bytes.
+"""
 
 from __future__ import annotations
 
 import os
+import re
 import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from math import ceil, gcd
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import soundfile
@@ -51,42 +57,114 @@ class NonFiniteError(UnreadableError):
     """A file with NaN or infinite samples."""
 
 
-def probe(path: Path) -> Info:
-    """Read a file's header and see that its last sample is there.  UnreadableError says why not."""
+class Member(NamedTuple):
+    """Where a member of a tar file lies."""
+
+    file: str
+    offset: int
+    size: int
+    name: str = ""
+
+    @property
+    def path(self) -> str:
+        return f"{self.file}/{self.offset}+{self.size}/{self.name}"
+
+
+_MEMBER = re.compile(r"(.+?\.tar)/(\d+)\+(\d+)/(.+)")
+
+
+def member_of(path: str) -> Member | None:
+    """What a path leads to, where that is a member of a tar file."""
+    found = _MEMBER.match(path) if ".tar/" in path else None
+    return Member(found[1], int(found[2]), int(found[3]), found[4]) if found else None
+
+
+def shown(path: str | Path) -> str:
+    """A path as people know it, without the place in a tar file."""
+    member = member_of(str(path))
+    return f"{member.file}/{member.name}" if member else str(path)
+
+
+class _Bytes:
+    """A part of a file, as a file."""
+
+    def __init__(self, part: Member) -> None:
+        self.file = os.open(part.file, os.O_RDONLY)
+        self.offset, self.size = part.offset, part.size
+        self.at = 0
+
+    def __enter__(self) -> _Bytes:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self.file)
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        self.at = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self.at, os.SEEK_END: self.size}[whence]
+        return self.at
+
+    def tell(self) -> int:
+        return self.at
+
+    def read(self, size: int) -> bytes:
+        found = os.pread(self.file, max(min(size, self.size - self.at), 0), self.offset + self.at)
+        self.at += len(found)
+        return found
+
+    def readinto(self, buffer: memoryview) -> int:
+        wanted = memoryview(buffer)[: max(self.size - self.at, 0)]
+        count = os.preadv(self.file, [wanted], self.offset + self.at)
+        self.at += count
+        return count
+
+
+@contextmanager
+def _sound(path: str | Path) -> Iterator[soundfile.SoundFile]:
+    """A path opened; UnreadableError, without the path, where it cannot be."""
+    part = member_of(str(path))
     try:
-        _refuse_truncated_wav(path)
-        with soundfile.SoundFile(path) as file:
-            info = Info(file.frames, file.samplerate, file.channels, file.subtype)
-            if info.frames and file.format != "MP3":  # MP3 seeks by decoding from the start
-                file.seek(info.frames - 1)
-                if len(file.read(1)) != 1:
-                    raise UnreadableError("truncated: its last sample is missing")
+        if part is None:
+            with soundfile.SoundFile(path) as file:
+                yield file
+        else:
+            with _Bytes(part) as bytes_, soundfile.SoundFile(bytes_) as file:
+                yield file
     except soundfile.LibsndfileError as error:
-        raise UnreadableError(f"not readable as audio ({_reason(error)})") from None
+        raise UnreadableError(f"not readable as audio ({str(error.error_string).strip().rstrip('.')})") from None
     except OSError as error:
         raise UnreadableError(f"cannot be opened ({error.strerror or error})") from None
+
+
+def probe(path: str | Path) -> Info:
+    """Read a file's header and see that its last sample is there.  UnreadableError says why not."""
+    try:
+        part = member_of(str(path)) or Member(str(path), 0, Path(path).stat().st_size)
+        with _Bytes(part) as bytes_:
+            _refuse_truncated_wav(bytes_)
+    except OSError as error:
+        raise UnreadableError(f"cannot be opened ({error.strerror or error})") from None
+    with _sound(path) as file:
+        info = Info(file.frames, file.samplerate, file.channels, file.subtype)
+        if info.frames and file.format != "MP3":  # MP3 seeks by decoding from the start
+            file.seek(info.frames - 1)
+            if len(file.read(1)) != 1:
+                raise UnreadableError("truncated: its last sample is missing")
     return info
 
 
-def _reason(error: soundfile.LibsndfileError) -> str:
-    return str(error.error_string).strip().rstrip(".")
-
-
-def _refuse_truncated_wav(path: Path) -> None:
+def _refuse_truncated_wav(file: _Bytes) -> None:
     """libsndfile reads a cut WAV as if it had been meant to be short; its chunk sizes tell."""
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        head = file.read(12)
-        if len(head) < 12 or head[:4] != b"RIFF" or head[8:] != b"WAVE":
+    head = file.read(12)
+    if len(head) < 12 or head[:4] != b"RIFF" or head[8:] != b"WAVE":
+        return
+    while len(header := file.read(8)) == 8:
+        name, length = header[:4], struct.unpack("<I", header[4:])[0]
+        if name == b"data":
+            missing = file.tell() + length - file.size
+            if missing > 0 and length < 0xFFFFFF00:  # such a length is a stream's "unknown"
+                raise UnreadableError(f"truncated: {missing} of {length} bytes of samples are missing")
             return
-        while len(header := file.read(8)) == 8:
-            name, length = header[:4], struct.unpack("<I", header[4:])[0]
-            if name == b"data":
-                missing = file.tell() + length - size
-                if missing > 0 and length < 0xFFFFFF00:  # such a length is a stream's "unknown"
-                    raise UnreadableError(f"truncated: {missing} of {length} bytes of samples are missing")
-                return
-            file.seek(length + length % 2, os.SEEK_CUR)
+        file.seek(length + length % 2, os.SEEK_CUR)
 
 
 def read(path: str | Path, start: int, frames: int, pcm: bool = False) -> np.ndarray:
@@ -95,20 +173,20 @@ def read(path: str | Path, start: int, frames: int, pcm: bool = False) -> np.nda
     pcm: as int16, of a file with 16-bit samples.
     """
     try:
-        with soundfile.SoundFile(path) as file:
+        with _sound(path) as file:
             file.seek(start)
             if file.subtype == "PCM_16":  # the same numbers as libsndfile's own conversion, several times faster
                 audio = file.read(frames, dtype="int16", always_2d=True).T
                 audio = audio if pcm else audio * np.float32(2**-15)
             else:
                 audio = file.read(frames, dtype="float32", always_2d=True).T
-    except soundfile.LibsndfileError as error:
-        raise UnreadableError(f"{path}: not readable as audio ({_reason(error)})") from None
+    except UnreadableError as error:
+        raise UnreadableError(f"{shown(path)}: {error}") from None
     if audio.shape[1] < frames:
-        raise UnreadableError(f"{path}: truncated after {start + audio.shape[1]} samples")
+        raise UnreadableError(f"{shown(path)}: truncated after {start + audio.shape[1]} samples")
     if not pcm and not np.isfinite(audio).all():
         where = start + int(np.flatnonzero(~np.isfinite(audio).all(axis=0))[0])
-        raise NonFiniteError(f"{path}: NaN or infinite sample at {where}")
+        raise NonFiniteError(f"{shown(path)}: NaN or infinite sample at {where}")
     return audio
 
 

@@ -67,6 +67,11 @@ class MixtureConfig(TracksConfig):
 
 
 @dataclass
+class ShardsConfig(MixtureConfig):
+    window: int = 4  # shards
+
+
+@dataclass
 class TaskConfig(TracksConfig):
     task: str = "sep_clean"
 
@@ -88,6 +93,7 @@ LAYOUTS: dict[str, type[DataConfig]] = {
     "librimix": TaskConfig,
     "pools": PoolsConfig,
     "manifest": TracksConfig,
+    "shards": ShardsConfig,
 }
 
 
@@ -199,6 +205,7 @@ LEAST = {
     "data.workers": (0, 2),
     "data.examples": (1, 200),
     "data.snr": (0, 5),
+    "data.window": (1, 4),
     "trainer.epochs": (1, 100),
     "trainer.steps_per_epoch": (1, 100),
     "trainer.valid_steps": (1, 10),

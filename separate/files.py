@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 from contextlib import suppress
 from pathlib import Path
@@ -37,3 +38,13 @@ def replace_file(path: Path, content: bytes) -> None:
             f"{path} could not be written ({reason}); make room or choose another folder. What stood there before "
             f"is unharmed"
         ) from None
+
+
+def digest(path: Path, size: int) -> str:
+    """SHA-256 of the first `size` bytes of a file."""
+    found = hashlib.sha256()
+    with path.open("rb") as file:
+        while size > 0 and (block := file.read(min(size, 2**20))):
+            found.update(block)
+            size -= len(block)
+    return found.hexdigest()

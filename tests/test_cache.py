@@ -15,7 +15,8 @@ import torch
 from separate.config import CacheConfig, data_config
 from separate.data import open_split
 from separate.data.batches import TrainingSteps
-from separate.data.cache import Cache, entries, shrink, sweep
+from separate.data.cache import Cache, entries, sweep
+from separate.data.room import make_room
 from separate.errors import DataError, UsageError
 from separate.stft import STFT
 from tests.conftest import tone, write
@@ -182,16 +183,16 @@ def test_entries_say_what_they_were_made_from(songs, tmp_path):
 
 
 def test_what_was_used_longest_ago_makes_room(tmp_path):
-    cache = Cache(tmp_path)
+    cache = Cache(tmp_path / "arrays")
     for number in range(5):
         cache.add(f"{number}" * 8, (1, 1000), np.dtype(np.float32), [np.zeros((1, 1000))], {})
         os.utime(cache.place(f"{number}" * 8), (number, number))
     size = cache.place("0" * 8).stat().st_size
-    assert shrink(tmp_path, 3.5 * size) == 2
+    assert make_room(tmp_path, 3.5 * size) == 2
     assert [cache.open(f"{number}" * 8) is None for number in range(5)] == [True, True, False, False, False]
-    limited = Cache(tmp_path, limit=3.5 * size)
+    limited = Cache(tmp_path / "arrays", limit=3.5 * size)
     limited.add("9" * 8, (1, 1000), np.dtype(np.float32), [np.ones((1, 1000))], {})
-    assert [entry.path.stem[0] for entry in entries(tmp_path)] == ["3", "4", "9"]
+    assert [entry.path.stem[0] for entry in entries(tmp_path / "arrays")] == ["3", "4", "9"]
 
 
 def test_half_written_entries_are_not_read_and_are_swept_when_old(tmp_path):

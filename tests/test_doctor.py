@@ -215,7 +215,7 @@ def test_the_cache_is_built_ahead_described_verified_and_cleared(healthy, call, 
     content[300] ^= 1
     entry.write_bytes(content)
     code, out, _ = call(program, "cache", "verify", where, cwd=tmp_path)
-    assert code == 1 and f"36 entries in {tmp_path / 'cache' / 'arrays'}, 1 damaged" in out and not entry.exists()
+    assert code == 1 and f"36 entries in {tmp_path / 'cache'}, 1 damaged" in out and not entry.exists()
     (tmp_path / "cache" / "arrays" / "mine.txt").write_text("of the user")
     code, out, _ = call(program, "cache", "clear", where, cwd=tmp_path)
     assert "35 entries dropped" in out

@@ -175,6 +175,15 @@ def test_a_resumed_run_keeps_its_configuration_but_for_what_may_change():
             resumed_config(saved, composed, [override])
 
 
+def test_the_layout_of_a_resumed_run_can_be_named_again_to_say_where_the_data_are_now():
+    saved = {"data": {"layout": "pools", "root": "/a", "excerpt": 3.0}}
+    composed = {"data": {"layout": "pools", "root": "/b", "excerpt": 4.0}}
+    found = resumed_config(saved, composed, ["data=pools", "data.root=/b"])
+    assert found == {"data": {"layout": "pools", "root": "/b", "excerpt": 3.0}}
+    with pytest.raises(UsageError, match="data.layout=stems is not what this run was started with"):
+        resumed_config(saved, {"data": {"layout": "stems", "root": "/b"}}, ["data=stems", "data.root=/b"])
+
+
 def test_a_cosine_cannot_be_drawn_out():
     saved = {"trainer": {"epochs": 5}, "scheduler": {"T_max": 5}}
     composed = {"trainer": {"epochs": 9}, "scheduler": {"T_max": 9}}

@@ -11,6 +11,7 @@ import hydra
 
 from separate.cli import in_job, one_sentence, run_hydra
 from separate.errors import UsageError, nearest
+from separate.files import cache_folder
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -50,20 +51,23 @@ def _build(config: DatasetConfig) -> None:
 
 def _cache_info(config: DatasetConfig) -> None:
     """What lies in the cache."""
-    from separate.data import arrays_of
-    from separate.data.cache import describe
+    from separate.data import cache, room
 
-    print(describe(arrays_of(config.cache).folder))
+    folder = cache_folder(config.cache.folder)
+    lines = [*cache.describe(folder / room.ARRAYS), *room.describe(folder)]
+    print("\n".join([f"{folder}", *lines] if lines else [f"{folder}: empty"]))
 
 
 def _verify(config: DatasetConfig) -> None:
     """Read everything again, and drop what is not as it was written."""
-    from separate.data import arrays_of
     from separate.data.cache import verify
+    from separate.data.fetching import verify_copies
+    from separate.data.room import ARRAYS
 
-    folder = arrays_of(config.cache).folder
-    count, damaged = verify(folder)
-    print(f"{count} entries in {folder}, {len(damaged)} damaged")
+    folder = cache_folder(config.cache.folder)
+    (count, damaged), (copies, changed) = verify(folder / ARRAYS), verify_copies(folder)
+    damaged += changed
+    print(f"{count + copies} entries in {folder}, {len(damaged)} damaged")
     for path in damaged:
         print(f"  dropped {path}")
     if damaged:
@@ -72,11 +76,10 @@ def _verify(config: DatasetConfig) -> None:
 
 def _clear(config: DatasetConfig) -> None:
     """Throw everything away."""
-    from separate.data import arrays_of
-    from separate.data.cache import clear
+    from separate.data import cache, room
 
-    folder = arrays_of(config.cache).folder
-    print(f"{clear(folder)} entries dropped from {folder}")
+    folder = cache_folder(config.cache.folder)
+    print(f"{cache.clear(folder / room.ARRAYS) + room.clear(folder)} entries dropped from {folder}")
 
 
 def _on_disk(config: DatasetConfig) -> FolderConfig:

@@ -22,6 +22,7 @@ def _evaluate(cfg: DictConfig) -> float | None:
     from separate import checkpoint
     from separate.config import CacheConfig, EvalConfig, evaluation_data, from_hydra
     from separate.data import open_split
+    from separate.data.fetching import refuse_commands
     from separate.device import choose_device
     from separate.evaluation import recordings, report
 
@@ -30,9 +31,11 @@ def _evaluate(cfg: DictConfig) -> float | None:
     print(f"checkpoint: {path}")
     contents = checkpoint.read(path)
     data = evaluation_data(contents["config"]["data"], config.data)
+    refuse_commands(vars(data), config.data)
     separator = checkpoint.restore(contents, config.trust).to(choose_device(config.device))
-    kept = CacheConfig(folder=contents["config"].get("cache", {}).get("folder"))  # of what had to be decoded
-    examples = open_split(data, config.split, contents["config"]["seed"], kept)
+    kept = contents["config"].get("cache", {})  # where what had to be decoded or fetched is
+    cache = CacheConfig(folder=kept.get("folder"), limit=kept.get("limit"))
+    examples = open_split(data, config.split, contents["config"]["seed"], cache)
 
     results = recordings.evaluate(separator, examples, config.chunk, config.overlap)
     other = [] if config.data.get("layout") is None else [data.layout]

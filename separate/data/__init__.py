@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,6 +11,7 @@ from separate.data.cache import Cache
 from separate.data.examples import Example, Examples, FileExamples
 from separate.data.headers import Headers
 from separate.data.layouts import Listing, tracks_of
+from separate.data.room import ARRAYS
 from separate.errors import DataError, UsageError
 from separate.files import cache_folder
 
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
         STFTConfig,
         TracksConfig,
     )
+    from separate.data.fetching import Shards
+    from separate.data.musdb18 import Songs
     from separate.data.reading import Reader
     from separate.stft import STFT
 
@@ -79,7 +82,7 @@ def _open_pools(config: PoolsConfig, split: str, cache: CacheConfig, stft: STFT 
         pools = list_pools(
             root, config.splits, split, config.sources, config.interchangeable, headers_of(config, cache)
         )
-    reader = make_reader(config, cache, stft, pcm=False)
+    reader = make_reader(config, cache, stft)
     levels = (config.snr, config.pause, config.examples)
     examples = Pools(*_shape(config), pools, config.interchangeable, split, reader, *levels, grid)
     _check_room(examples)
@@ -89,6 +92,7 @@ def _open_pools(config: PoolsConfig, split: str, cache: CacheConfig, stft: STFT 
 def _open_tracks(
     config: TracksConfig, split: str, cache: CacheConfig, stft: STFT | None, augment: AugmentConfig, grid: int
 ) -> Examples:
+    from separate.config import ShardsConfig
     from separate.data.excerpts import Excerpts
     from separate.data.tracks import Tracks
 
@@ -101,9 +105,19 @@ def _open_tracks(
         )
     single = (tracks.ends[1:] - tracks.ends[:-1]).max(initial=0) <= 1  # sums of 16-bit samples may pass 16 bits
     pcm = single and tracks.files.are("PCM_16", config.sample_rate, config.channels)
-    reader = make_reader(config, cache, stft, pcm)
-    drawing = (config.coherent, config.min_activity, augment.shift)
-    examples = Excerpts(*_shape(config), tracks, split, reader, *drawing, grid)
+    fetch = fetcher(config, cache)
+    reader = make_reader(config, cache, stft, pcm, fetch)
+    drawing = (config.coherent, config.min_activity, augment.shift, grid)
+    if isinstance(config, ShardsConfig):
+        from separate.data.fetching import Shards
+        from separate.data.shards import ShardExcerpts
+
+        assert isinstance(fetch, Shards)
+        examples: Excerpts = ShardExcerpts(
+            *_shape(config), tracks, split, reader, *drawing, shards=fetch, window=config.window
+        )
+    else:
+        examples = Excerpts(*_shape(config), tracks, split, reader, *drawing)
     if split == "train" and (config.min_activity > 0 or augment.loudness):
         from separate.data.loudness import LoudnessIndex
 
@@ -166,21 +180,46 @@ def _check_room(examples: FileExamples) -> None:
 
 
 def arrays_of(cache: CacheConfig) -> Cache:
-    return Cache(cache_folder(cache.folder) / "arrays", None if cache.limit is None else 1e9 * cache.limit)
+    root, limit = _room(cache)
+    return Cache(root / ARRAYS, limit)
 
 
-def make_reader(config: DataConfig, cache: CacheConfig, stft: STFT | None, pcm: bool) -> Reader:
+def _room(cache: CacheConfig) -> tuple[Path, float | None]:
+    """The folder that all is kept in, and the bytes that it may take."""
+    return cache_folder(cache.folder), None if cache.limit is None else 1e9 * cache.limit
+
+
+def fetcher(config: FolderConfig, cache: CacheConfig) -> Shards | Songs | None:
+    """What is called with the path of a file before it is read, where files are not simply there."""
+    if config.layout == "shards":
+        from separate.data.fetching import Shards
+
+        return Shards(*_room(cache))
+    if config.layout == "musdb18":
+        from separate.data.musdb18 import Songs
+
+        return Songs(*_room(cache))
+    return None
+
+
+def make_reader(
+    config: DataConfig,
+    cache: CacheConfig,
+    stft: STFT | None,
+    pcm: bool = False,
+    fetch: Callable[[str], None] | None = None,
+) -> Reader:
     """Reads from files or from the cache.  pcm: the files' samples are given out as the 16 bits that they are."""
     from separate.data import reading
 
     if cache.kind == "none":
-        return reading.Reader(config.sample_rate, config.channels, pcm)
+        return reading.Reader(config.sample_rate, config.channels, pcm, fetch)
     common = (config.sample_rate, config.channels, arrays_of(cache), cache.dtype)
     if cache.kind == "audio" or stft is None:
-        return reading.CachedReader(*common, pcm, cache.content)
+        return reading.CachedReader(*common, pcm, cache.content, fetch)
     if cache.dtype == "int16":
         raise UsageError("cache=spectrogram holds float32 or float16, not int16; use cache.dtype=float16")
-    return reading.SpectrogramReader(*common, stft, pcm, cache.content)
+    return reading.SpectrogramReader(*common, stft, pcm, cache.content, fetch)
 
 
 def listing(config: FolderConfig, split: str, cache: CacheConfig) -> Listing:
@@ -194,10 +233,15 @@ def listing(config: FolderConfig, split: str, cache: CacheConfig) -> Listing:
             return layouts.list_librimix(*common, config.task)
         return layouts.list_wsj0mix(*common, layouts.mixture_of_task(config.task, config.sources))
     if config.layout == "musdb18":
-        from separate.data.musdb18 import list_musdb18
+        from separate.data.musdb18 import Songs, list_musdb18
 
         assert isinstance(config, schema.MixtureConfig)
-        return list_musdb18(*common, config.mixture, cache_folder(cache.folder) / "decoded", config.workers)
+        return list_musdb18(*common, config.mixture, Songs(*_room(cache)), config.workers)
+    if isinstance(config, schema.ShardsConfig):
+        from separate.data.fetching import Shards
+        from separate.data.shards import list_shards
+
+        return list_shards(config.root, *common[1:], config.mixture, Shards(*_room(cache)), config.workers)
     if isinstance(config, schema.MixtureConfig):
         lists = {"stems": layouts.list_stems, "slakh": layouts.list_slakh}
         return lists[config.layout](*common, config.mixture)

@@ -31,6 +31,7 @@ class TrainingSteps(Dataset):
         numbers = range(step * self.batch_size, (step + 1) * self.batch_size)
         try:
             examples = [self._draw(number) for number in numbers]
+            self.examples.expect(self._order, (numbers[-1] + 1) % len(self.examples))
             return collate(examples, self._changes(numbers, examples), self.examples.sample_rate)
         except SeparateError as error:
             return error  # raised on the other side, where its message is not wrapped in a worker's traceback
@@ -40,7 +41,7 @@ class TrainingSteps(Dataset):
         this_pass, place = divmod(number, len(self.examples))
         if this_pass != self._pass:
             self._pass = this_pass
-            self._order = np.random.default_rng([self.seed, 1, this_pass]).permutation(len(self.examples))
+            self._order = self.examples.order(np.random.default_rng([self.seed, 1, this_pass]))
         return self.examples.draw(int(self._order[place]), np.random.default_rng([self.seed, 2, number]))
 
     def _changes(self, numbers: range, examples: list[Example]) -> list[Changes] | None:
@@ -65,6 +66,7 @@ class FixedBatches(Dataset):
     def __getitem__(self, index: int) -> Drawn | SeparateError:
         first = index * self.batch_size
         last = min(first + self.batch_size, len(self.examples))
+        self.examples.expect(np.arange(len(self.examples)), last)
         try:
             return collate([self.examples.fixed(number) for number in range(first, last)])
         except SeparateError as error:

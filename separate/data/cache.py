@@ -18,8 +18,10 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from separate.audio import member_of
+from separate.data.room import CONTENTS, drop, make_room, period
 from separate.errors import SeparateError
-from separate.files import FULL, replace_file
+from separate.files import FULL, digest, replace_file
 
 VERSION = 1  # raised when what is computed from the same files, or how it is stored, changes
 ENDING = ".npy"
@@ -42,14 +44,15 @@ class Entry:
         with self.path.open("rb") as file:
             file.seek(-16, os.SEEK_END)
             length = struct.unpack("<Q", file.read(8))[0]
-        return _digest(self.path, self.bytes - 16 - length) == self.facts["sha256"]
+        return digest(self.path, self.bytes - 16 - length) == self.facts["sha256"]
 
 
 class Cache:
-    """Entries by key.  An entry is an array in NumPy's format with its facts behind it, in JSON.
+    """Entries by key, in `folder`, which is the arrays' of a cache folder.
 
-    It is written beside its place and renamed, so that processes and machines can share the folder.
-    limit: bytes; beyond them those entries go that were used longest ago.
+    An entry is an array in NumPy's format with its facts behind it, in JSON.  It is written beside its place and
+    renamed, so that processes and machines can share the folder.
+    limit: bytes of the whole cache folder; beyond them goes what was used longest ago.
     """
 
     def __init__(self, folder: Path, limit: float | None = None) -> None:
@@ -69,9 +72,14 @@ class Cache:
 
     def identity(self, path: str, content: bool) -> object:
         """What a file is known by: its path, size and time of change, or its content."""
-        status = os.stat(path)
-        known = [os.path.abspath(path), status.st_size, status.st_mtime_ns]
-        return _content(str(self.folder), *known) if content else known
+        member = member_of(path)
+        if member is None:
+            status = os.stat(path)
+            known = [os.path.abspath(path), status.st_size, status.st_mtime_ns]
+            return _content(str(self.folder), *known) if content else known
+        if os.path.exists(f"{member.file}{CONTENTS}"):  # a fetched shard's name holds a digest of it, wherever it lies
+            return os.path.basename(member.file), *member[1:]
+        return [self.identity(member.file, content), *member[1:]]
 
     def add(
         self, key: str, shape: Sequence[int], dtype: np.dtype, blocks: Iterable[np.ndarray], facts: dict[str, Any]
@@ -92,7 +100,7 @@ class Cache:
             assert at == shape[1]
             array.flush()
             del array
-            text = json.dumps({**facts, "version": VERSION, "sha256": _digest(part, part.stat().st_size)}).encode()
+            text = json.dumps({**facts, "version": VERSION, "sha256": digest(part, part.stat().st_size)}).encode()
             with part.open("ab") as file:
                 file.write(text + struct.pack("<Q", len(text)) + MARK)
                 file.flush()
@@ -115,7 +123,7 @@ class Cache:
         self._added += added
         if self.limit is not None and (self._added > self.limit / 100 or self._added == added):
             self._added = 0
-            shrink(self.folder, self.limit)
+            make_room(self.folder.parent, self.limit)
 
 
 @lru_cache(maxsize=256)
@@ -134,9 +142,9 @@ def _content(folder: str, path: str, size: int, time: int) -> str:
     memory = Path(folder) / "content" / name[:2] / name
     if memory.exists():
         return memory.read_text()
-    digest = _digest(Path(path), size)
-    replace_file(memory, digest.encode())
-    return digest
+    found = digest(Path(path), size)
+    replace_file(memory, found.encode())
+    return found
 
 
 def entries(folder: Path) -> Iterator[Entry]:
@@ -144,16 +152,6 @@ def entries(folder: Path) -> Iterator[Entry]:
     for path in sorted(folder.glob(f"??/*{ENDING}")):
         with suppress(OSError, ValueError):
             yield Entry(path, facts_of(path), path.stat().st_size, path.stat().st_mtime)
-
-
-def _digest(path: Path, size: int) -> str:
-    """SHA-256 of the first `size` bytes of a file."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while size > 0 and (block := file.read(min(size, 2**20))):
-            digest.update(block)
-            size -= len(block)
-    return digest.hexdigest()
 
 
 def facts_of(path: Path) -> dict[str, Any]:
@@ -166,24 +164,6 @@ def facts_of(path: Path) -> dict[str, Any]:
         file.seek(-16 - length, os.SEEK_END)
         facts: dict[str, Any] = json.loads(file.read(length))
     return facts
-
-
-def shrink(folder: Path, limit: float) -> int:
-    """Drop entries until at most `limit` bytes are left, those used longest ago first; the number dropped."""
-    found = []
-    for path in folder.glob(f"??/*{ENDING}"):
-        with suppress(OSError):
-            status = path.stat()
-            found.append((status.st_mtime, status.st_size, path))
-    size, dropped = sum(entry[1] for entry in found), 0
-    for _, bytes_, path in sorted(found):
-        if size <= limit:
-            break
-        with suppress(OSError):
-            path.unlink()
-            dropped += 1
-        size -= bytes_
-    return dropped
 
 
 def sweep(folder: Path) -> None:
@@ -205,30 +185,26 @@ def verify(folder: Path) -> tuple[int, list[Path]]:
     return len(paths), damaged
 
 
-def describe(folder: Path) -> str:
+def describe(folder: Path) -> list[str]:
     """How many entries of each kind there are, how large they are and when they were used, as lines of text."""
     kinds: dict[tuple[str, str], list[Entry]] = {}
     for entry in entries(folder):
         kinds.setdefault((entry.facts["kind"], entry.facts.get("dtype", "")), []).append(entry)
-    lines = [f"{folder}"]
+    lines = []
     for (kind, dtype), found in sorted(kinds.items()):
-        size = sum(entry.bytes for entry in found) / 1e9
-        first, last = (
-            time.strftime("%Y-%m-%d %H:%M", time.localtime(use(entry.used for entry in found))) for use in (min, max)
-        )
-        lines.append(f"  {kind} {dtype}: {len(found)} entries, {size:.3g} GB, used {first} to {last}")
+        size, used = sum(entry.bytes for entry in found) / 1e9, period([entry.used for entry in found])
+        lines.append(f"  {kind} {dtype}: {len(found)} entries, {size:.3g} GB, used {used}")
     half = list(folder.glob("??/*.part"))
     if half:
         lines.append(f"  {len(half)} being written, or left by a process that was killed")
-    return "\n".join(lines if len(lines) > 1 else [f"{folder}: empty"])
+    return lines
 
 
 def clear(folder: Path) -> int:
     """Throw all entries away, and nothing else that may lie in the folder; their number."""
     found = [path for path in folder.glob(f"??/*{ENDING}") if len(path.stem) == KEY]
     for path in [*found, *folder.glob("??/*.part"), *folder.glob("content/??/*")]:
-        with suppress(OSError):
-            path.unlink()
+        drop(path)
     for place in [*folder.glob("content/??"), folder / "content", *folder.glob("??"), folder]:
         with suppress(OSError):  # it holds something else
             place.rmdir()

@@ -5,15 +5,15 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
-from separate.audio import Info, NonFiniteError, UnreadableError, read
+from separate.audio import Info, NonFiniteError, UnreadableError, probe, read, shown
 from separate.config import CacheConfig, DataConfig, FolderConfig, MixtureConfig, PoolsConfig, TaskConfig
-from separate.data import headers_of, listing
+from separate.data import fetcher, headers_of, listing
 from separate.data.headers import Headers
 from separate.data.layouts import NOISE, Sought, check
 from separate.data.looks import looks_like
@@ -91,14 +91,15 @@ def examine(config: FolderConfig, splits: Sequence[str], cache: CacheConfig) -> 
             continue
         files = found[split].files
         findings += _headers(config, split, files)
-        samples = in_parallel(_look, files, config.workers, f"{split}: reading samples")
+        samples = in_parallel(_Look(fetcher(config, cache)), files, config.workers, f"{split}: reading samples")
         findings += _of_samples(split, samples)
         prints[split] = defaultdict(list)
         for one in samples:
             if one.print:
                 prints[split][one.print].append(one.path)
         if _is_a_sum(config):
-            wrong = in_parallel(_Sums(config), found[split].sought, config.workers, f"{split}: adding up sources")
+            sums = _Sums(config, fetcher(config, cache))
+            wrong = in_parallel(sums, found[split].sought, config.workers, f"{split}: adding up sources")
             findings += _if_any("sum", split, [reason for reason in wrong if reason], fatal=_reads_mixture(config))
     findings += _between(config, found, prints)
     return findings
@@ -120,7 +121,7 @@ def _list(config: FolderConfig, split: str, headers: Headers, cache: CacheConfig
     short = [f"{t.name}: {t.length(config.sample_rate) / config.sample_rate:.3g} s" for t in tracks
              if t.length(config.sample_rate) < frames]  # fmt: skip
     findings += _if_any("short", split, short if split == "train" else [])
-    infos, _ = headers.read([path for one in listed.sought for path in one.paths])
+    infos, _ = listed.headers(headers)
     files = [Piece(path, info) for path, info in infos.items() if info.frames]
     return Found([one for one in listed.sought if all(path in infos for path in one.paths)], files)
 
@@ -128,25 +129,40 @@ def _list(config: FolderConfig, split: str, headers: Headers, cache: CacheConfig
 def _headers(config: DataConfig, split: str, files: Sequence[Piece]) -> list[Finding]:
     rates = Counter(info.sample_rate for _, info in files)
     usual = rates.most_common(1)[0][0] if rates else 0
-    odd = [f"{path}: {info.sample_rate} Hz, most have {usual}" for path, info in files if info.sample_rate != usual]
+    odd = [
+        f"{shown(path)}: {info.sample_rate} Hz, most have {usual}" for path, info in files if info.sample_rate != usual
+    ]
     unfit = [
-        f"{path}: {info.channels} channels"
+        f"{shown(path)}: {info.channels} channels"
         for path, info in files
         if config.channels != 1 and info.channels not in (1, config.channels)
     ]
     counts = Counter(info.channels for _, info in files)
     most = counts.most_common(1)[0][0] if counts else 0
-    other = [f"{path}: {info.channels} channels, most have {most}" for path, info in files if info.channels != most]
+    other = [
+        f"{shown(path)}: {info.channels} channels, most have {most}" for path, info in files if info.channels != most
+    ]
     return [
         *_if_any("rates", split, odd),
         *_if_any("channels", split, unfit or other, fatal=bool(unfit)),
     ]
 
 
-def _look(piece: Piece) -> Samples:
+class _Look:
     """Read some places of a file; all of it where these are silent."""
+
+    def __init__(self, fetch: Callable[[str], None] | None) -> None:
+        self.fetch = fetch
+
+    def __call__(self, piece: Piece) -> Samples:
+        if self.fetch is not None:
+            self.fetch(piece.path)
+        return _look(piece)
+
+
+def _look(piece: Piece) -> Samples:
     path, info = piece
-    found = Samples(path)
+    found = Samples(shown(path))
     try:
         audio = np.concatenate([read(path, start, size) for start, size in _places(info)], axis=1)
         peak = float(np.abs(audio).max(initial=0))
@@ -156,10 +172,10 @@ def _look(piece: Piece) -> Samples:
                 found.trouble["silent"] = "all of it"
             return found
     except NonFiniteError as error:
-        found.trouble["not a number"] = str(error).removeprefix(f"{path}: ")
+        found.trouble["not a number"] = str(error).removeprefix(f"{shown(path)}: ")
         return found
     except UnreadableError as error:
-        found.trouble["unreadable"] = str(error).removeprefix(f"{path}: ")
+        found.trouble["unreadable"] = str(error).removeprefix(f"{shown(path)}: ")
         return found
     flat = np.abs(audio) >= max(0.99, peak)  # what is cut off lies at one value, and that is near full scale
     runs = flat[:, 2:] & flat[:, 1:-1] & flat[:, :-2]
@@ -198,29 +214,30 @@ def _is_a_sum(config: DataConfig) -> bool:
     if isinstance(config, TaskConfig):
         return config.task == "sep_clean" or NOISE in config.sources
     if isinstance(config, MixtureConfig):
-        return config.layout == "stems" and config.mixture == "sum"
+        return config.layout in ("stems", "shards") and config.mixture == "sum"
     return config.layout == "wsj0mix"
 
 
 class _Sums:
     """Why a mixture is not the sum of its sources, None where it is or has no file."""
 
-    def __init__(self, config: DataConfig) -> None:
+    def __init__(self, config: DataConfig, fetch: Callable[[str], None] | None) -> None:
         self.names = config.sources
+        self.fetch = fetch
 
     def __call__(self, one: Sought) -> str | None:
         path = one.mixture or next(iter(one.beside), None)
         if path is None or any(len(files) != 1 for files in one.sources):
             return None
         try:
+            if self.fetch is not None:
+                self.fetch(path)
             return self._compare(path, [files[0] for files in one.sources])
         except (UnreadableError, ValueError):
             return None  # has been said
 
     def _compare(self, path: str, sources: list[str]) -> str | None:
-        from separate.audio import probe
-
-        spans = _places(probe(Path(path)))
+        spans = _places(probe(path))
         mixture, *parts = (np.concatenate([read(p, *span) for span in spans], axis=1) for p in (path, *sources))
         if any(part.shape != mixture.shape for part in parts):
             return None
@@ -228,7 +245,7 @@ class _Sums:
         left = _decibels(mixture - stacked.sum(0), mixture)
         if left <= SUM:
             return None
-        return f"{path}: {self._reason(mixture, stacked)}what is left is {left:+.0f} dB of it"
+        return f"{shown(path)}: {self._reason(mixture, stacked)}what is left is {left:+.0f} dB of it"
 
     def _reason(self, mixture: np.ndarray, sources: np.ndarray) -> str:
         """A mistake that explains what is left, or nothing."""

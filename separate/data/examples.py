@@ -62,6 +62,14 @@ class Examples(ABC):
     @abstractmethod
     def __len__(self) -> int: ...
 
+    def order(self, rng: np.random.Generator) -> np.ndarray:
+        """The numbers of all examples in the order of one pass, (len(self),)."""
+        return rng.permutation(len(self))
+
+    def expect(self, order: np.ndarray, place: int) -> None:
+        """Get ready what can be: from `place` on, examples are read in this order."""
+        return
+
     @abstractmethod
     def draw(self, index: int, rng: np.random.Generator) -> Example:
         """A training example of `frames` samples: a function of (index, rng) alone."""

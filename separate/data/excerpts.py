@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
-from separate.audio import NonFiniteError, read
+from separate.audio import NonFiniteError, read, shown
 from separate.data.examples import Example, FileExamples
 from separate.data.loudness import LoudnessIndex, integrated
 from separate.data.reading import Reader, Region, Span
@@ -78,7 +78,7 @@ class Excerpts(FileExamples):
             name = self.tracks.names[track]
         else:
             own = int(rng.integers(len(numbers)))  # the source that the example's own track gives
-            indices = [index if number == own else int(rng.integers(len(self))) for number in numbers]
+            indices = [index if number == own else self._another(index, rng) for number in numbers]
             found = [self._moment(one, [number], rng) for number, one in enumerate(indices)]
             places, rejected = [place for place, _ in found], sum(tries for _, tries in found)
             name = "+".join(self.tracks.names[track] for track, _ in places)
@@ -110,8 +110,12 @@ class Excerpts(FileExamples):
             if all(self.index.activity(region, start, self.frames) >= self.min_activity for region in regions):
                 break
             if tries >= TRIES // 2:  # this track may have no such moment
-                track, _ = self._place(int(rng.integers(len(self))))
+                track, _ = self._place(self._another(index, rng))
         return (track, start), tries
+
+    def _another(self, index: int, rng: np.random.Generator) -> int:
+        """The number of any example that can stand beside `index`."""
+        return int(rng.integers(len(self)))
 
     def _shifted(self, track: int, start: int, rng: np.random.Generator) -> int:
         if self.shift == 0:
@@ -158,8 +162,8 @@ class Excerpts(FileExamples):
         region = self._region(track, number)
         try:
             return read([Span(region, start, 0, min(frames, region.length - start))], frames)
-        except NonFiniteError:
-            raise all_non_finite(self.tracks.files) from None
+        except NonFiniteError as error:
+            raise (all_non_finite(self.tracks.files) if self.reader.fetch is None else error) from None
 
     def _region(self, track: int, number: int) -> Region:
         return Region(self.tracks.signal(track, number), int(self.firsts[track]), int(self.lengths[track]))
@@ -169,7 +173,7 @@ def refuse_channels(files: Files, channels: int) -> None:
     """DataError for files whose channels do not become `channels`."""
     unfit = np.flatnonzero((files.channels != 1) & (files.channels != channels))
     if channels != 1 and len(unfit):
-        bad = [f"{files[number].path}: {files[number].info.channels} channels" for number in unfit.tolist()]
+        bad = [f"{shown(files[number].path)}: {files[number].info.channels} channels" for number in unfit.tolist()]
         raise DataError.of_files(
             f"data.channels={channels} does not fit",
             bad,

@@ -11,7 +11,7 @@ from os.path import basename, isabs, isdir, splitext
 from pathlib import Path
 from typing import Any
 
-from separate.audio import ENDINGS
+from separate.audio import ENDINGS, Info, shown
 from separate.data.headers import Headers, audio_files, folders_in
 from separate.data.tracks import Piece, Signal, Track
 from separate.errors import DataError, UsageError, nearest
@@ -64,13 +64,21 @@ class Sought:
 class Listing:
     """The tracks of one split that a layout found, and what it could not read.
 
-    looked_for: the layout in words; ragged: whether a file may end before the others and is silent from there on.
+    looked_for: the layout in words; ragged: whether a file may end before the others and is silent from there on;
+    infos: headers that are known already.
     """
 
     sought: list[Sought]
     looked_for: str
     problems: list[str] = field(default_factory=list)
     ragged: bool = False
+    infos: dict[str, Info] = field(default_factory=dict)
+
+    def headers(self, headers: Headers) -> tuple[dict[str, Info], list[str]]:
+        """Headers of all files, and `path: reason` for each that has none."""
+        paths = [path for one in self.sought for path in one.paths if path not in self.infos]
+        found, problems = headers.read(paths)
+        return {**self.infos, **found}, problems
 
 
 def list_stems(root: Path, splits: Mapping[str, str], split: str, sources: Sequence[str], mixture: str) -> Listing:
@@ -328,7 +336,7 @@ def _rank(path: str) -> int:
 
 def check(listing: Listing, headers: Headers) -> tuple[list[Track], list[str]]:
     """The tracks whose files are all as they should be, and all that is wrong with the others."""
-    infos, problems = headers.read([path for one in listing.sought for path in one.paths])
+    infos, problems = listing.headers(headers)
     problems = [*listing.problems, *problems]
     tracks = []
     for one in listing.sought:
@@ -338,7 +346,7 @@ def check(listing: Listing, headers: Headers) -> tuple[list[Track], list[str]]:
             len({info.frames for info in found.values()}) > 1 and not listing.ragged
         ):
             lengths = ", ".join(
-                f"{'/'.join(path.split('/')[-2:])} {info.frames} at {info.sample_rate} Hz"
+                f"{'/'.join(shown(path).split('/')[-2:])} {info.frames} at {info.sample_rate} Hz"
                 for path, info in found.items()
             )
             wrong = f"lengths in samples differ: {lengths}"

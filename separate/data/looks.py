@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import tarfile
 from collections import Counter
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from separate.audio import ENDINGS
+from separate.data.fetching import audio_in
 from separate.data.headers import folders_in
+from separate.data.shards import key_and_source
 
 if TYPE_CHECKING:
     from separate.config import FolderConfig
@@ -24,7 +28,7 @@ def looks_like(root: Path, config: FolderConfig) -> str | None:
             same = layout == config.layout and place == root and (not sources or set(sources) >= set(config.sources))
             if same:
                 return None
-            named = f" 'data.sources=[{','.join(sources)}]'" if sources and layout == "stems" else ""
+            named = f" 'data.sources=[{','.join(sources)}]'" if sources and layout in ("stems", "shards") else ""
             return f"{place} looks like data={layout} data.root={place}{named}"
     return None
 
@@ -32,6 +36,8 @@ def looks_like(root: Path, config: FolderConfig) -> str | None:
 def _layout(root: Path) -> tuple[str, list[str]] | None:
     if any(root.glob("*.jsonl")):
         return "manifest", []
+    for shard in sorted(root.glob("*.tar"))[:1]:
+        return "shards", _names_in(shard)
     if any(root.glob("metadata/mixture_*.csv")):
         return "librimix", []
     for split in (root / name for name in folders_in(root)):
@@ -57,3 +63,13 @@ def _layout(root: Path) -> tuple[str, list[str]] | None:
         if names and looked_at >= 2:
             return "pools", []
     return None
+
+
+def _names_in(shard: Path) -> list[str]:
+    """The sources in the first examples of a shard."""
+    try:
+        with tarfile.open(shard, "r:") as tar:
+            there = [member.name for member in islice(audio_in(tar), 50)]
+    except (tarfile.TarError, OSError):
+        return []
+    return sorted({key_and_source(name)[1] for name in there} - {"", "mixture"})

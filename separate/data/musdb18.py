@@ -9,31 +9,66 @@ import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from functools import partial
 from pathlib import Path
 
 from separate.data.layouts import Listing, Sought, with_validation
 from separate.data.parallel import in_parallel
+from separate.data.room import DECODED, Uses, make_room
 from separate.errors import DataError, UsageError
+from separate.files import replace_file
 
 STREAMS = ("mixture", "drums", "bass", "other", "vocals")  # in the order of the files
 ENDING = ".stem.mp4"
+SONG = ".song"  # behind the name of a decoded song's folder: the path that it was decoded from
+
+
+class Songs:
+    """Decoded songs in `root`/decoded, as 32-bit WAV; called with a file of one, it is there.
+
+    limit: bytes that all of the cache folder `root` may take.
+    """
+
+    def __init__(self, root: Path, limit: float | None) -> None:
+        self.root = root
+        self.folder = root / DECODED
+        self.limit = limit
+        self.is_there = Uses()
+
+    def __call__(self, path: str) -> None:
+        place = Path(path).parent
+        if place.parent == self.folder and not self.is_there(str(place)):  # dropped for another training's files
+            self.decode(Path(place.with_suffix(SONG).read_text()))
+
+    def decode(self, song: Path) -> Path:
+        """The folder of a song's streams, STREAM.wav each, decoded now where it is not there."""
+        status = song.stat()
+        made_from = [str(song.absolute()), status.st_size, status.st_mtime_ns]
+        place = self.folder / hashlib.sha256(json.dumps(made_from).encode()).hexdigest()
+        if not self.is_there(str(place)):
+            _decode(song, place)
+            replace_file(place.with_suffix(SONG), str(song.absolute()).encode())
+            make_room(self.root, self.limit)
+        return place
 
 
 def list_musdb18(
-    root: Path, splits: Mapping[str, str], split: str, sources: Sequence[str], mixture: str, folder: Path, workers: int
+    root: Path, splits: Mapping[str, str], split: str, sources: Sequence[str], mixture: str, kept: Songs, workers: int
 ) -> Listing:
     """ROOT/SPLIT/NAME.stem.mp4; MUSDB18's validation tracks are held out of train.
 
-    folder: where the decoded streams are kept, as 32-bit WAV.  mixture: `sum` of the sources, or `file`, the mixture's
-    own stream.
+    kept: where the decoded streams are.  mixture: `sum` of the sources, or `file`, the mixture's own stream.
     """
     unknown = [source for source in sources if source not in STREAMS[1:]]
     if unknown:
         raise UsageError(f"data=musdb18 has no source {unknown[0]}; data.sources can name {', '.join(STREAMS[1:])}")
     there, names = with_validation(root, splits, split, _songs)
     songs = [there / f"{name}{ENDING}" for name in names]
-    places = dict(zip(songs, in_parallel(partial(decode, folder=folder), songs, workers, "decoding"), strict=True))
+    places = dict(zip(songs, in_parallel(kept.decode, songs, workers, "decoding"), strict=True))
+    if not all(place.is_dir() for place in places.values()):
+        raise UsageError(
+            f"the decoded songs of {split} take more than cache.limit={(kept.limit or 0) / 1e9:g} GB, so that they "
+            f"would drop each other; raise it"
+        )
     return Listing(
         [
             Sought(
@@ -52,20 +87,15 @@ def _songs(folder: Path) -> list[str]:
     return sorted(p.name.removesuffix(ENDING) for p in folder.glob(f"*{ENDING}") if not p.name.startswith("."))
 
 
-def decode(song: Path, folder: Path) -> Path:
-    """The folder of a song's streams, STREAM.wav each, decoded now where it is not there."""
-    status = song.stat()
-    made_from = [str(song.absolute()), status.st_size, status.st_mtime_ns]
-    place = folder / hashlib.sha256(json.dumps(made_from).encode()).hexdigest()
-    if place.is_dir():
-        return place
+def _decode(song: Path, place: Path) -> None:
+    """The streams of a song to a folder."""
     program = shutil.which("ffmpeg")
     if program is None:
         raise UsageError(
             "data=musdb18 is decoded with ffmpeg, which is not installed: apt-get install ffmpeg, brew install ffmpeg "
             "or conda install ffmpeg; or take MUSDB18-HQ with data=stems"
         )
-    part = folder / f"{place.name}.{secrets.token_hex(4)}.part"
+    part = place.parent / f"{place.name}.{secrets.token_hex(4)}.part"
     part.mkdir(parents=True)
     try:
         command = [program, "-nostdin", "-v", "error", "-i", str(song)]
@@ -79,4 +109,3 @@ def decode(song: Path, folder: Path) -> Path:
             part.rename(place)
     finally:
         shutil.rmtree(part, ignore_errors=True)
-    return place

@@ -46,13 +46,16 @@ class Reader:
     """Reads from the files themselves.
 
     pcm: all signals are single files of 16-bit samples at this rate and of these channels; they are given out as they
-    are, and `scale` is what a step of them is worth.
+    are, and `scale` is what a step of them is worth.  fetch: called with the path of a file before it is read.
     """
 
-    def __init__(self, sample_rate: int, channels: int, pcm: bool = False) -> None:
+    def __init__(
+        self, sample_rate: int, channels: int, pcm: bool = False, fetch: Callable[[str], None] | None = None
+    ) -> None:
         self.sample_rate = sample_rate
         self.channels = channels
         self.pcm = pcm
+        self.fetch = fetch
         self.dtype = np.dtype(np.int16 if pcm else np.float32)
         self.scale = PCM if pcm else 1.0
 
@@ -73,9 +76,11 @@ class Reader:
         return self._from_files(region.signal, region.first + start, frames)
 
     def _from_files(self, signal: Signal, start: int, frames: int) -> np.ndarray:
-        spans = [
-            read_span(path, info, start, frames, self.sample_rate, self.channels, pcm=self.pcm) for path, info in signal
-        ]
+        spans = []
+        for path, info in signal:
+            if self.fetch is not None:
+                self.fetch(path)
+            spans.append(read_span(path, info, start, frames, self.sample_rate, self.channels, pcm=self.pcm))
         return spans[0] if len(spans) == 1 else np.sum(spans, axis=0)
 
     def place(self, spans: Sequence[Span], frames: int) -> np.ndarray:
@@ -102,10 +107,17 @@ class CachedReader(Reader):
     """
 
     def __init__(
-        self, sample_rate: int, channels: int, cache: Cache, dtype: str, pcm: bool = False, content: bool = False
+        self,
+        sample_rate: int,
+        channels: int,
+        cache: Cache,
+        dtype: str,
+        pcm: bool = False,
+        content: bool = False,
+        fetch: Callable[[str], None] | None = None,
     ) -> None:
-        super().__init__(sample_rate, channels)
-        self.files = Reader(sample_rate, channels, pcm)
+        super().__init__(sample_rate, channels, fetch=fetch)
+        self.files = Reader(sample_rate, channels, pcm, fetch)
         self.cache = cache
         self.content = content
         self.dtype = np.dtype(dtype)
@@ -171,9 +183,17 @@ class SpectrogramReader(CachedReader):
     """
 
     def __init__(
-        self, sample_rate: int, channels: int, cache: Cache, dtype: str, stft: STFT, pcm: bool, content: bool
+        self,
+        sample_rate: int,
+        channels: int,
+        cache: Cache,
+        dtype: str,
+        stft: STFT,
+        pcm: bool,
+        content: bool,
+        fetch: Callable[[str], None] | None = None,
     ) -> None:
-        super().__init__(sample_rate, channels, cache, dtype, pcm, content)
+        super().__init__(sample_rate, channels, cache, dtype, pcm, content, fetch)
         self.stft = stft
         self.grid = stft.hop
 

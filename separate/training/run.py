@@ -12,10 +12,11 @@ import torch
 
 from separate import checkpoint
 from separate.build import build, build_loss, build_separator, targets_in, trusted
-from separate.config import AugmentConfig, CacheConfig, LoggerConfig, TrainConfig, TrainerConfig, data_config
+from separate.config import AugmentConfig, CacheConfig, LoggerConfig, TrainConfig, TrainerConfig, data_config, lookup
 from separate.data import open_split
 from separate.data.augment import Augment
 from separate.data.examples import FileExamples
+from separate.data.fetching import refuse_commands
 from separate.device import choose_device
 from separate.errors import SeparateError, UsageError
 from separate.files import FULL, replace_file
@@ -42,7 +43,9 @@ def run(config: TrainConfig, folder: Path, changed: Sequence[str] = ()) -> float
     trust = None  # what the user wrote may name any class; what a checkpoint says, only these
     if resumed is not None:
         trust = (*trusted(config.trust), "torch.optim.", *targets_in(plain))
+        written = plain["data"]
         plain = resumed_config(resumed["config"], plain, changed)
+        refuse_commands(plain["data"], written)
     state, training = prepare(plain, folder, trust)
     _say_what_is_trained(state, training)
     if resumed is not None:
@@ -143,7 +146,9 @@ def _check_same_examples(resumed: Mapping[str, Any], training: Training, folder:
 
 def resumed_config(saved: Mapping[str, Any], composed: Mapping[str, Any], changed: Sequence[str]) -> dict[str, Any]:
     """The checkpoint's configuration with what the user changed; UsageError for what a resumed run cannot change."""
-    keys = tuple(override.lstrip("+~").partition("=")[0].partition("@")[0] for override in changed)
+    keys = {override.lstrip("+~").partition("=")[0].partition("@")[0] for override in changed}
+    if lookup(saved, "data.layout") == lookup(composed, "data.layout"):
+        keys.discard("data")  # the layout that it has; its defaults are no changes
     anywhere = any(key in ("experiment", "debug") for key in keys)  # these set keys in every section
     named_sections = {key.partition(".")[0] for key in keys}
     since = {name: composed[name] for name in composed if name not in saved and name not in named_sections}
