@@ -19,6 +19,7 @@ import argparse
 import json
 import os
 import statistics
+import tarfile
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -31,7 +32,7 @@ import soundfile
 import torch
 from tqdm import tqdm
 
-from separate.config import CacheConfig, MixtureConfig, PoolsConfig
+from separate.config import CacheConfig, MixtureConfig, PoolsConfig, ShardsConfig
 from separate.data import open_split
 from separate.data.batches import TrainingSteps, load
 from separate.data.examples import FileExamples
@@ -55,6 +56,12 @@ def write_stems(root: Path) -> None:
                 place = root / kind / "train" / f"{track}"
                 place.mkdir(parents=True, exist_ok=True)
                 soundfile.write(place / f"{stem}.{kind}", audio, RATE)
+    (root / "shards").mkdir()
+    for shard in range(TRACKS // 2):
+        with tarfile.open(root / "shards" / f"train-{shard}.tar", "w") as tar:
+            for track in (2 * shard, 2 * shard + 1):
+                for stem in STEMS:
+                    tar.add(root / "wav" / "train" / f"{track}" / f"{stem}.wav", f"{track}.{stem}.wav")
 
 
 def stems(root: Path, kind: str = "wav") -> MixtureConfig:
@@ -67,6 +74,11 @@ def stems(root: Path, kind: str = "wav") -> MixtureConfig:
         excerpt=EXCERPT,
         splits={"train": "train", "valid": "train", "test": "train"},
     )
+
+
+def shards(root: Path) -> ShardsConfig:
+    pattern = dict.fromkeys(("train", "valid", "test"), "train-*.tar")
+    return ShardsConfig(**{**vars(stems(root)), "layout": "shards", "root": str(root / "shards"), "splits": pattern})
 
 
 def ours(config: MixtureConfig, cache: CacheConfig, batch_size: int) -> Callable[[int], Iterator[int]]:
@@ -152,6 +164,7 @@ def loading(folder: Path, rounds: int) -> list[dict[str, Any]]:
 
     contestants: Contestants = {
         "separate, 16-bit WAV": ours(stems(folder), CacheConfig(folder=str(folder / "cache")), 8),
+        "separate, 16-bit WAV in shards": ours(shards(folder), CacheConfig(folder=str(folder / "cache")), 8),
         "separate, FLAC": ours(stems(folder, "flac"), CacheConfig(folder=str(folder / "cache")), 8),
         "separate, cache=audio int16": ours(stems(folder, "flac"), cache("audio", "int16"), 8),
         "separate, cache=audio float32": ours(stems(folder, "flac"), cache("audio", "float32"), 8),

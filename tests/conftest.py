@@ -56,14 +56,23 @@ def stems(tmp_path: Path) -> Path:
     return tmp_path / "stems"
 
 
-@pytest.fixture
-def wsj0mix(tmp_path: Path) -> Path:
+def _wsj0mix(root: Path, speakers: int) -> Path:
     for split in ("tr", "cv", "tt"):
         for index in range(4):
-            pair = [tone(250 + 40 * index), tone(900 + 90 * index)]
-            for name, audio in (("s1", pair[0]), ("s2", pair[1]), ("mix", pair[0] + pair[1])):
-                write(tmp_path / "wsj0mix" / split / name / f"{index}.wav", audio, subtype="FLOAT")
-    return tmp_path / "wsj0mix"
+            voices = {f"s{n}": tone(650 * n - 400 + 50 * n * index) for n in range(1, speakers + 1)}
+            for name, audio in {**voices, "mix": sum(voices.values())}.items():
+                write(root / split / name / f"{index}.wav", audio, subtype="FLOAT")
+    return root
+
+
+@pytest.fixture
+def wsj0mix(tmp_path: Path) -> Path:
+    return _wsj0mix(tmp_path / "wsj0mix", 2)
+
+
+@pytest.fixture
+def wsj0mix3(tmp_path: Path) -> Path:
+    return _wsj0mix(tmp_path / "wsj0mix3", 3)
 
 
 @pytest.fixture

@@ -28,8 +28,9 @@ LAYOUTS = {
     "toy": [],
     **dict.fromkeys(("stems", "musdb18", "slakh", "wsj0mix", "wham", "librimix", "pools"), ROOT),
     "manifest": [*ROOT, "data.sources=[a,b]"],
+    "shards": [*ROOT, "data.sources=[a,b]"],
 }
-MUSIC = ("stems", "musdb18", "slakh", "manifest")
+MUSIC = ("stems", "musdb18", "slakh", "manifest", "shards")
 OPEN_GROUPS = [
     "data",
     "augment",

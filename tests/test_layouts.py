@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 
 from separate.audio import Info
+from separate.cli import data as data_program
 from separate.config import CacheConfig, data_config
 from separate.data import open_split
 from separate.data.headers import Headers
 from separate.data.layouts import MUSDB18_VALID
+from separate.data.room import kept, make_room
 from separate.data.tracks import Files, Piece, Strings, Track, Tracks
 from separate.errors import DataError, UsageError
 from tests.conftest import tone, write
@@ -388,6 +390,27 @@ def test_musdb18_is_decoded_once(ffmpeg, tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", "")
     assert len(open_split(compressed(tmp_path / "musdb18"), "train", cache=cache)) > 0  # nothing is decoded again
     assert not list((tmp_path / "cache" / "decoded").glob("*.part"))
+
+
+def test_decoded_songs_count_as_cache_and_are_decoded_again_when_they_were_dropped(ffmpeg, tmp_path, call):
+    for name in ("A - First", "B - Second", "C - Third"):
+        stem_mp4(ffmpeg, tmp_path / "musdb18" / "train" / f"{name}.stem.mp4")
+    cache = CacheConfig(folder=str(tmp_path / "cache"))
+    train = open_split(compressed(tmp_path / "musdb18"), "train", cache=cache)
+    wanted = train.recording(0).samples
+    where = f"cache.folder={tmp_path / 'cache'}"
+    assert "decoded songs: 2, " in call(data_program, "cache", "info", where, cwd=tmp_path)[1]
+    size = sum(one.bytes for one in kept(tmp_path / "cache"))
+    assert make_room(tmp_path / "cache", 0.75 * size) == 1
+    np.testing.assert_array_equal(train.recording(0).samples, wanted)
+    np.testing.assert_array_equal(train.recording(1).samples[1:].sum(0), train.recording(1).samples[0])
+    assert len(list(kept(tmp_path / "cache"))) == 2
+    shutil.rmtree(tmp_path / "cache")
+    limited = CacheConfig(folder=str(tmp_path / "cache"), limit=0.75 * size / 1e9)
+    with pytest.raises(UsageError, match="the decoded songs of train take more than cache.limit="):
+        open_split(compressed(tmp_path / "musdb18"), "train", cache=limited)
+    assert "1 entries dropped" in call(data_program, "cache", "clear", where, cwd=tmp_path)[1]
+    assert not list((tmp_path / "cache").rglob("*.*"))
 
 
 def test_musdb18_without_ffmpeg_or_with_a_bad_song_says_what_to_do(ffmpeg, tmp_path, monkeypatch):

@@ -50,19 +50,22 @@ def test_a_run_leaves_what_it_promises(trained):
     assert {"example_0/mixture", "example_0/voice"} <= set(tags["audio"])
 
 
-@pytest.mark.parametrize("layout", ["stems", "wsj0mix", "pools"])
-def test_every_file_layout_trains_evaluates_and_infers(layout, request, tmp_path, call):
-    root = request.getfixturevalue(layout)
-    sources = ["data.sources=[low,high]", "data.sample_rate=8000", "stft=speech"] if layout == "stems" else []
-    small = ["data.examples=2"] if layout == "pools" else []
-    code, out, err = call(
-        train, "debug=fast", f"data={layout}", f"data.root={root}", *sources, *small, *TINY, "run=r", cwd=tmp_path
-    )
+@pytest.mark.parametrize(
+    ("layout", "fixture", "options", "names"),
+    [
+        ("stems", "stems", ["data.sample_rate=8000", "stft=speech"], ["low", "high"]),
+        ("wsj0mix", "wsj0mix", [], ["s1", "s2"]),
+        ("wsj0mix", "wsj0mix3", ["data.sources=[s1,s2,s3]"], ["s1", "s2", "s3"]),
+        ("pools", "pools", ["data.examples=2"], ["s1", "s2"]),
+    ],
+)
+def test_every_file_layout_trains_evaluates_and_infers(layout, fixture, options, names, request, tmp_path, call):
+    named = [f"data={layout}", f"data.root={request.getfixturevalue(fixture)}", f"data.sources=[{','.join(names)}]"]
+    code, out, err = call(train, "debug=fast", *named, *options, *TINY, "run=r", cwd=tmp_path)
     assert code == 0, err
     assert out.splitlines()[-1] == f"run: {tmp_path / 'r'}"
     code, out, err = call(evaluate, "run=r", "device=cpu", cwd=tmp_path)
     assert code == 0, err
-    names = ["low", "high"] if layout == "stems" else ["s1", "s2"]
     assert re.search(rf"mixture as estimate {names[0]}\s+-?[\d.]+\s+-?[\d.]+\s+0.00\s+0.00", out)
     mixture = write(tmp_path / "mix.wav", tone(300, channels=2), 16000)
     code, out, err = call(infer, "-c", "r", "-o", "out", "--device", "cpu", str(mixture), cwd=tmp_path)

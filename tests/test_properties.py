@@ -19,6 +19,8 @@ from separate.stft import STFT
 from tests.conftest import write
 from tests.test_data import speech_data, stems_data
 from tests.test_mixing import augmented
+from tests.test_shards import data as shards_data
+from tests.test_shards import pack
 
 SAME = {"train": "train", "valid": "train", "test": "train"}
 STFTS = STFT(128, 32)
@@ -89,15 +91,18 @@ def test_any_tree_gives_its_list_or_a_report_that_names_every_bad_file(states):
 
 @pytest.fixture(scope="module")
 def trees(tmp_path_factory):
-    """A set of stems, one of pools, and what they give with nothing cached and no workers."""
+    """A set of stems, one of pools, one of shards, and what they give with nothing cached and no workers."""
     root = tmp_path_factory.mktemp("trees")
     for number in range(4):
         for stem in ("low", "high"):
             write(root / "stems" / "train" / str(number) / f"{stem}.wav", noise(3000 + 400 * number))
             write(root / "pools" / "tr" / f"{stem}{number}" / "a.wav", noise(700))
+        files = (root / "stems" / "train" / str(number)).iterdir()
+        pack(root / "shards" / f"train-{number}.tar", {f"{number}.{path.name}": path.read_bytes() for path in files})
     splits = {"train": "tr", "valid": "tr", "test": "tr"}
     configs = {
         "stems": stems_data(root / "stems", splits=SAME, excerpt=0.25, coherent=0.6, min_activity=0.1),
+        "shards": shards_data(root / "shards", channels=1, excerpt=0.25, coherent=0.6, min_activity=0.1, window=2),
         "pools": speech_data("pools", root / "pools", splits=splits, excerpt=0.25),
     }
     nothing = CacheConfig(folder=str(root / "plain"))
@@ -112,7 +117,7 @@ def batches(config, cache, steps, workers):
 
 @settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
-    layout=st.sampled_from(("stems", "pools")),
+    layout=st.sampled_from(("stems", "shards", "pools")),
     cache=st.sampled_from(("none", "audio", "spectrogram")),
     workers=st.integers(0, 2),
     begin=st.integers(0, 4),

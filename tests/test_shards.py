@@ -364,7 +364,7 @@ def test_a_command_can_be_a_url_and_is_never_taken_from_a_checkpoint(shards, cal
     named = [word.strip("'") for word in named]
     shape = ["data.sample_rate=8000", "data.excerpt=0.5", "stft=speech", f"cache.folder={tmp_path / 'cache'}"]
     fast = ["debug=fast", *TINY, "data.workers=0", "run=run"]
-    code, out, err = call(train_program, *named, *shape, *fast, cwd=tmp_path)
+    code, _, err = call(train_program, *named, *shape, *fast, cwd=tmp_path)
     assert code == 0, err
     for program, arguments in (
         (evaluate_program, ["run=run"]),

@@ -31,7 +31,7 @@ def kept(root: Path, kinds: tuple[str, ...] = (ARRAYS, DECODED, SHARDS)) -> Iter
         for place in (root / kind).glob(patterns[kind]):
             with suppress(OSError):  # dropped by another process in this moment
                 files = list(place.iterdir()) if place.is_dir() else [place]
-                if place.suffix != ".part":
+                if place.suffix in ("", ".npy", ".tar"):  # not what is half-written, or known beside it
                     yield Kept(place.stat().st_mtime, sum(file.stat().st_size for file in files), place)
 
 
