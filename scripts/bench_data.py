@@ -6,16 +6,18 @@
 
 loading        random 6 s of four stereo stems at 44.1 kHz, in examples/s with 0, 1 and 2 workers, and the memory of a
                worker; all contestants take turns in one process and the median of the rounds counts
-spectrograms   a batch through the cached STFT or transformed now, in ms, by rate, STFT and storage
+spectrograms   a batch through the cached STFT or transformed now, in ms, by rate, STFT and storage, from memory or disk
 listing        a tree of 100,000 files: the first start, the second, and what a worker's memory grows by
 
-Files are written to a temporary folder (2 GB), so they come from the disk's cache: what is measured is the work.
+Files are written to a temporary folder (10 GB at most).  They come from the system's memory, so that the work is what
+is measured, except where it says disk: there the system forgets them before each batch.
 openunmix reads with torchaudio.load, which torchaudio 2.11 has only with torchcodec; here soundfile reads for it.
 """
 
 from __future__ import annotations
 
 import argparse
+import ctypes
 import json
 import os
 import statistics
@@ -35,7 +37,9 @@ from tqdm import tqdm
 from separate.config import CacheConfig, MixtureConfig, PoolsConfig, ShardsConfig
 from separate.data import open_split
 from separate.data.batches import TrainingSteps, load
+from separate.data.cache import _mapped, clear
 from separate.data.examples import FileExamples
+from separate.data.room import ARRAYS
 from separate.stft import STFT
 
 STEMS = ["vocals", "drums", "bass", "other"]
@@ -209,10 +213,12 @@ def _private(pid: int) -> float:
 
 
 def spectrograms(folder: Path, rounds: int) -> list[dict[str, Any]]:
-    """ms for a batch of 16 on one thread: the cached STFT read, or samples read and transformed."""
+    """ms for a batch of 16 on one thread, from memory and from disk: the cached STFT read, or samples transformed."""
     if not (folder / "wav").exists():
         write_stems(folder)
     torch.set_num_threads(1)
+    _keep_freed_memory()
+    speed = _disk(folder)
     rows = []
     for rate, channels, excerpt, stft in (
         (8000, 1, 4.0, STFT(256, 128)),
@@ -220,35 +226,67 @@ def spectrograms(folder: Path, rounds: int) -> list[dict[str, Any]]:
         (44100, 2, 6.0, STFT(2048, 1024)),
         (44100, 2, 6.0, STFT(4096, 1024)),
     ):
-        for kind in ("wav", "flac"):
+        place = str(folder / "cache")
+        ways = {
+            "WAV": ("wav", CacheConfig(folder=place)),
+            "FLAC": ("flac", CacheConfig(folder=place)),
+            "audio float32": ("flac", CacheConfig("audio", place, "float32")),
+            "audio int16": ("flac", CacheConfig("audio", place, "int16")),
+            "spectrogram float32": ("flac", CacheConfig("spectrogram", place, "float32")),
+            "spectrogram float16": ("flac", CacheConfig("spectrogram", place, "float16")),
+        }
+        steps = {}
+        for name, (kind, cache) in ways.items():
             config = stems(folder, kind)
             config.sample_rate, config.channels, config.excerpt = rate, channels, excerpt
-            row: dict[str, Any] = {"files": f"44.1 kHz {kind}", "at": f"{rate} Hz x {channels}"}
-            row["STFT"] = f"{stft.n_fft}/{stft.hop}"
-            ways = {
-                "files, transformed": CacheConfig(folder=str(folder / "cache")),
-                "audio float32, transformed": CacheConfig("audio", str(folder / "cache"), "float32"),
-                "audio int16, transformed": CacheConfig("audio", str(folder / "cache"), "int16"),
-                "spectrogram float32": CacheConfig("spectrogram", str(folder / "cache"), "float32"),
-                "spectrogram float16": CacheConfig("spectrogram", str(folder / "cache"), "float16"),
-            }
-            steps = {}
-            for name, cache in ways.items():
-                examples = open_split(config, "train", 0, cache, stft)
-                assert isinstance(examples, FileExamples)
-                _fill(examples)
-                steps[name] = TrainingSteps(examples, 16, seed=0)
+            examples = open_split(config, "train", 0, cache, stft)
+            assert isinstance(examples, FileExamples)
+            _fill(examples)
+            steps[name] = TrainingSteps(examples, 16, seed=0)
+        for where in ("memory", f"disk, {speed:.0f} MB/s"):
             times: dict[str, list[float]] = {name: [] for name in steps}
-            for step in range(rounds + 1):
+            for step in range(rounds + 3):  # memory settles in the first ones
                 for name, of in steps.items():
+                    if where != "memory":
+                        _forget(folder)
                     begun = time.perf_counter()
                     drawn = of[step]
                     assert not isinstance(drawn, Exception)
                     batch = drawn.to(torch.device("cpu"), stft)
                     _ = batch.source_spectrograms, batch.spectrogram
                     times[name].append(1000 * (time.perf_counter() - begun))
-            rows.append({**row, **{name: statistics.median(values[1:]) for name, values in times.items()}})
+            row = {"at": f"{rate} Hz x {channels}", "STFT": f"{stft.n_fft}/{stft.hop}", "from": where}
+            rows.append({**row, **{name: statistics.median(values[3:]) for name, values in times.items()}})
+        clear(folder / "cache" / ARRAYS)
     return rows
+
+
+def _keep_freed_memory() -> None:
+    """Fetching pages from the system for each batch takes a time that varies by half from batch to batch here."""
+    trim_threshold, mmap_threshold = -1, -3  # of glibc's malloc.h
+    libc = ctypes.CDLL(None)
+    libc.mallopt(mmap_threshold, 2**30)
+    libc.mallopt(trim_threshold, 2**30)
+
+
+def _forget(folder: Path) -> None:
+    """Let the system drop what it keeps of these files in memory."""
+    _mapped.cache_clear()
+    for path in folder.rglob("*.*"):
+        if path.is_file():
+            file = os.open(path, os.O_RDONLY)
+            os.fsync(file)
+            os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)
+            os.close(file)
+
+
+def _disk(folder: Path) -> float:
+    """MB/s at which files are read that the system does not keep in memory."""
+    _forget(folder)
+    begun, size = time.perf_counter(), 0
+    for path in sorted(folder.rglob("*.wav")):
+        size += len(path.read_bytes())
+    return size / 1e6 / (time.perf_counter() - begun)
 
 
 def listing(folder: Path, rounds: int) -> list[dict[str, Any]]:

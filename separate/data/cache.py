@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import mmap
 import os
 import secrets
 import struct
@@ -27,6 +28,7 @@ VERSION = 1  # raised when what is computed from the same files, or how it is st
 ENDING = ".npy"
 KEY = 64  # characters of a key
 MARK = b"separate"  # the last bytes of an entry that is whole
+AHEAD = 2**19  # bytes that the disk is asked for at once; the system may cut off more
 ABANDONED = 24 * 3600  # seconds after which what was begun and not ended is thrown away
 
 
@@ -133,6 +135,23 @@ def _mapped(path: str) -> np.ndarray:
     with suppress(OSError):  # a folder may be another's
         os.utime(path)
     return array
+
+
+def part(array: np.ndarray, start: int, stop: int) -> np.ndarray:
+    """array[:, start:stop] of an entry, (C, frames, ...).
+
+    The disk is asked for all of it beforehand; reading would ask for one page after the other, at a sixth of the speed.
+    """
+    found: np.ndarray = array[:, start:stop]
+    if isinstance(array, np.memmap) and hasattr(mmap, "MADV_WILLNEED"):
+        mapping: mmap.mmap = array._mmap  # type: ignore[attr-defined]
+        row, frame = array.strides[:2]
+        for channel in range(len(array)):
+            first = array.offset + channel * row + start * frame
+            last = first + found.shape[1] * frame
+            for place in range(first - first % mmap.PAGESIZE, last, AHEAD):
+                mapping.madvise(mmap.MADV_WILLNEED, place, min(AHEAD, last - place))
+    return found
 
 
 @lru_cache(maxsize=2**16)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from separate.audio import frames_at, read_span
-from separate.data.cache import VERSION, Cache
+from separate.data.cache import VERSION, Cache, part
 from separate.data.tracks import Signal
 from separate.errors import DataError
 
@@ -124,7 +124,7 @@ class CachedReader(Reader):
         self.scale = 1.0 if dtype != "int16" else PCM if pcm else HEADROOM
 
     def _inside(self, region: Region, start: int, frames: int) -> np.ndarray:
-        found = self.cached(region.signal)[:, region.first + start :][:, :frames]
+        found = part(self.cached(region.signal), region.first + start, region.first + start + frames)
         return np.pad(found, ((0, 0), (0, frames - found.shape[1]))) if found.shape[1] < frames else found
 
     def cached(self, signal: Signal) -> np.ndarray:
@@ -210,7 +210,7 @@ class SpectrogramReader(CachedReader):
             last = (span.at + span.frames - n_fft + n_fft // 2) // hop + 1
             if last > first:
                 there = (span.start - span.at) // hop + first
-                cached = self.spectrogram(span.region)[:, there : there + last - first]
+                cached = part(self.spectrogram(span.region), there, there + last - first)
                 found[:, first:last] = cached if span.gain == 1 else cached * np.float32(span.gain)
                 fresh[first:last] = False
         edges = np.flatnonzero(np.diff(fresh, prepend=False, append=False))
