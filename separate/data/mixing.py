@@ -133,7 +133,7 @@ def collate(examples: Sequence[Example], changes: Sequence[Changes] | None = Non
 def _room_for(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
     """An empty tensor; in a loader's process one in shared memory, so that it is not copied there afterwards."""
     if torch.utils.data.get_worker_info() is None:
-        return torch.empty(*shape, dtype=dtype)
+        return torch.from_numpy(np.empty(shape, torch.empty(0, dtype=dtype).numpy().dtype))  # NumPy takes huge pages
     storage = torch.UntypedStorage._new_shared(math.prod(shape) * dtype.itemsize)
     return torch.empty(0, dtype=dtype).set_(storage, 0, tuple(shape))  # type: ignore[call-overload]
 
