@@ -16,6 +16,7 @@ import argparse
 import io
 import json
 import sys
+import tarfile
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -29,6 +30,7 @@ from separate.config import CacheConfig, DatasetConfig, FolderConfig, PoolsConfi
 from separate.data import headers_of, listing
 from separate.data.fetching import contents_of
 from separate.data.layouts import tracks_of
+from separate.data.shards import key_and_source
 from separate.data.tracks import Signal, Track
 from separate.errors import SeparateError
 from separate.files import digest, replace_file
@@ -93,12 +95,31 @@ def _member(signal: Signal, track: Track) -> tuple[str, bytes]:
 def examples(tracks: list[Track], sources: list[str]) -> Iterator[dict[str, str | bytes]]:
     """As webdataset writes them."""
     for track in tracks:
-        example: dict[str, str | bytes] = {"__key__": track.name.replace(".", "_")}
+        example: dict[str, str | bytes] = {"__key__": key_of(track)}
         names = [*sources, "mixture"] if track.mixture is not None else sources
         for name, signal in zip(names, track.signals, strict=True):
             ending, content = _member(signal, track)
             example[f"{name}.{ending}"] = content
         yield example
+
+
+def key_of(track: Track) -> str:
+    """The name of a track, in which a dot would end it."""
+    return track.name.replace(".", "_")
+
+
+def refuse_others(out: Path, split: str, shards: list[list[Track]]) -> None:
+    """Shards that are there already must hold what they would hold now."""
+    planned = {f"{split}-{number:06d}.tar": [key_of(track) for track in tracks] for number, tracks in enumerate(shards)}
+    keys = [key for of_one in planned.values() for key in of_one]
+    twice = next((key for key in keys if keys.count(key) > 1), None) if len(set(keys)) < len(keys) else None
+    if twice:
+        sys.exit(f"{split} has two tracks of the name {twice}; rename one")
+    for place in sorted(out.glob(f"{split}-*.tar")):
+        with tarfile.open(place) as tar:
+            there = list(dict.fromkeys(key_and_source(name)[0] for name in tar.getnames()))
+        if there != planned.get(place.name):
+            sys.exit(f"{place} holds other tracks than it would now; remove it, or choose another folder")
 
 
 def write_shard(place: Path, tracks: list[Track], sources: list[str]) -> None:
@@ -133,6 +154,7 @@ def main() -> None:
             arguments.out.mkdir(parents=True, exist_ok=True)
             for split in config.splits:
                 shards = plan(config, split, round(1e6 * arguments.megabytes))
+                refuse_others(arguments.out, split, shards)
                 for number, tracks in enumerate(tqdm(shards, split, disable=None)):
                     place = arguments.out / f"{split}-{number:06d}.tar"
                     if not place.exists():

@@ -185,13 +185,13 @@ def test_entries_say_what_they_were_made_from(songs, tmp_path):
 def test_what_was_used_longest_ago_makes_room(tmp_path):
     cache = Cache(tmp_path / "arrays")
     for number in range(5):
-        cache.add(f"{number}" * 8, (1, 1000), np.dtype(np.float32), [np.zeros((1, 1000))], {})
-        os.utime(cache.place(f"{number}" * 8), (number, number))
-    size = cache.place("0" * 8).stat().st_size
+        cache.add(f"{number}" * 64, (1, 1000), np.dtype(np.float32), [np.zeros((1, 1000))], {})
+        os.utime(cache.place(f"{number}" * 64), (number, number))
+    size = cache.place("0" * 64).stat().st_size
     assert make_room(tmp_path, 3.5 * size) == 2
-    assert [cache.open(f"{number}" * 8) is None for number in range(5)] == [True, True, False, False, False]
+    assert [cache.open(f"{number}" * 64) is None for number in range(5)] == [True, True, False, False, False]
     limited = Cache(tmp_path / "arrays", limit=3.5 * size)
-    limited.add("9" * 8, (1, 1000), np.dtype(np.float32), [np.ones((1, 1000))], {})
+    limited.add("9" * 64, (1, 1000), np.dtype(np.float32), [np.ones((1, 1000))], {})
     assert [entry.path.stem[0] for entry in entries(tmp_path / "arrays")] == ["3", "4", "9"]
 
 

@@ -24,6 +24,7 @@ from separate.config import CacheConfig, data_config
 from separate.data import open_split
 from separate.data.batches import TrainingSteps, load
 from separate.data.fetching import Shards
+from separate.data.room import clear, make_free, make_room
 from separate.errors import DataError, UsageError
 from separate.stft import STFT
 from tests.conftest import TINY, tone, write
@@ -277,7 +278,8 @@ def test_batches_from_a_url_are_those_from_the_folder(shards, server, tmp_path, 
 
 def test_without_an_index_shards_are_fetched_once_to_be_listed(shards, server, tmp_path):
     cache = in_folder(tmp_path / "cache")
-    assert "no index.jsonl that would say which shards train-*.tar are" in refused(server.url, cache=cache)
+    message = refused(server.url, cache=cache)
+    assert "index.jsonl could not be read (the program that reads it ended with status 22), and only it" in message
     splits = {**SPLITS, "train": "train-{000000..000005}.tar"}
     examples = split_of(server.url, cache=cache, splits=splits)
     assert sorted(server.shards_asked()) == [f"/train-{number:06d}.tar" for number in range(6)]
@@ -502,3 +504,67 @@ def test_a_checkpoint_of_shards_names_no_copy(shards, call, tmp_path):
     assert checkpoint.read(tmp_path / "run" / "checkpoints" / "best.ckpt")["config"]["data"]["root"] == str(shards)
     code, out, err = call(evaluate_program, "run=run", "device=cpu", cwd=tmp_path)
     assert code == 0 and "scores:" in out, err
+
+
+def test_what_is_dropped_between_fetching_and_reading_is_fetched_again(shards, server, tmp_path):
+    assert run("prepare_shards.py", str(shards)).returncode == 0
+    examples = split_of(server.url, cache=in_folder(tmp_path / "cache"))
+    wanted = examples.recording(0).samples
+    fetch, drops = examples.reader.fetch, iter([True, False, True])
+
+    def fetch_and_drop(path):
+        fetch(path)
+        if next(drops, False):
+            next((tmp_path / "cache" / "shards").glob("*.tar")).unlink()
+
+    examples.reader.fetch = fetch_and_drop
+    np.testing.assert_array_equal(examples.recording(0).samples, wanted)
+    assert next(drops, None) is None
+
+
+def test_only_what_separate_made_is_ever_dropped(shards, server, tmp_path):
+    """The cache's folder may be one in which somebody keeps shards of their own."""
+    assert run("prepare_shards.py", str(shards)).returncode == 0
+    root = tmp_path / "mine"
+    shutil.copytree(shards, root / "shards")
+    write(root / "decoded" / "song" / "vocals.wav", tone(300))
+    before = sorted(root.rglob("*"))
+    for limit in (0.0, None):
+        make_room(root, limit)
+        make_free(root, 10**15)
+    clear(root)
+    assert sorted(root.rglob("*")) == before
+
+
+def test_a_false_index_writes_nothing_outside_the_cache(shards, server, tmp_path):
+    assert run("prepare_shards.py", str(shards)).returncode == 0
+    lines = [json.loads(line) for line in (shards / "index.jsonl").read_text().splitlines()]
+    for change in ({"sha256": "../../../../x" + "0" * 51}, {"members": [["a.low.wav", "x", 3]]}, {"bytes_": 1}):
+        (shards / "index.jsonl").write_text(json.dumps({**lines[0], **change}))
+        message = refused(server.url, cache=in_folder(tmp_path / "cache"))
+        assert f"{server.url}/index.jsonl is no index of shards" in message
+    (shards / "index.jsonl").write_text(json.dumps({**lines[0], "format": 0}))
+    assert "is of another version of separate" in refused(server.url, cache=in_folder(tmp_path / "cache"))
+    assert not list(tmp_path.rglob("*.contents"))
+
+
+def test_names_that_stand_twice_are_refused(shards, stems, tmp_path):
+    name, content = "00.low.wav", encoded(tone(300, channels=2))
+    with tarfile.open(shards / "train-000000.tar", "w") as tar:
+        for _ in range(2):
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    assert "train-000000.tar: 00 has low twice" in refused(shards)
+    (shards / "train-000000.tgz").write_bytes(b"")
+    splits = {**SPLITS, "train": "train-000000.t*"}
+    assert "train-000000.tgz is no .tar file" in refused(shards, splits=splits)
+    for name in ("a.b", "a_b"):
+        shutil.copytree(stems / "train" / "song 00", stems / "train" / name)
+    shutil.copytree(stems / "test", stems / "valid")
+    words = ["data=stems", f"data.root={stems}", "data.sources=[low,high]"]
+    assert "train has two tracks of the name a_b" in run("prepare_shards.py", str(tmp_path / "out"), *words).stderr
+    shutil.rmtree(stems / "train" / "a_b")
+    assert run("prepare_shards.py", str(tmp_path / "out"), *words).returncode == 0
+    done = run("prepare_shards.py", str(tmp_path / "out"), *words, "--megabytes", "0.3")
+    assert done.returncode != 0 and "train-000000.tar holds other tracks than it would now" in done.stderr

@@ -31,18 +31,24 @@ class TrainingSteps(Dataset):
         numbers = range(step * self.batch_size, (step + 1) * self.batch_size)
         try:
             examples = [self._draw(number) for number in numbers]
-            self.examples.expect(self._order, (numbers[-1] + 1) % len(self.examples))
+            place = self._place(numbers.stop)
+            self.examples.expect(self._order, place)
             return collate(examples, self._changes(numbers, examples), self.examples.sample_rate)
         except SeparateError as error:
             return error  # raised on the other side, where its message is not wrapped in a worker's traceback
 
     def _draw(self, number: int) -> Example:
         """Example `number`, counted from the start of the training."""
+        place = self._place(number)
+        return self.examples.draw(int(self._order[place]), np.random.default_rng([self.seed, 2, number]))
+
+    def _place(self, number: int) -> int:
+        """Where an example stands in the order of its pass, which becomes `_order`."""
         this_pass, place = divmod(number, len(self.examples))
         if this_pass != self._pass:
             self._pass = this_pass
             self._order = self.examples.order(np.random.default_rng([self.seed, 1, this_pass]))
-        return self.examples.draw(int(self._order[place]), np.random.default_rng([self.seed, 2, number]))
+        return place
 
     def _changes(self, numbers: range, examples: list[Example]) -> list[Changes] | None:
         if self.augment is None or not self.augment.active:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import re
 import secrets
 import shutil
 import tarfile
+from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -18,9 +20,11 @@ from filelock import FileLock
 from tqdm import tqdm
 
 from separate.audio import ENDINGS, Info, Member, UnreadableError, member_of, probe
-from separate.data.room import CONTENTS, FREE, SHARDS, Uses, drop, kept, make_room
+from separate.data.room import CONTENTS, FREE, SHARDS, Uses, drop, kept, make_free, make_room
 from separate.errors import DataError, SeparateError, UsageError
 from separate.files import FULL, digest, replace_file
+
+log = logging.getLogger(__name__)
 
 FORMAT = 1  # raised when what is known changes its form
 BLOCK = 2**22  # bytes read at a time
@@ -99,7 +103,7 @@ class Shards:
 
     def check_room(self, needed: int, window: int) -> None:
         """UsageError where shards of so many bytes in all cannot be there together."""
-        there = sum(one.bytes for one in kept(self.root))
+        there = sum(one.bytes for one in kept(self.root, (SHARDS,)))
         free = there + shutil.disk_usage(self.folder).free - FREE
         if needed > min(free, self.limit or free):
             least = (
@@ -144,7 +148,10 @@ class Shards:
         known = _remembered(memory)
         if known is None:
             known = contents_of(Path(path), path)
-            replace_file(memory, json.dumps(asdict(known)).encode())
+            try:
+                replace_file(memory, json.dumps(asdict(known)).encode())
+            except SeparateError as error:
+                log.warning("%s will be listed again next time: %s", path, error)
         return known
 
     def _download(self, url: str, part: Path) -> str:
@@ -157,7 +164,8 @@ class Shards:
             with gopen(url) as stream, part.open("wb") as file:
                 while block := stream.read(BLOCK):
                     size += len(block)
-                    make_room(self.root, self.limit, size)
+                    make_room(self.root, None if self.limit is None else self.limit - size)
+                    make_free(self.root, len(block))
                     seen.update(block)
                     file.write(block)
         except BaseException as error:
@@ -207,18 +215,18 @@ def refuse_commands(data: Mapping[str, Any], written: Mapping[str, Any]) -> None
         )
 
 
-def index_of(root: str) -> dict[str, Contents] | None:
-    """{name: contents} of the shards that a URL's index.jsonl lists, None where it has none."""
+def index_of(root: str) -> dict[str, Contents] | str:
+    """{name: contents} of the shards that a URL's index.jsonl lists, or why there is none."""
     from webdataset.gopen import gopen
 
-    if runs_commands(root):
-        return None
     where = f"{root}/index.jsonl"
+    if runs_commands(root):
+        return f"{where} is not read by a command"
     try:
         with gopen(where) as stream:
             lines = stream.read().decode().splitlines()
-    except (OSError, ValueError, ImportError):
-        return None
+    except (OSError, ValueError, ImportError) as error:
+        return f"{where} could not be read ({_reason(error)})"
     found = {}
     try:
         for line in lines:
@@ -227,7 +235,11 @@ def index_of(root: str) -> dict[str, Contents] | None:
                 raise DataError(
                     f"{where} is of another version of separate; make it anew with scripts/prepare_shards.py"
                 )
-            found[entry["place"]] = Contents(**{**entry, "place": f"{root}/{entry['place']}"})
+            one = Contents(**{**entry, "place": f"{root}/{entry['place']}"})
+            if not re.fullmatch("[0-9a-f]{64}", str(one.sha256)):  # it becomes part of a file's name
+                raise ValueError(one.sha256)
+            deque(one.files(""), maxlen=0)  # are all members of the right form?
+            found[entry["place"]] = one
     except (ValueError, KeyError, TypeError):
         raise DataError(f"{where} is no index of shards; make it with scripts/prepare_shards.py") from None
     return found

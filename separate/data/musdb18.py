@@ -37,7 +37,12 @@ class Songs:
     def __call__(self, path: str) -> None:
         place = Path(path).parent
         if place.parent == self.folder and not self.is_there(str(place)):  # dropped for another training's files
-            self.decode(Path(place.with_suffix(SONG).read_text()))
+            try:
+                self.decode(Path(place.with_suffix(SONG).read_text()))
+            except OSError as error:
+                raise DataError(
+                    f"{path} was dropped and its song cannot be read again ({error}); start again"
+                ) from None
 
     def decode(self, song: Path) -> Path:
         """The folder of a song's streams, STREAM.wav each, decoded now where it is not there."""

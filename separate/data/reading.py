@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from separate.audio import frames_at, read_span
+from separate.audio import NonFiniteError, UnreadableError, frames_at, read_span
 from separate.data.cache import VERSION, Cache, part
-from separate.data.tracks import Signal
+from separate.data.tracks import Piece, Signal
 from separate.errors import DataError
 
 if TYPE_CHECKING:
@@ -76,12 +76,21 @@ class Reader:
         return self._from_files(region.signal, region.first + start, frames)
 
     def _from_files(self, signal: Signal, start: int, frames: int) -> np.ndarray:
-        spans = []
-        for path, info in signal:
-            if self.fetch is not None:
-                self.fetch(path)
-            spans.append(read_span(path, info, start, frames, self.sample_rate, self.channels, pcm=self.pcm))
+        spans = [self._from_file(piece, start, frames) for piece in signal]
         return spans[0] if len(spans) == 1 else np.sum(spans, axis=0)
+
+    def _from_file(self, piece: Piece, start: int, frames: int) -> np.ndarray:
+        arguments = (*piece, start, frames, self.sample_rate, self.channels, self.pcm)
+        if self.fetch is None:
+            return read_span(*arguments)
+        self.fetch(piece.path)
+        try:
+            return read_span(*arguments)
+        except NonFiniteError:
+            raise
+        except UnreadableError:  # another process dropped it in this moment
+            self.fetch(piece.path)
+            return read_span(*arguments)
 
     def place(self, spans: Sequence[Span], frames: int) -> np.ndarray:
         """One source of an example: what `spans` put into silence, (C, frames); float32 where there are gains."""

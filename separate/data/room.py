@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import time
 from collections.abc import Iterator, Sequence
@@ -13,7 +14,12 @@ from typing import NamedTuple
 ARRAYS, DECODED, SHARDS = "arrays", "decoded", "shards"  # folders in a cache folder
 CONTENTS = ".contents"  # behind a shard's name: what is known of it, whether or not it is there
 FREE = 1e9  # bytes of the disk that fetched shards leave free
-OFTEN = 60.0  # seconds after which something is noted to be used again
+NAMES = {  # what is dropped, and nothing else that may lie there
+    ARRAYS: re.compile(r"[0-9a-f]{2}/[0-9a-f]{64}\.npy"),
+    DECODED: re.compile(r"[0-9a-f]{64}"),
+    SHARDS: re.compile(r"[0-9a-f]{16}-[0-9a-f]{16}-.*\.tar"),
+}
+OFTEN = 5.0  # seconds after which something is noted to be used again
 
 
 class Kept(NamedTuple):
@@ -26,30 +32,34 @@ class Kept(NamedTuple):
 
 def kept(root: Path, kinds: tuple[str, ...] = (ARRAYS, DECODED, SHARDS)) -> Iterator[Kept]:
     """All that can be dropped from a cache folder."""
-    patterns = {ARRAYS: "??/*.npy", DECODED: "*", SHARDS: "*.tar"}
     for kind in kinds:
-        for place in (root / kind).glob(patterns[kind]):
-            with suppress(OSError):  # dropped by another process in this moment
-                files = list(place.iterdir()) if place.is_dir() else [place]
-                if place.suffix in ("", ".npy", ".tar"):  # not what is half-written, or known beside it
+        for place in (root / kind).glob("??/*" if kind == ARRAYS else "*"):
+            if NAMES[kind].fullmatch(place.relative_to(root / kind).as_posix()):
+                with suppress(OSError):  # dropped by another process in this moment
+                    files = list(place.iterdir()) if place.is_dir() else [place]
                     yield Kept(place.stat().st_mtime, sum(file.stat().st_size for file in files), place)
 
 
-def make_room(root: Path, limit: float | None, coming: int = 0) -> int:
-    """Drop what was used longest ago until `coming` more bytes are within the limit; the number dropped.
-
-    Where something is coming, FREE bytes of the disk are to stay free as well.
-    """
+def make_room(root: Path, limit: float | None) -> int:
+    """Drop what was used longest ago until at most `limit` bytes are left; the number dropped."""
+    if limit is None:
+        return 0
     found = sorted(kept(root))
-    size, dropped = sum(one.bytes for one in found), 0
-    most = float("inf") if limit is None else limit - coming
-    if coming:
-        most = min(most, size + shutil.disk_usage(root).free - FREE - coming)
+    return _drop_oldest(found, sum(one.bytes for one in found) - limit)
+
+
+def make_free(root: Path, coming: int) -> int:
+    """Drop the shards that were used longest ago, so that FREE bytes of the disk stay free after `coming` more."""
+    return _drop_oldest(sorted(kept(root, (SHARDS,))), FREE + coming - shutil.disk_usage(root).free)
+
+
+def _drop_oldest(found: Sequence[Kept], excess: float) -> int:
+    dropped = 0
     for one in found:
-        if size <= most:
+        if excess <= 0:
             break
         drop(one.place)
-        size, dropped = size - one.bytes, dropped + 1
+        excess, dropped = excess - one.bytes, dropped + 1
     return dropped
 
 

@@ -37,8 +37,12 @@ def list_shards(
     `file`, KEY.mixture.wav.
     """
     pattern = split_name(splits, split)
-    places, told = _places(root, pattern, split)
-    found = in_parallel(partial(_contents, shards=shards, told=told), places, workers, f"{split}: listing shards")
+    places, told = _places(root if root == "/" else root.rstrip("/"), pattern, split)
+    found = (
+        [shards.contents(place, told[place]) for place in places]
+        if told
+        else in_parallel(partial(_contents, shards=shards), places, workers, f"{split}: listing shards")
+    )
     wanted = [*sources, "mixture"] if mixture == "file" else sources
     listing = Listing([], f"KEY.{{{','.join(wanted)}}}.wav in {root}/{pattern}")
     for place, one in zip(places, found, strict=True):
@@ -50,7 +54,8 @@ def list_shards(
         for name, path, info in contents.files(file):
             if isinstance(info, Info):
                 key, source = key_and_source(name)
-                examples.setdefault(key, {}).setdefault(source, path)
+                if examples.setdefault(key, {}).setdefault(source, path) != path:
+                    listing.problems.append(f"{place}: {key} has {source} twice")
                 listing.infos[path] = info
             else:
                 listing.problems.append(f"{place}: {name}: {info}")
@@ -67,9 +72,9 @@ def list_shards(
     return listing
 
 
-def _contents(place: str, shards: Shards, told: Mapping[str, Contents]) -> tuple[str, Contents] | str:
+def _contents(place: str, shards: Shards) -> tuple[str, Contents] | str:
     try:
-        return shards.contents(place, told.get(place))
+        return shards.contents(place)
     except DataError as error:
         return str(error)
 
@@ -101,9 +106,13 @@ def _places(root: str, pattern: str, split: str) -> tuple[list[str], dict[str, C
                 f"{missing[0]} is missing: the {split} split has no shard of that name (the folder's tar files: "
                 f"{there}); name them with data.splits.{split}=PATTERN"
             )
+        others = [place for place in places if not place.endswith(".tar")]
+        if others:
+            raise DataError(f"{others[0]} is no .tar file; name the shards of the {split} split with "
+                            f"data.splits.{split}=PATTERN")  # fmt: skip
         return list(dict.fromkeys(places)), {}
     index = index_of(root)
-    if index is not None:
+    if not isinstance(index, str):
         names = list(dict.fromkeys(name for one in patterns for name in index if fnmatch(name, one)))
         if not names:
             raise DataError(
@@ -113,8 +122,8 @@ def _places(root: str, pattern: str, split: str) -> tuple[list[str], dict[str, C
         return [f"{root}/{name}" for name in names], {f"{root}/{name}": index[name] for name in names}
     if any(sign in pattern for sign in "*?["):
         raise DataError(
-            f"{root} has no index.jsonl that would say which shards {pattern} are; make it with "
-            f"scripts/prepare_shards.py, or name all with \"data.splits.{split}='{split}-{{000000..000146}}.tar'\""
+            f"{index}, and only it would say which shards {pattern} are; make it with scripts/prepare_shards.py, or "
+            f"name all with \"data.splits.{split}='{split}-{{000000..000146}}.tar'\""
         )
     return list(dict.fromkeys(f"{root}/{one}" for one in patterns)), {}
 
