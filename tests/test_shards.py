@@ -232,6 +232,7 @@ def test_shards_that_are_not_there_are_said_to_be(shards, tmp_path):
     splits = {**SPLITS, "train": "training-*.tar"}
     assert "(the folder's tar files: train-000000.tar, train" in refused(shards, splits=splits)
     assert "a brace that is not closed" in refused(shards, splits={**SPLITS, "train": "train-{0..9.tar"})
+    (shards / "index.jsonl").write_text("beside them")
     values = {key: value for key, value in vars(data(shards)).items() if key != "window"}
     with pytest.raises(DataError) as caught:
         open_split(data_config({**values, "layout": "stems"}), "train")

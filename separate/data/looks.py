@@ -34,10 +34,10 @@ def looks_like(root: Path, config: FolderConfig) -> str | None:
 
 
 def _layout(root: Path) -> tuple[str, list[str]] | None:
-    if any(root.glob("*.jsonl")):
-        return "manifest", []
     for shard in sorted(root.glob("*.tar"))[:1]:
         return "shards", _names_in(shard)
+    if any(root.glob("*.jsonl")):
+        return "manifest", []
     if any(root.glob("metadata/mixture_*.csv")):
         return "librimix", []
     for split in (root / name for name in folders_in(root)):
