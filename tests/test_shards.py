@@ -125,8 +125,6 @@ class Server(http.server.ThreadingHTTPServer):
 
 @pytest.fixture
 def server(shards):
-    if shutil.which("curl") is None:
-        pytest.skip("webdataset reads from http with curl, which is not installed")
     with Server(shards) as running:
         thread = threading.Thread(target=running.serve_forever)
         thread.start()
@@ -291,6 +289,12 @@ def test_without_an_index_shards_are_fetched_once_to_be_listed(shards, server, t
     message = refused(server.url, cache=cache, splits=splits)
     assert f"{server.url}/train-000006.tar could not be fetched (the program that reads it ended with status" in message
     assert not list((tmp_path / "cache").rglob("*.part"))
+
+
+def test_a_reader_that_is_not_installed_is_named(server, tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    message = refused(server.url, cache=in_folder(tmp_path / "cache"))
+    assert "index.jsonl could not be read (curl is not installed)" in message
 
 
 def test_a_shard_that_changed_after_it_was_listed_is_not_read(shards, server, tmp_path):

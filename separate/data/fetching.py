@@ -291,4 +291,6 @@ def _reason(error: Exception) -> str:
     status = re.search(r"exit (-?\d+)", str(error))
     if status:
         return f"the program that reads it ended with status {status[1]}"
+    if isinstance(error, FileNotFoundError) and error.filename and "/" not in str(error.filename):
+        return f"{error.filename} is not installed"
     return str(error.strerror or error) if isinstance(error, OSError) else str(error)
