@@ -57,10 +57,12 @@ def _infer(arguments: argparse.Namespace) -> None:
         )
     from separate import checkpoint
     from separate.inference.files import plan, refuse_overwriting, separate_file
+    from separate.interrupts import protect_native_code
 
     jobs, infos = plan(arguments.inputs, arguments.out)
     path = checkpoint.find(arguments.checkpoint)
     print(f"checkpoint: {path}")
+    protect_native_code()
     separator = checkpoint.load(path, arguments.device, arguments.trust)
     refuse_overwriting(jobs, separator.sources)
     for file, folder in jobs.items():

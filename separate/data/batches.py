@@ -14,6 +14,7 @@ from separate.data.augment import Augment, Changes
 from separate.data.examples import Example, Examples
 from separate.data.mixing import Drawn, collate
 from separate.errors import SeparateError
+from separate.interrupts import ignore_stops, signals_held
 
 
 class TrainingSteps(Dataset):
@@ -99,14 +100,13 @@ def load(dataset: Dataset, items: range, workers: int, pin: bool) -> Generator[D
         generator=torch.Generator(),  # its draws leave the global state, which dropout uses, alone
         **options,
     )
-    for batch in loader:
+    with signals_held():  # or a worker would run this process's handlers before it has its own
+        batches = iter(loader)
+    for batch in batches:
         if isinstance(batch, SeparateError):
             raise batch
         yield batch
 
 
 def _start_worker(worker: int) -> None:
-    import signal
-
-    for number in (signal.SIGINT, signal.SIGTERM):  # these reach the whole group; the training decides when to stop
-        signal.signal(number, signal.SIG_IGN)
+    ignore_stops()  # which reach the whole group; the training decides when to stop

@@ -20,6 +20,7 @@ from separate.data.fetching import refuse_commands
 from separate.device import choose_device
 from separate.errors import SeparateError, UsageError
 from separate.files import FULL, replace_file
+from separate.interrupts import protect_native_code
 from separate.training.runlog import RunLog
 from separate.training.state import State, higher_is_better
 from separate.training.trainer import Training, fit, how_to_go_on, measure, precision
@@ -79,6 +80,7 @@ def run(config: TrainConfig, folder: Path, changed: Sequence[str] = ()) -> float
 def prepare(config: Mapping[str, Any], folder: Path, trust: Sequence[str] | None = None) -> tuple[State, Training]:
     """The parts of a run, freshly initialised from the seed.  trust: as in `build`."""
     device = choose_device(config["device"])
+    protect_native_code()
     options = TrainerConfig(**config["trainer"])
     torch.manual_seed(config["seed"])
     separator = build_separator(config, trust)

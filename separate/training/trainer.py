@@ -100,7 +100,7 @@ def fit(state: State, training: Training) -> float | None:
     steps = training.steps
     ahead = range(state.step, options.epochs * training.steps_per_epoch)
     pin = state.separator.device.type == "cuda"
-    with closing(load(steps, ahead, training.workers, pin)) as batches, _interruptible() as interruption:
+    with _interruptible() as interruption, closing(load(steps, ahead, training.workers, pin)) as batches:
         try:
             while not _finished(state, options):
                 means = train_epoch(state, training, batches, interruption)
@@ -108,6 +108,7 @@ def fit(state: State, training: Training) -> float | None:
                 end_epoch(state, training, means)
         except Interrupted:
             save(state, training, "last")
+            log.info("saved checkpoints/last.ckpt after step %d", state.step)  # before processes and threads end
             raise Stopped(
                 f"interrupted in epoch {state.epoch + 1} after step {state.step}; everything is saved. Go on with\n"
                 f"  {how_to_go_on(training.folder)}"

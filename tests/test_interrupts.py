@@ -1,0 +1,138 @@
+"""Signals: native code survives them, and loader processes leave them to the training."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from separate import checkpoint
+from separate.errors import SeparateError
+from separate.training import trainer
+from tests.test_trainer import start
+
+STORM = """
+import signal, sys
+signal.signal(signal.SIGALRM, lambda *_: None)
+from separate.cli.train import main
+signal.setitimer(signal.ITIMER_REAL, 1e-3, float(sys.argv.pop(1)))
+try:
+    main()
+finally:
+    signal.setitimer(signal.ITIMER_REAL, 0)
+"""
+RECURRENT = ["model=blstm", "model.units=100", "model.layers=2"]
+ENCODER = ["model=tasnet", "loss=si_sdr", "model.filters=64", "model.layers=1", "model.units=32"]
+
+
+def python(code: str, *arguments: str, cwd: Path, **environment: str) -> str:
+    """The output of a program in a process of its own, which must end well."""
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        cwd=cwd, env={**os.environ, **environment}, capture_output=True, text=True, timeout=400,
+    )  # fmt: skip
+    assert done.returncode == 0, (done.returncode, done.stdout, done.stderr)
+    return done.stdout
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no such signals")
+@pytest.mark.parametrize("model", [RECURRENT, ENCODER], ids=["blstm", "tasnet"])
+@pytest.mark.parametrize("threads", ["1", "2"])
+def test_a_training_that_is_hit_by_signals_all_the_time_learns_the_same(model, threads, tmp_path):
+    options = [
+        "data.tracks={train: 1, valid: 1, test: 1}", "data.excerpt=2", "batch_size=4", "trainer.epochs=1",
+        "trainer.steps_per_epoch=6", "logger.tensorboard=false", "device=cpu", "trainer.precision=float32",
+    ]  # fmt: skip
+    environment = {"OMP_NUM_THREADS": threads, "OMP_WAIT_POLICY": "PASSIVE"}
+    for run, often in (("calm", "0"), ("hit", "1e-3")):
+        python(STORM, often, *model, *options, f"run={run}", cwd=tmp_path, **environment)
+    calm, hit = (checkpoint.read(tmp_path / run / "checkpoints" / "last.ckpt")["model"] for run in ("calm", "hit"))
+    assert all(torch.equal(value, hit[name]) for name, value in calm.items())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_signals_go_to_the_main_thread_and_not_to_those_of_openmp(tmp_path):
+    masks = """
+        import os, re
+        from pathlib import Path
+        from separate.interrupts import protect_native_code
+        import torch
+        protect_native_code()
+        torch.randn(500, 500) @ torch.randn(500, 500)
+        main = Path(f"/proc/self/task/{os.getpid()}")
+        for task in Path("/proc/self/task").iterdir():
+            print(task.name == main.name, re.search("SigBlk:\\t(.+)", (task / "status").read_text())[1])
+    """
+    lines = python("if True:" + masks, cwd=tmp_path, OMP_NUM_THREADS="2").splitlines()
+    blocked = {name == "True": int(mask, 16) for name, mask in map(str.split, lines)}
+    assert len(lines) == 2 and set(blocked) == {True, False}, lines
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD):
+        assert blocked[False] & 1 << number - 1, number
+        assert not blocked[True] & 1 << number - 1, number
+    assert not blocked[False] & 1 << signal.SIGSEGV - 1
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="workers are forked on Linux")
+def test_a_worker_that_is_stopped_while_it_starts_goes_on(tmp_path):
+    early = """
+        import os, signal
+        from torch.utils.data import Dataset
+        from separate.data.batches import load
+
+        class Numbers(Dataset):
+            def __getitem__(self, number): return number
+
+        def stop():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                os.kill(os.getpid(), number)
+
+        os.register_at_fork(after_in_child=stop)
+        print(list(load(Numbers(), range(5), 1, False)), signal.pthread_sigmask(signal.SIG_BLOCK, []))
+    """
+    assert python("if True:" + early, cwd=tmp_path) == "[0, 1, 2, 3, 4] set()\n"
+
+
+def test_a_stop_while_the_workers_end_is_heeded_by_the_training(tmp_path, monkeypatch):
+    """The system's own way with SIGTERM would end the program without a word."""
+    reached = []
+    before = signal.signal(signal.SIGTERM, lambda *_: reached.append("handler of before"))
+
+    def load(*arguments):
+        try:
+            yield from trainer_load(*arguments)
+        finally:
+            signal.raise_signal(signal.SIGTERM)
+
+    trainer_load = trainer.load
+    monkeypatch.setattr(trainer, "load", load)
+    try:
+        state, training = start(tmp_path, epochs=1)
+        trainer.fit(state, training)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert not reached
+
+
+def test_what_was_saved_is_said_before_the_workers_end(tmp_path, monkeypatch, caplog):
+    ended = []
+
+    def load(*arguments):
+        try:
+            yield from trainer_load(*arguments)
+        finally:
+            ended.append(caplog.text)
+
+    trainer_load = trainer.load
+    monkeypatch.setattr(trainer, "load", load)
+    monkeypatch.setattr(trainer.Interruption, "check", interrupt)
+    state, training = start(tmp_path, epochs=1)
+    with caplog.at_level("INFO"), pytest.raises(SeparateError, match="interrupted in epoch 1 after step 1"):
+        trainer.fit(state, training)
+    assert "saved checkpoints/last.ckpt after step 1" in ended[-1]
+
+
+def interrupt(_):
+    raise trainer.Interrupted
