@@ -257,6 +257,7 @@ class _Resampler:
         self.width, taps = made.width, kernel.shape[1]
         self.steps = max(1, 128 // self.old)
         self.span = self.old * (self.steps - 1) + taps  # samples that a block sees
+        self.matrices: dict[tuple[torch.device, torch.dtype], Tensor] = {}  # to move one makes the host wait
         with torch.inference_mode(False):  # so that a gradient can go through it later
             self.matrix = torch.zeros(self.span, self.steps * self.new)
         for step in range(self.steps):
@@ -271,7 +272,11 @@ class _Resampler:
         blocks = ceil(frames / (self.steps * self.new))
         after = (blocks - 1) * block + self.span - self.width - audio.shape[-1]
         seen = torch.nn.functional.pad(audio, (self.width, max(after, 0))).unfold(-1, self.span, block)[..., :blocks, :]
-        return (seen @ self.matrix.to(audio)).flatten(-2)[..., :frames]
+        place = (audio.device, audio.dtype)
+        if place not in self.matrices:
+            with torch.inference_mode(False):
+                self.matrices[place] = self.matrix.to(*place)
+        return (seen @ self.matrices[place]).flatten(-2)[..., :frames]
 
 
 @lru_cache(maxsize=8)

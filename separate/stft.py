@@ -9,6 +9,8 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
+unfold_backward = torch.ops.aten.unfold_backward  # the adjoint of Tensor.unfold: overlap-add
+
 WINDOWS: dict[str, Callable[[int], Tensor]] = {
     "hann": torch.hann_window,
     "sqrt_hann": lambda length: torch.hann_window(length).sqrt(),
@@ -51,9 +53,24 @@ class STFT(nn.Module):
 
     def inverse(self, spectrogram: Tensor, length: int) -> Tensor:
         """spectrogram: (..., F, N) complex -> (..., length), differentiable; inverse(forward(x), T) is x."""
-        flat = rearrange(spectrogram, "... f n -> (...) f n")
-        waveform = torch.istft(flat, self.n_fft, self.hop, window=self.window, center=True, length=length)
+        flat = rearrange(spectrogram, "... f n -> (...) n f")
+        waveform = weighted_overlap_add(torch.fft.irfft(flat, n=self.n_fft), self.window, self.hop, length)
         return waveform.reshape(*spectrogram.shape[:-2], length)
+
+
+def weighted_overlap_add(frames: Tensor, window: Tensor, hop: int, length: int) -> Tensor:
+    """Frames (B, N, n_fft) of an inverse STFT -> (B, length), from the middle of the first frame on.
+
+    The least-squares inverse (Griffin and Lim, 1984), as in `torch.istft`, whose check of the window's envelope makes
+    the host wait for a GPU at each call.  Samples beyond the last frame are 0.
+    """
+    count, size = frames.shape[1:]
+    span = (count - 1) * hop + size
+    envelope = unfold_backward(window.square().expand(1, count, size), [1, span], 1, size, hop)
+    total = unfold_backward(frames * window, [len(frames), span], 1, size, hop)
+    kept = slice(size // 2, size // 2 + length)
+    waveform = total[:, kept] / envelope[:, kept]
+    return nn.functional.pad(waveform, (0, length - waveform.shape[1]))
 
 
 def mel_filterbank(bins: int, sample_rate: int, mels: int) -> Tensor:

@@ -48,12 +48,13 @@ class MixITLoss(Loss):
 
 
 @lru_cache
-def _sharings(estimates: int) -> Tensor:
-    """(2^M, 2, M): every way to give each of M estimates to one of two mixtures."""
+def _sharings(estimates: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """(2^M, 2, M): every way to give each of M estimates to one of two mixtures; on each device once."""
     if estimates > MOST_ESTIMATES:
         raise ValueError(f"{estimates} estimates have too many sharings; mixit works with at most {MOST_ESTIMATES}")
-    first = (torch.arange(2**estimates)[:, None] >> torch.arange(estimates)) & 1
-    return torch.stack([first, 1 - first], dim=1).float()
+    with torch.inference_mode(False):  # whoever asks first
+        first = (torch.arange(2**estimates)[:, None] >> torch.arange(estimates)) & 1
+        return torch.stack([first, 1 - first], dim=1).to(device, dtype)
 
 
 def best_sharing(estimates: Tensor, mixtures: Tensor, soft: float) -> Tensor:
@@ -61,7 +62,7 @@ def best_sharing(estimates: Tensor, mixtures: Tensor, soft: float) -> Tensor:
 
     All errors come from one Gram product: |x - a E|^2 = |x|^2 - 2 a E x + a E E' a'.
     """
-    sharings = _sharings(estimates.shape[1]).to(estimates)
+    sharings = _sharings(estimates.shape[1], estimates.dtype, estimates.device)
     gram = estimates @ estimates.mT  # (B, M, M)
     products = mixtures @ estimates.mT  # (B, 2, M)
     quadratic = torch.einsum("kim,bmn,kin->bki", sharings, gram, sharings)

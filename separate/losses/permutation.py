@@ -13,8 +13,10 @@ MOST_ORDERS = 24  # those of 4 sources: more take longer to try than the Hungari
 
 
 @lru_cache
-def _orders(estimates: int, references: int) -> Tensor:
-    return torch.tensor(list(permutations(range(estimates), references)))
+def _orders(estimates: int, references: int, device: torch.device) -> Tensor:
+    """(orders, S), on each device once: to move them there makes the host wait."""
+    with torch.inference_mode(False):  # whoever asks first
+        return torch.tensor(list(permutations(range(estimates), references))).to(device)
 
 
 def best_permutation(pairwise: Tensor) -> Tensor:
@@ -29,7 +31,7 @@ def best_permutation(pairwise: Tensor) -> Tensor:
         raise ValueError(f"{estimates} estimates cannot be paired with {references} references; give at least as many")
     if math.perm(estimates, references) > MOST_ORDERS:
         return _hungarian(pairwise)
-    orders = _orders(estimates, references).to(pairwise.device)  # (orders, S)
+    orders = _orders(estimates, references, pairwise.device)  # (orders, S)
     cost = pairwise[:, orders, torch.arange(references, device=pairwise.device)].sum(-1)  # (B, orders)
     finite = pairwise.isfinite().all(-1).all(-1)
     return orders[cost.argmin(dim=1).where(finite, 0)]  # the first order changes nothing

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from functools import cache
+from math import ceil
+from typing import Any
+
+import torch
 from torch import Tensor, nn
 
 from separate.models.layers import check_positive
+from separate.stft import weighted_overlap_add
 
 WINDOWS = (64, 256, 1024, 2048, 4096, 16384)  # for which both branches meet at one rate, each level dividing by 4
 
@@ -48,8 +54,6 @@ class HDemucs(nn.Module):
         dconv_init: float = 1e-4,
     ) -> None:
         super().__init__()
-        from torchaudio.models import HDemucs as Network
-
         check_positive(hidden=hidden, growth=growth, depth=depth, time_stride=time_stride, emb_scale=emb_scale)
         check_positive(norm_groups=norm_groups, dconv_depth=dconv_depth, dconv_comp=dconv_comp)
         for name, value in {"context": context, "context_enc": context_enc, "freq_emb": freq_emb}.items():
@@ -66,7 +70,7 @@ class HDemucs(nn.Module):
             raise ValueError(f"dconv_comp={dconv_comp} leaves no channel of hidden={hidden}; use at most {hidden}")
         self.step = nfft // 4
         try:
-            self.network = Network(
+            self.network = _network_class()(
                 [str(source) for source in range(sources)],
                 audio_channels=channels,
                 channels=hidden,
@@ -108,3 +112,31 @@ class HDemucs(nn.Module):
         length = mixture.shape[-1]
         padded = nn.functional.pad(mixture, (0, self.valid_length(length) - length))
         return {"waveforms": self.network(padded)[..., :length]}
+
+
+@cache
+def _network_class() -> Any:
+    """torchaudio's network with transforms whose window lies on its device and that never make the host wait."""
+    from torchaudio.models import HDemucs as Network
+
+    class OnDevice(Network):
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            super().__init__(*arguments, **options)
+            self.register_buffer("window", torch.hann_window(self.nfft), persistent=False)
+
+        def _spec(self, x: Tensor) -> Tensor:
+            """(B, C, T) -> (B, C, nfft / 2, ceil(T / hop)) complex, without the highest bin."""
+            count, before = ceil(x.shape[-1] / self.hop_length), self.hop_length // 2 * 3
+            x = self._pad1d(x, before, before + count * self.hop_length - x.shape[-1], mode="reflect")
+            window, flat = self.window.to(x.dtype), x.flatten(0, 1)
+            z = torch.stft(flat, self.nfft, self.hop_length, window=window, normalized=True, return_complex=True)
+            return z[:, :-1, 2 : 2 + count].unflatten(0, x.shape[:2])
+
+        def _ispec(self, z: Tensor, length: int) -> Tensor:
+            """(..., nfft / 2, N) complex -> (..., length)."""
+            frames = torch.fft.irfft(nn.functional.pad(z, (2, 2, 0, 1)).flatten(0, -3).mT, norm="ortho")
+            before = self.hop_length // 2 * 3
+            x = weighted_overlap_add(frames, self.window.to(frames.dtype), self.hop_length, before + length)
+            return x[:, before:].unflatten(0, z.shape[:-2])
+
+    return OnDevice

@@ -114,6 +114,7 @@ def prepare(config: Mapping[str, Any], folder: Path, trust: Sequence[str] | None
         folder=folder,
         config=dict(config),
         augment=augment,
+        lags=device.type != "cpu",
     )
     return state, training
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from separate.separator import Separator
+from separate.training.late import Pending
 
 HIGHER_IS_BETTER = ("sdr", "snr")  # in a metric's name; of every other quantity less is better
 
@@ -23,6 +24,7 @@ class State:
 
     best: the best value of the monitored metric; stale: epochs since it improved;
     sums: what this epoch's steps have added up so far, by name; skipped: steps not applied, in a row.
+    pending: the last step, while its figures are not read; None when the state is captured.
     """
 
     separator: Separator
@@ -36,11 +38,13 @@ class State:
     stale: int = 0
     skipped: int = 0
     sums: dict[str, float] = field(default_factory=dict)
+    pending: Pending | None = None
 
     PLAIN = ("step", "epoch", "seconds", "best", "stale", "skipped", "sums")
 
     def capture(self) -> dict[str, Any]:
         """Tensors and plain values, with the random states that dropout draws from."""
+        assert self.pending is None, "flush comes first"
         device = self.separator.device
         return {
             "model": self.separator.state_dict(),

@@ -29,6 +29,7 @@ from separate.evaluation.scores import METRICS, score
 from separate.files import replace_file
 from separate.losses import Loss
 from separate.models.representation import observers
+from separate.training import late
 from separate.training.runlog import RunLog
 from separate.training.state import State, higher_is_better
 
@@ -50,7 +51,10 @@ class Stopped(SeparateError):
 
 @dataclass
 class Training:
-    """What does not change while training.  config: the resolved configuration, for the checkpoints."""
+    """What does not change while training.  config: the resolved configuration, for the checkpoints.
+
+    lags: the figures of a step are read during the next one, so that the host does not wait for a GPU.
+    """
 
     loss: Loss
     train: Examples
@@ -63,6 +67,7 @@ class Training:
     config: dict[str, Any]
     augment: Augment | None = None
     log: RunLog | None = None
+    lags: bool = False
 
     @property
     def steps_per_epoch(self) -> int:
@@ -150,8 +155,7 @@ def train_epoch(
             waited += time.perf_counter() - begun
             if batch.rejected:
                 state.sums["rejected"] = state.sums.get("rejected", 0.0) + batch.rejected
-            for name, value in train_step(state, training, batch).items():
-                state.sums[name] = state.sums.get(name, 0.0) + value
+            _add(state.sums, train_step(state, training, batch))
             now = time.perf_counter()
             state.seconds += now - begun  # validation adds its own
             bar.set_postfix_str(_progress(state.sums, waited / (now - started)), refresh=False)
@@ -160,8 +164,9 @@ def train_epoch(
                 save(state, training, "last")
                 saved = now
             interruption.check()
+    _add(state.sums, flush(state, training))
     sums = dict(state.sums)
-    steps, rejected = sums.pop("steps"), sums.pop("rejected", 0.0)
+    steps, rejected = sums.pop("steps", 0.0), sums.pop("rejected", 0.0)
     means = {f"train/{name}": total / steps for name, total in sums.items()}
     if rejected:
         means["train/rejected"] = rejected / (rejected + steps * training.batch_size)  # share of the excerpts drawn
@@ -178,48 +183,88 @@ def _progress(sums: dict[str, float], waiting: float) -> str:
 
 
 def train_step(state: State, training: Training, drawn: Drawn) -> dict[str, float]:
-    """One step; what it adds to the epoch's sums (nothing where loss or gradient is not finite: it is not applied)."""
+    """One step.  Returns what it adds to the epoch's sums; nothing where loss or gradient is not finite.
+
+    Such a step is not applied: parameters, statistics and the optimizer's state stay as they were.
+
+    On the CPU the figures of the step (loss, its parts, gradient norm) are read at once.  Elsewhere (`training.lags`)
+    they are one tensor whose copy to the host is started here and read in the next step, once its forward and backward
+    pass are queued, or by `flush`.  That is the only time that the host waits for the device, and what comes back is
+    what the step before adds.  Whether a step is applied is then decided on the device, between the parameters as they
+    are and a copy from before; the optimizer's state is copied too and put back when the figures have been read.
+    """
     separator, optimizer, scaler = state.separator, state.optimizer, state.scaler
     device = separator.device
     dtype = precision(training.options.precision, device)
-    buffers = [buffer.clone() for buffer in separator.buffers()]
+    buffers = late.statistics(separator)
+    buffers_before = late.copies(buffers)
+    before: late.OptimizerState | None = None
+    gained: dict[str, float] = {}
     try:
         batch = training.loss.prepare(drawn.to(device, separator.stft))
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
             loss, parts = training.loss(separator.separate(batch), batch)
         optimizer.zero_grad(set_to_none=True)
         scaler.scale(loss).backward()
+        scaler.unscale_(optimizer)
+        norm = torch.nn.utils.clip_grad_norm_(separator.parameters(), training.options.clip or math.inf)
+        figures = late.Figures({"loss": loss, "gradient_norm": norm, **parts})
+        if training.lags:
+            figures.send()
+            gained = flush(state, training)  # it may put the optimizer's state back, and so comes before this update
+            parameters = late.parameters(optimizer)
+            before, parameters_before = late.OptimizerState(optimizer), late.copies(parameters)
+            optimizer.step()
+            late.undo_unless(figures.finite, [*parameters, *buffers], [*parameters_before, *buffers_before])
+        elif figures.finite:
+            optimizer.step()
+        else:
+            late.undo_unless(figures.finite, buffers, buffers_before)
+            optimizer.zero_grad(set_to_none=True)
     except torch.OutOfMemoryError:
         seconds = training.train.frames / training.train.sample_rate
         raise SeparateError(
             f"out of memory on {device} at batch_size={training.batch_size} and data.excerpt={seconds:g}; "
             f"lower one of them"
         ) from None
-    scaler.unscale_(optimizer)
-    norm = torch.nn.utils.clip_grad_norm_(separator.parameters(), training.options.clip or math.inf)
-    found = {"loss": loss.item(), "gradient_norm": norm.item(), **{name: part.item() for name, part in parts.items()}}
-    finite = all(map(math.isfinite, found.values()))
-    if finite or (scaler.is_enabled() and math.isfinite(found["loss"])):  # float16 overflows are the scaler's to handle
-        scaler.step(optimizer)
+    scaler.update()
+    state.pending = late.Pending(state.step, drawn, figures, before)
+    state.step += 1
+    return gained if training.lags else flush(state, training)
+
+
+def flush(state: State, training: Training) -> dict[str, float]:
+    """Read the figures of the last step, where that has not been done, and return what it adds to the epoch's sums."""
+    step, state.pending = state.pending, None
+    if step is None:
+        return {}
+    found = step.figures.read()
+    if all(map(math.isfinite, found.values())):
+        state.skipped = 0
+        return {"steps": 1, **found}
+    if step.before is not None:
+        step.before.restore(state.optimizer)
+    if state.scaler.is_enabled() and math.isfinite(found["loss"]):  # float16 overflows are the scaler's to handle
         state.skipped = 0
     else:
-        for buffer, before in zip(separator.buffers(), buffers, strict=True):
-            buffer.copy_(before)
-        optimizer.zero_grad(set_to_none=True)
         state.skipped += 1
-        _report_non_finite(state, training, batch, found)
-    scaler.update()
-    state.step += 1
-    return {"steps": 1, **found} if finite else {}
+        _report_non_finite(state, training, step, found)
+    return {}
 
 
-def _report_non_finite(state: State, training: Training, batch: Batch, found: dict[str, float]) -> None:
+def _add(sums: dict[str, float], gained: dict[str, float]) -> None:
+    for name, value in gained.items():
+        sums[name] = sums.get(name, 0.0) + value
+
+
+def _report_non_finite(state: State, training: Training, step: late.Pending, found: dict[str, float]) -> None:
     """Keep the batch for inspection, say so, and stop the run when it happens again and again."""
-    path = training.folder / "nonfinite" / f"step_{state.step}.pt"
+    batch = training.loss.prepare(step.drawn.to(state.separator.device, state.separator.stft))
+    path = training.folder / "nonfinite" / f"step_{step.number}.pt"
     evidence = {"mixture": batch.mixture.cpu(), "sources": batch.sources.cpu(), "tracks": batch.tracks, **found}
     replace_file(path, checkpoint.to_bytes(evidence))
     what = (
-        f"step {state.step} was not applied: loss {found['loss']:g}, gradient norm {found['gradient_norm']:g}, "
+        f"step {step.number} was not applied: loss {found['loss']:g}, gradient norm {found['gradient_norm']:g}, "
         f"tracks {', '.join(batch.tracks)}; the batch is in {path}"
     )
     log.warning(what)
@@ -308,9 +353,10 @@ def end_epoch(state: State, training: Training, means: dict[str, float]) -> None
 
 
 def save(state: State, training: Training, name: str, scores: dict[str, float] | None = None) -> None:
-    """Write RUN/checkpoints/NAME.ckpt."""
+    """Write RUN/checkpoints/NAME.ckpt, with what the last step adds."""
     import separate
 
+    _add(state.sums, flush(state, training))
     contents = {
         "config": training.config,
         "scores": scores or {},
