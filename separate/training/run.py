@@ -11,8 +11,17 @@ from typing import Any
 import torch
 
 from separate import checkpoint
-from separate.build import build, build_loss, build_separator, targets_in, trusted
-from separate.config import AugmentConfig, CacheConfig, LoggerConfig, TrainConfig, TrainerConfig, data_config, lookup
+from separate.build import build_loss, build_optimizer, build_separator, targets_in, trusted
+from separate.config import (
+    AugmentConfig,
+    CacheConfig,
+    LoggerConfig,
+    TrainConfig,
+    TrainerConfig,
+    data_config,
+    lookup,
+    typed,
+)
 from separate.data import open_split
 from separate.data.augment import Augment
 from separate.data.examples import FileExamples
@@ -46,7 +55,7 @@ def run(config: TrainConfig, folder: Path, changed: Sequence[str] = ()) -> float
         written = plain["data"]
         plain = resumed_config(resumed["config"], plain, changed)
         refuse_commands(plain["data"], written)
-    state, training = prepare(plain, folder, trust)
+    state, training = prepare(plain, folder, trust, None if resumed is None else resumed["model"])
     _say_what_is_trained(state, training)
     if resumed is not None:
         _check_same_examples(resumed, training, folder)
@@ -55,7 +64,7 @@ def run(config: TrainConfig, folder: Path, changed: Sequence[str] = ()) -> float
     else:
         measure(state, training)
     _write_config(folder, plain)
-    training.log = RunLog(folder, LoggerConfig(**plain["logger"]), state.epoch, state.step)
+    training.log = RunLog(folder, typed(LoggerConfig, plain["logger"], "logger."), state.epoch, state.step)
     try:
         try:
             best = fit(state, training)
@@ -76,16 +85,21 @@ def run(config: TrainConfig, folder: Path, changed: Sequence[str] = ()) -> float
     return best
 
 
-def prepare(config: Mapping[str, Any], folder: Path, trust: Sequence[str] | None = None) -> tuple[State, Training]:
-    """The parts of a run, freshly initialised from the seed.  trust: as in `build`."""
+def prepare(
+    config: Mapping[str, Any],
+    folder: Path,
+    trust: Sequence[str] | None = None,
+    stored: Mapping[str, torch.Tensor] | None = None,
+) -> tuple[State, Training]:
+    """The parts of a run, freshly initialised from the seed.  trust: as in `build`; stored: as in `build_separator`."""
     device = choose_device(config["device"])
-    options = TrainerConfig(**config["trainer"])
+    options = typed(TrainerConfig, config["trainer"], "trainer.")
     torch.manual_seed(config["seed"])
-    separator = build_separator(config, trust)
+    separator = build_separator(config, trust, stored)
     loss = build_loss(config, separator, trust)
     data = data_config(config["data"])
-    cache = CacheConfig(**config["cache"])
-    changes, frames = AugmentConfig(**config["augment"]), round(data.excerpt * data.sample_rate)
+    cache = typed(CacheConfig, config["cache"], "cache.")
+    changes, frames = typed(AugmentConfig, config["augment"], "augment."), round(data.excerpt * data.sample_rate)
     augment = Augment(changes, data.sample_rate, data.channels, frames, cache)
     longer = replace(data, excerpt=data.excerpt * augment.longest)
     train = open_split(longer, "train", config["seed"], cache, separator.stft, changes)
@@ -95,10 +109,7 @@ def prepare(config: Mapping[str, Any], folder: Path, trust: Sequence[str] | None
 
     separator.to(device)
     mode = "max" if higher_is_better(options.monitor) else "min"
-    optimizer = build(config["optimizer"], "optimizer", trust, params=separator.parameters())
-    scheduler = None
-    if config["scheduler"]:
-        scheduler = build(config["scheduler"], "scheduler", trust, optimizer=optimizer, mode=mode)
+    optimizer, scheduler = build_optimizer(config, separator.parameters(), mode, trust)
     scaler = torch.amp.GradScaler(device.type, enabled=precision(options.precision, device) == torch.float16)
     state = State(separator, optimizer, scheduler, scaler)
     training = Training(
