@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from separate.config import check_sources
 from separate.errors import UsageError, nearest
-from separate.ranges import Range, check_numbers, shown
+from separate.ranges import Range, brief, check_numbers
 
 if TYPE_CHECKING:
     import torch
@@ -34,7 +34,7 @@ def build(spec: Mapping[str, Any], where: str, trust: Sequence[str] | None = Non
     """
     name = spec.get("_target_")
     if not isinstance(name, str) or not all(part.isidentifier() for part in name.split(".")) or "." not in name:
-        raise UsageError(f"{where}._target_={shown(name)} must be the dotted name of a class or function")
+        raise UsageError(f"{where}._target_={brief(name)} must be the dotted name of a class or function")
     if trust is not None and not name.startswith(tuple(trust)):
         raise UsageError(
             f"{where}._target_={name} comes from a package that is not trusted; if you trust the file it stands in, "
@@ -61,7 +61,7 @@ def build(spec: Mapping[str, Any], where: str, trust: Sequence[str] | None = Non
     try:
         return target(**arguments)
     except (TypeError, ValueError, OverflowError, RuntimeError, MemoryError) as error:  # torch's are RuntimeErrors
-        raise UsageError(f"{where}: {shown(error) or 'it asks for more memory than there is'}") from error
+        raise UsageError(f"{where}: {brief(error) or 'it asks for more memory than there is'}") from error
 
 
 def _is_spec(value: Any) -> bool:
@@ -97,7 +97,7 @@ def _check_arguments(
         if not _fits(value, parameters[key].annotation, default):
             kind = _in_words(parameters[key].annotation, default)
             example = "" if default is inspect.Parameter.empty else f", e.g. {where}.{key}={default}"
-            raise UsageError(f"{where}.{key}={shown(value)} must be {kind}{example}")
+            raise UsageError(f"{where}.{key}={brief(value)} must be {kind}{example}")
 
 
 PLAIN: dict[str, tuple[type, ...]] = {

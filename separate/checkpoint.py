@@ -11,7 +11,7 @@ from zipfile import ZipFile
 from separate.config import check_stored
 from separate.errors import UsageError
 from separate.files import replace_file
-from separate.ranges import shown
+from separate.ranges import brief
 
 if TYPE_CHECKING:
     import torch
@@ -59,7 +59,7 @@ def read(path: Path) -> dict[str, Any]:
         versions = contents.get("versions")
         version = versions.get("separate") if isinstance(versions, dict) else None
         raise UsageError(
-            f"{path} was written by separate {shown(version)}, newer than this one; upgrade with pip install --upgrade "
+            f"{path} was written by separate {brief(version)}, newer than this one; upgrade with pip install --upgrade "
             f"separate"
         )
     try:
@@ -134,7 +134,7 @@ def restore(contents: dict[str, Any], trust: Sequence[str] = ()) -> Separator:
         separator = build_separator(contents["config"], trusted(trust), contents["model"])
         separator.load_state_dict(contents["model"])
     except (KeyError, TypeError, RuntimeError) as error:
-        raise UsageError(f"the checkpoint's configuration and weights do not fit each other: {shown(error)}") from None
+        raise UsageError(f"the checkpoint's configuration and weights do not fit each other: {brief(error)}") from None
     return separator.eval()
 
 

@@ -14,7 +14,7 @@ from importlib import resources
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from separate.errors import UsageError, nearest
-from separate.ranges import check_containers, check_plain, check_ranges, mistyped, number, shown
+from separate.ranges import brief, check_containers, check_plain, check_ranges, mistyped, number
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -213,8 +213,8 @@ def from_hydra(cfg: DictConfig, schema: type[Config]) -> Config:
     from omegaconf import OmegaConf
 
     if schema is not EvalConfig and cfg.get("data") is not None:
-        cfg.data = OmegaConf.create(asdict(data_config(OmegaConf.to_container(cfg.data, resolve=True))))
-    config = typed(schema, OmegaConf.to_container(cfg, resolve=True))
+        cfg.data = OmegaConf.create(asdict(data_config(_resolved(cfg.data))))
+    config = typed(schema, _resolved(cfg))
     if isinstance(config, (TrainConfig, DatasetConfig)) and config.data is not None:
         config.data = data_config(config.data)
     _check_values(config)
@@ -223,11 +223,22 @@ def from_hydra(cfg: DictConfig, schema: type[Config]) -> Config:
     return config
 
 
+def _resolved(cfg: Any) -> Any:
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    try:
+        return OmegaConf.to_container(cfg, resolve=True)
+    except OmegaConfBaseException as error:
+        reason = str(error.msg or error).splitlines()[0]
+        raise UsageError(f"{brief(error.full_key)} cannot be resolved ({brief(reason)}); write its value") from None
+
+
 def data_config(values: Any) -> DataConfig:
     """The dataclass of the layout that `values` names."""
     layout = values.get("layout") if isinstance(values, Mapping) else values
     if not isinstance(layout, str) or layout not in LAYOUTS:
-        raise UsageError(f"data.layout={shown(layout)} is no layout; {nearest(str(layout), LAYOUTS)}")
+        raise UsageError(f"data.layout={brief(layout)} is no layout; {nearest(str(layout), LAYOUTS)}")
     config: DataConfig = typed(LAYOUTS[layout], values, "data.")
     _check_values({"data": config})
     return config
@@ -251,7 +262,7 @@ def typed(schema: type, values: Any, prefix: str = "") -> Any:
         config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), values))
     except ConfigKeyError as error:
         near = nearest(str(error.key), [f.name for f in fields(_section(schema, str(error.full_key)))])
-        raise UsageError(f"there is no key {prefix}{shown(error.full_key)}; {near}") from None
+        raise UsageError(f"there is no key {prefix}{brief(error.full_key)}; {near}") from None
     except MissingMandatoryValue as error:
         key = f"{prefix}{error.full_key}"
         raise UsageError(f"{key} is not set and has no default; add {key}=VALUE") from None
@@ -262,7 +273,7 @@ def typed(schema: type, values: Any, prefix: str = "") -> Any:
             if name in {one.name for one in fields(section)}:
                 raise mistyped(section, name, lookup(values, key), f"{prefix}{key}") from None
             key = key.rpartition(".")[0]
-        raise UsageError(f"{prefix}{error.full_key}: {shown(str(error.msg).splitlines()[0])}") from None
+        raise UsageError(f"{prefix}{error.full_key}: {brief(str(error.msg).splitlines()[0])}") from None
     check_ranges(schema, vars(config), prefix)
     return config
 
@@ -281,7 +292,7 @@ def _check_values(config: Any) -> None:
     for key, choices in ONE_OF.items():
         value = lookup(config, key)
         if value is not None and str(value) not in map(str, choices):  # so that 1 is not True
-            raise UsageError(f"{key}={shown(value)} is unknown; choose from {', '.join(map(str, choices))}".lower())
+            raise UsageError(f"{key}={brief(value)} is unknown; choose from {', '.join(map(str, choices))}".lower())
     if isinstance(config, EvalConfig) and config.overlap > config.chunk / 2:
         raise UsageError(f"overlap={config.overlap} must be at most half of chunk={config.chunk} seconds")
 
@@ -312,15 +323,15 @@ def check_stored(config: Any) -> None:
         check_ranges(schema, config[section], f"{section}.")
     check_ranges(TrainConfig, {key: config[key] for key in ("outputs", "consistency", "seed") if key in config})
     if not isinstance(config["model"], Mapping):
-        raise UsageError(f"model={shown(config['model'])} must be a section of keys with values")
+        raise UsageError(f"model={brief(config['model'])} must be a section of keys with values")
 
 
 def check_sources(names: Any) -> None:
     """Names of sources become names of files, here and, from a checkpoint, on other people's machines."""
     if not isinstance(names, (list, tuple)) or not all(isinstance(name, str) for name in names):
-        raise UsageError(f"data.sources={shown(names)} must be a list of names, e.g. data.sources=[vocals,other]")
+        raise UsageError(f"data.sources={brief(names)} must be a list of names, e.g. data.sources=[vocals,other]")
     if not names or len(set(names)) < len(names):
-        raise UsageError(f"data.sources={shown(names)} must name at least one source, and each only once")
+        raise UsageError(f"data.sources={brief(names)} must name at least one source, and each only once")
     if len(names) > MOST_SOURCES:
         raise UsageError(f"data.sources names {len(names)} sources; at most {MOST_SOURCES} can be separated")
     for name in names:
@@ -330,7 +341,7 @@ def check_sources(names: Any) -> None:
             or len(name.encode(errors="replace")) > 100
         ):
             raise UsageError(
-                f"data.sources: {shown(name)!r} cannot be the name of a source and of its file; choose another"
+                f"data.sources: {brief(name)!r} cannot be the name of a source and of its file; choose another"
             )
 
 

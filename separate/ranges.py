@@ -88,7 +88,7 @@ def check_ranges(schema: type, values: Mapping[str, Any], prefix: str = "") -> N
 def check_containers(schema: type, values: Any, prefix: str = "") -> None:
     """UsageError where a list or a section stands for a number or a text, or the other way round."""
     if not isinstance(values, Mapping):
-        raise UsageError(f"{prefix.rstrip('.')}={shown(values)} must be a section of keys with values")
+        raise UsageError(f"{prefix.rstrip('.')}={brief(values)} must be a section of keys with values")
     hints = _hints(schema)
     for key, value in values.items():
         hint = hints.get(key) if isinstance(key, str) else None
@@ -105,12 +105,18 @@ def mistyped(schema: type, name: str, value: Any, key: str) -> UsageError:
     """The refusal of a value that is not of its field's type."""
     one = next(one for one in fields(schema) if one.name == name)
     allowed, hint = one.metadata.get("range"), _hints(schema)[name]
-    example = f", e.g. {key}={shown(allowed.example)}" if allowed and allowed.example is not None else ""
+    example = f", e.g. {key}={brief(allowed.example)}" if allowed and allowed.example is not None else ""
     kinds = [_WORDS.get(choice, getattr(choice, "__name__", "a value")) for choice in _choices(hint)]
     if not example and kinds[0] == _WORDS[list[str]]:
         example = f", e.g. {key}=[a,b]"
     bounds = f", {allowed}" if allowed else ""
-    return UsageError(f"{key}={shown(value)} must be {' or '.join(kinds)}{bounds}{example}")
+    return UsageError(f"{key}={brief(value)} must be {' or '.join(kinds)}{bounds}{example}")
+
+
+def range_of(schema: type, name: str) -> Range:
+    """The range of a field."""
+    allowed: Range = next(one for one in fields(schema) if one.name == name).metadata.get("range", ANY)
+    return allowed
 
 
 def fits(value: Any, hint: Any) -> bool:
@@ -158,8 +164,8 @@ def check_numbers(key: str, value: Any, allowed: Range = ANY) -> None:
     """UsageError for a number in a plain value (a number, a list, a mapping) that lies outside a range."""
     for found, one in numbers_in(value, key):
         if not allowed.holds(one):
-            example = "" if allowed.example is None else f", e.g. {key}={shown(allowed.example)}"
-            raise UsageError(f"{found}={shown(one)} must be {allowed}{example}")
+            example = "" if allowed.example is None else f", e.g. {key}={brief(allowed.example)}"
+            raise UsageError(f"{found}={brief(one)} must be {allowed}{example}")
 
 
 def numbers_in(value: Any, key: str = "") -> Iterator[tuple[str, float]]:
@@ -174,16 +180,16 @@ def numbers_in(value: Any, key: str = "") -> Iterator[tuple[str, float]]:
             yield from numbers_in(one, f"{key}[{place}]")
 
 
-def shown(value: Any) -> str:
+def brief(value: Any) -> str:
     """A value as a message shows it: on one line and short."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, int) and abs(value) >= 10**SHOWN:  # beyond 4300 digits Python does not print it
         return f"an integer of about {int(value.bit_length() * math.log10(2)) + 1} digits"
     if isinstance(value, (list, tuple)):
-        text = f"[{','.join(map(shown, value[:10]))}{',…' if len(value) > 10 else ''}]"
+        text = f"[{','.join(map(brief, value[:10]))}{',…' if len(value) > 10 else ''}]"
     elif isinstance(value, Mapping):
-        text = f"{{{', '.join(f'{name}: {shown(one)}' for name, one in list(value.items())[:10])}}}"
+        text = f"{{{', '.join(f'{name}: {brief(one)}' for name, one in list(value.items())[:10])}}}"
     else:
         text = str(value)
     text = " ".join(text.split())
@@ -214,14 +220,16 @@ def check_plain(values: Any, where: str = "") -> None:
         if isinstance(value, dict):
             for name, one in value.items():
                 if not isinstance(name, str):
-                    raise UsageError(f"{key or 'the configuration'} has the key {shown(name)}, which is no text")
+                    raise UsageError(f"{key or 'the configuration'} has the key {brief(name)}, which is no text")
                 waiting.append((f"{key}.{name}" if key else name, one, depth + 1))
         elif isinstance(value, (list, tuple)):
             waiting.extend((key, one, depth + 1) for one in value)
         elif isinstance(value, str):
             if "${" in value:
                 raise UsageError(
-                    f"{key}={shown(value)} is an interpolation, which is not resolved here; write its value"
+                    f"{key}={brief(value)} is an interpolation, which is not resolved here; write its value"
                 )
+            if "\0" in value:
+                raise UsageError(f"{key} holds a zero byte, which neither a name nor a text can")
         elif not isinstance(value, (bool, int, float, type(None))):
             raise UsageError(f"{key} is of type {type(value).__name__}, and must be a number, text, list or section")

@@ -21,7 +21,8 @@ LONGEST = 600  # seconds that a network may compute for one, as where it takes w
 def check_size(make: Callable[[], Any], sample_rate: int, hop: int, stored: Mapping[str, Tensor] | None = None) -> None:
     """UsageError for a network that is too large, before memory is taken for it.
 
-    make: builds the network; called on torch's meta device, where tensors have shapes and no numbers.  hop: of the STFT.
+    make: builds the network; called on torch's meta device, where tensors have shapes and no numbers.
+    sample_rate in Hz; hop: of the STFT, in samples.
     stored: the weights that it is to get, whose names and shapes must be its own; without them its weights must fit
     into this machine's memory.
     """

@@ -28,7 +28,7 @@ from separate.data.examples import FileExamples
 from separate.data.fetching import refuse_commands
 from separate.device import choose_device
 from separate.errors import SeparateError, UsageError
-from separate.files import FULL, replace_file
+from separate.files import FULL, printable, replace_file
 from separate.training.runlog import RunLog
 from separate.training.state import State, higher_is_better
 from separate.training.trainer import Training, fit, how_to_go_on, measure, precision
@@ -209,7 +209,7 @@ def _write_config(folder: Path, config: Mapping[str, Any]) -> None:
     from omegaconf import OmegaConf
 
     text = OmegaConf.to_yaml(OmegaConf.create(dict(config)))
-    replace_file(folder / "config.yaml", text.encode())
+    replace_file(folder / "config.yaml", printable(text).encode())
 
 
 def _say_what_is_trained(state: State, training: Training) -> None:
