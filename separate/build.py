@@ -6,13 +6,17 @@ import functools
 import importlib
 import inspect
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from separate.config import check_sources
 from separate.errors import UsageError, nearest
+from separate.ranges import Range, brief, check_numbers
 
 if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
     from separate.losses import Loss
     from separate.separator import Separator
 
@@ -29,8 +33,8 @@ def build(spec: Mapping[str, Any], where: str, trust: Sequence[str] | None = Non
     trust: the package prefixes that may be imported; None trusts all, as in the user's own configuration.
     """
     name = spec.get("_target_")
-    if not isinstance(name, str) or "." not in name:
-        raise UsageError(f"{where}._target_={name} must be the dotted name of a class or function")
+    if not isinstance(name, str) or not all(part.isidentifier() for part in name.split(".")) or "." not in name:
+        raise UsageError(f"{where}._target_={brief(name)} must be the dotted name of a class or function")
     if trust is not None and not name.startswith(tuple(trust)):
         raise UsageError(
             f"{where}._target_={name} comes from a package that is not trusted; if you trust the file it stands in, "
@@ -46,15 +50,18 @@ def build(spec: Mapping[str, Any], where: str, trust: Sequence[str] | None = Non
         key: build(value, f"{where}.{key}", trust, **context) if _is_spec(value) else value
         for key, value in arguments.items()
     }
-    parameters = inspect.signature(target).parameters
+    try:
+        parameters = inspect.signature(target).parameters
+    except ValueError:
+        raise UsageError(f"{where}._target_={name} does not say which options it takes; name another class") from None
     _check_arguments(where, name, arguments, parameters, context)
     arguments.update({key: value for key, value in context.items() if key in parameters})
     if spec.get("_partial_"):
         return functools.partial(target, **arguments) if arguments else target
     try:
         return target(**arguments)
-    except (TypeError, ValueError) as error:
-        raise UsageError(f"{where}: {error}") from error
+    except (TypeError, ValueError, OverflowError, RuntimeError, MemoryError) as error:  # torch's are RuntimeErrors
+        raise UsageError(f"{where}: {brief(error) or 'it asks for more memory than there is'}") from error
 
 
 def _is_spec(value: Any) -> bool:
@@ -76,6 +83,10 @@ def _import(name: str, where: str) -> Any:
 def _check_arguments(
     where: str, name: str, given: Mapping[str, Any], parameters: Mapping[str, inspect.Parameter], context: Mapping
 ) -> None:
+    for key, value in given.items():
+        default = parameters[key].default if key in parameters else inspect.Parameter.empty
+        known = default if isinstance(default, (int, float, list, tuple)) else None
+        check_numbers(f"{where}.{key}", value, Range(example=known))
     if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
         return
     free = [key for key in parameters if key not in context and key not in ("self", "params")]
@@ -86,7 +97,7 @@ def _check_arguments(
         if not _fits(value, parameters[key].annotation, default):
             kind = _in_words(parameters[key].annotation, default)
             example = "" if default is inspect.Parameter.empty else f", e.g. {where}.{key}={default}"
-            raise UsageError(f"{where}.{key}={value} must be {kind}{example}")
+            raise UsageError(f"{where}.{key}={brief(value)} must be {kind}{example}")
 
 
 PLAIN: dict[str, tuple[type, ...]] = {
@@ -145,9 +156,17 @@ def targets_in(config: Any) -> list[str]:
     return own + [name for value in config.values() for name in targets_in(value)]
 
 
-def build_separator(config: Mapping[str, Any], trust: Sequence[str] | None = None) -> Separator:
-    """The separator of a resolved training configuration, with fresh weights."""
+def build_separator(
+    config: Mapping[str, Any], trust: Sequence[str] | None = None, stored: Mapping[str, Tensor] | None = None
+) -> Separator:
+    """The separator of a resolved training configuration, with fresh weights.
+
+    stored: the weights that it is to get; UsageError, before memory is taken, where they do not fit.
+    """
+    from torch import nn
+
     from separate.separator import Separator
+    from separate.sizes import check_size
     from separate.stft import STFT
 
     data = config["data"]
@@ -157,7 +176,8 @@ def build_separator(config: Mapping[str, Any], trust: Sequence[str] | None = Non
     except ValueError as error:
         raise UsageError(f"stft: {error}") from None
     names = estimates_of(config)
-    network = build(
+    make = functools.partial(
+        build,
         config["model"],
         "model",
         trust,
@@ -167,10 +187,13 @@ def build_separator(config: Mapping[str, Any], trust: Sequence[str] | None = Non
         sample_rate=data["sample_rate"],
         interchangeable=data["interchangeable"],
     )
-    if not set(getattr(network, "provides", ())) & set(HEADS):
+    if all(name.startswith(OURS) for name in map(str, targets_in(config["model"]))):
+        check_size(make, data["sample_rate"], stft.hop, stored)
+    network = make()
+    if not isinstance(network, nn.Module) or not set(getattr(network, "provides", ())) & set(HEADS):
         raise UsageError(
-            f"{config['model']['_target_']} does not say what it provides; give it provides = ('masks',) or "
-            f"('waveforms',), see the README"
+            f"{config['model']['_target_']} is no network, or does not say what it provides; give it "
+            f"provides = ('masks',) or ('waveforms',), see the README"
         )
     return Separator(
         network,
@@ -181,6 +204,27 @@ def build_separator(config: Mapping[str, Any], trust: Sequence[str] | None = Non
         data["interchangeable"],
         config.get("consistency", "none"),  # checkpoints older than the key have none
     )
+
+
+def build_optimizer(
+    config: Mapping[str, Any], parameters: Iterable[Tensor], mode: str, trust: Sequence[str] | None = None
+) -> tuple[torch.optim.Optimizer, Any | None]:
+    """The optimizer of a training configuration, and its schedule or None.  mode: min or max, of what is monitored."""
+    import torch
+
+    optimizer = build(config["optimizer"], "optimizer", trust, params=parameters)
+    if not isinstance(optimizer, torch.optim.Optimizer):
+        raise _not_a("optimizer", config["optimizer"], "torch.optim.Adam")
+    if not config["scheduler"]:
+        return optimizer, None
+    scheduler = build(config["scheduler"], "scheduler", trust, optimizer=optimizer, mode=mode)
+    if not isinstance(scheduler, torch.optim.lr_scheduler.LRScheduler):
+        raise _not_a("scheduler", config["scheduler"], "torch.optim.lr_scheduler.ReduceLROnPlateau")
+    return optimizer, scheduler
+
+
+def _not_a(where: str, spec: Mapping[str, Any], example: str) -> UsageError:
+    return UsageError(f"{where}._target_={spec['_target_']} makes no {where}; name one, e.g. {example}")
 
 
 def estimates_of(config: Mapping[str, Any]) -> list[str]:
@@ -203,9 +247,11 @@ def build_loss(config: Mapping[str, Any], separator: Separator, trust: Sequence[
     silence = torch.zeros(1, config["data"]["channels"], separator.stft.bins, 2, dtype=torch.complex64)
     target = build(config["target"], "target", trust)
     try:
-        target(silence.unsqueeze(1), silence)  # so that it refuses its options now
-    except ValueError as error:
+        made = target(silence.unsqueeze(1), silence)  # so that it refuses its options now
+    except (ValueError, TypeError) as error:
         raise UsageError(f"target: {error}") from None
+    if not isinstance(made, torch.Tensor):
+        raise _not_a("target", config["target"], "separate.targets.tpsa")
     loss: Loss = build(
         config["loss"],
         "loss",
@@ -214,8 +260,11 @@ def build_loss(config: Mapping[str, Any], separator: Separator, trust: Sequence[
         interchangeable=config["data"]["interchangeable"],
         sources=list(config["data"]["sources"]),
     )
+    from separate.losses.base import Loss as Kind
     from separate.pairs import check_pair
 
+    if not isinstance(loss, Kind):
+        raise _not_a("loss", config["loss"], "separate.losses.WaveformLoss")
     check_pair(loss, separator.network)
     _check_number_of_estimates(loss, len(separator.sources), config)
     return loss

@@ -6,9 +6,12 @@ import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from zipfile import ZipFile
 
+from separate.config import check_stored
 from separate.errors import UsageError
 from separate.files import replace_file
+from separate.ranges import brief
 
 if TYPE_CHECKING:
     import torch
@@ -33,25 +36,53 @@ def to_bytes(contents: dict[str, Any]) -> bytes:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """What `save` wrote; UsageError for a file that is no checkpoint or comes from a newer version."""
+    """What `save` wrote; UsageError for a file that is no checkpoint, comes from a newer version or is not sound.
+
+    It may come from anyone: nothing in it is run or resolved, and what it says of sizes is checked.
+    """
     import torch
 
+    if not path.is_file():  # reading a pipe would wait for ever
+        raise UsageError(f"{path} is no file; give a run's folder or a checkpoint")
     try:
-        contents = torch.load(path, map_location="cpu", weights_only=True)
+        size = path.stat().st_size
+        with ZipFile(path) as packed:
+            sound = sum(part.file_size for part in packed.infolist()) <= size  # torch does not compress
+        contents = torch.load(path, map_location="cpu", weights_only=True) if sound else None
     except OSError as error:
-        raise UsageError(f"{path} cannot be read: {error.strerror}") from None
+        raise UsageError(f"{path} cannot be read: {error.strerror or error}") from None
     except Exception:  # unpickling what was never pickled can fail in any way
         contents = None
-    if not isinstance(contents, dict) or "format" not in contents or "config" not in contents:
+    if not isinstance(contents, dict) or not isinstance(contents.get("format"), int) or "config" not in contents:
         raise UsageError(f"{path} is not a checkpoint of separate-train; give a run's folder or its best.ckpt")
     if contents["format"] > FORMAT:
+        versions = contents.get("versions")
+        version = versions.get("separate") if isinstance(versions, dict) else None
         raise UsageError(
-            f"{path} was written by separate {contents.get('versions', {}).get('separate')}, newer than this one; "
-            f"upgrade with pip install --upgrade separate"
+            f"{path} was written by separate {brief(version)}, newer than this one; upgrade with pip install --upgrade "
+            f"separate"
         )
+    try:
+        _check(contents, size)
+    except UsageError as error:
+        raise UsageError(f"{path}: {error}") from None
     if contents["format"] == 1:
         contents["model"] = {_renamed(name): value for name, value in contents["model"].items()}
     return contents
+
+
+def _check(contents: dict[str, Any], size: int) -> None:
+    """UsageError for a configuration or weights that nobody could have trained.  size: of the file in bytes."""
+    import torch
+
+    check_stored(contents["config"])
+    weights = contents.get("model")
+    if not isinstance(weights, dict) or not all(
+        isinstance(name, str) and isinstance(tensor, torch.Tensor) for name, tensor in weights.items()
+    ):
+        raise UsageError("its weights are no tensors by name")
+    if sum(tensor.numel() * tensor.element_size() for tensor in weights.values()) > 2 * size:
+        raise UsageError(f"its weights claim to be larger than the file, which has {size:,} bytes")
 
 
 def _renamed(name: str) -> str:
@@ -64,7 +95,12 @@ def _renamed(name: str) -> str:
 def find(where: str | Path | None) -> Path:
     """The checkpoint of a run's folder, a checkpoint itself, or (None) the best one of the newest run in here."""
     if where is None:
-        found = [path for top in ("runs", "multirun") for path in Path(top).glob("**/checkpoints/best.ckpt")]
+        found = [
+            path
+            for top in ("runs", "multirun")
+            for path in Path(top).glob("**/checkpoints/best.ckpt")
+            if path.is_file()
+        ]
         if not found:
             raise UsageError(
                 "there is no run with a best checkpoint under runs/ or multirun/ in this folder; train one with "
@@ -79,8 +115,9 @@ def find(where: str | Path | None) -> Path:
                 f"{path} has no checkpoints/best.ckpt: it is no run's folder, or its first epoch is to end"
             )
         return best
-    if not path.exists():
-        raise UsageError(f"{path} does not exist; give a run's folder or a checkpoint")
+    if not path.is_file():
+        what = "is no file" if path.exists() else "does not exist"
+        raise UsageError(f"{path} {what}; give a run's folder or a checkpoint")
     return path
 
 
@@ -94,10 +131,10 @@ def restore(contents: dict[str, Any], trust: Sequence[str] = ()) -> Separator:
     from separate.build import build_separator, trusted
 
     try:
-        separator = build_separator(contents["config"], trusted(trust))
+        separator = build_separator(contents["config"], trusted(trust), contents["model"])
         separator.load_state_dict(contents["model"])
     except (KeyError, TypeError, RuntimeError) as error:
-        raise UsageError(f"the checkpoint's configuration and weights do not fit each other: {error}") from None
+        raise UsageError(f"the checkpoint's configuration and weights do not fit each other: {brief(error)}") from None
     return separator.eval()
 
 

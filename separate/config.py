@@ -6,27 +6,28 @@ checks their keys against its signature.  Everything else is a dataclass here.
 
 from __future__ import annotations
 
-import math
 import typing
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from functools import cache
 from importlib import resources
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from separate.errors import UsageError, nearest
+from separate.ranges import brief, check_containers, check_plain, check_ranges, mistyped, number
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 
 MISSING: Any = "???"  # OmegaConf's mark of a value that must be given
+MOST_SOURCES = 1000
 
 
 @dataclass
 class STFTConfig:
-    n_fft: int = MISSING  # samples
-    hop: int = MISSING  # samples
+    n_fft: int = number(MISSING, least=2, most=2**20, unit="samples", example=512)
+    hop: int = number(MISSING, least=1, most=2**20, unit="samples", example=128)
     window: str = "sqrt_hann"
 
 
@@ -37,16 +38,16 @@ class DataConfig:
     layout: str = MISSING
     sources: list[str] = MISSING
     interchangeable: bool = False
-    sample_rate: int = MISSING  # Hz
-    channels: int = 1
-    excerpt: float = MISSING  # seconds
-    workers: int = 0
+    sample_rate: int = number(MISSING, least=1, most=1_536_000, unit="Hz", example=44100)
+    channels: int = number(1, least=1, most=1024)
+    excerpt: float = number(MISSING, above=0, most=86_400, unit="seconds", example=4.0)
+    workers: int = number(0, least=0, most=1024, example=2)
     licence: str | None = None
 
 
 @dataclass
 class ToyConfig(DataConfig):
-    tracks: dict[str, int] = field(default_factory=dict)
+    tracks: dict[str, int] = number({}, least=0, most=1_000_000, example="{train: 64, valid: 8, test: 8}")
 
 
 @dataclass
@@ -57,8 +58,8 @@ class FolderConfig(DataConfig):
 
 @dataclass
 class TracksConfig(FolderConfig):
-    coherent: float = 1.0
-    min_activity: float = 0.0
+    coherent: float = number(1.0, least=0, most=1)
+    min_activity: float = number(0.0, least=0, most=1)
 
 
 @dataclass
@@ -68,7 +69,7 @@ class MixtureConfig(TracksConfig):
 
 @dataclass
 class ShardsConfig(MixtureConfig):
-    window: int = 4  # shards
+    window: int = number(4, least=1, most=1_000_000, unit="shards")
 
 
 @dataclass
@@ -78,9 +79,9 @@ class TaskConfig(TracksConfig):
 
 @dataclass
 class PoolsConfig(FolderConfig):
-    snr: float = 5.0  # dB
-    pause: list[float] = field(default_factory=lambda: [0.05, 0.25])  # seconds
-    examples: int = 200
+    snr: float = number(5.0, least=0, most=200, unit="dB")
+    pause: list[float] = number([0.05, 0.25], least=0, most=3600, unit="seconds")
+    examples: int = number(200, least=1, most=10_000_000)
 
 
 LAYOUTS: dict[str, type[DataConfig]] = {
@@ -102,57 +103,57 @@ class CacheConfig:
     kind: str = "none"
     folder: str | None = None
     dtype: str = "float32"
-    limit: float | None = None  # GB
+    limit: float | None = number(None, above=0, most=1e9, unit="GB", example=100)
     content: bool = False
 
 
 @dataclass
 class AugmentConfig:
-    gain: list[float] | None = None  # dB
-    loudness: list[float] | None = None  # LUFS
-    polarity: float = 0.0
-    swap: float = 0.0
-    pan: float = 0.0
-    dropout: float = 0.0
-    shift: float = 0.0  # seconds
-    speed: list[float] | None = None
-    tempo: list[float] | None = None
-    pitch: list[float] | None = None  # semitones
-    equaliser: float = 0.0  # dB
+    gain: list[float] | None = number(None, least=-200, most=200, unit="dB", example=[-6, 6])
+    loudness: list[float] | None = number(None, least=-200, most=100, unit="LUFS", example=[-33, -25])
+    polarity: float = number(0.0, least=0, most=1)
+    swap: float = number(0.0, least=0, most=1)
+    pan: float = number(0.0, least=0, most=1)
+    dropout: float = number(0.0, least=0, most=1)
+    shift: float = number(0.0, least=0, most=3600, unit="seconds")
+    speed: list[float] | None = number(None, least=0.1, most=10, example=[0.9, 1.1])
+    tempo: list[float] | None = number(None, least=0.1, most=10, example=[0.9, 1.1])
+    pitch: list[float] | None = number(None, least=-48, most=48, unit="semitones", example=[-2, 2])
+    equaliser: float = number(0.0, least=0, most=100, unit="dB")
     reverb: str | None = None
-    reverb_probability: float = 1.0
-    reverb_seconds: float = 1.0
+    reverb_probability: float = number(1.0, least=0, most=1)
+    reverb_seconds: float = number(1.0, above=0, most=60, unit="seconds")
     noise: str | None = None
-    noise_probability: float = 1.0
-    noise_snr: list[float] = field(default_factory=lambda: [5.0, 20.0])  # dB
+    noise_probability: float = number(1.0, least=0, most=1)
+    noise_snr: list[float] = number([5.0, 20.0], least=-200, most=200, unit="dB")
 
 
 @dataclass
 class TrainerConfig:
-    epochs: int = 100
-    steps_per_epoch: int | None = None
-    max_minutes: float | None = None
+    epochs: int = number(100, least=1, most=10**9)
+    steps_per_epoch: int | None = number(None, least=1, most=10**9, example=100)
+    max_minutes: float | None = number(None, above=0, most=10**7, unit="minutes", example=30)
     monitor: str = "valid/loss"
-    patience: int | None = 10
-    min_delta: float = 0.0
-    clip: float | None = 5.0
+    patience: int | None = number(10, least=1, most=10**9)
+    min_delta: float = number(0.0, least=0, most=10**9)
+    clip: float | None = number(5.0, above=0, most=10**9)
     precision: str = "auto"
-    checkpoint_minutes: float = 10.0
-    valid_steps: int | None = None
+    checkpoint_minutes: float = number(10.0, above=0, most=10**7, unit="minutes")
+    valid_steps: int | None = number(None, least=1, most=10**9, example=10)
 
 
 @dataclass
 class LoggerConfig:
     tensorboard: bool = True
-    examples: int = 2
-    every: int = 5
+    examples: int = number(2, least=0, most=1000)
+    every: int = number(5, least=1, most=10**9)
 
 
 @dataclass
 class TrainConfig:
     data: Any = MISSING
     stft: STFTConfig = field(default_factory=STFTConfig)
-    outputs: int | None = None
+    outputs: int | None = number(None, least=2, most=1000, example=4)
     consistency: str = "none"
     model: dict[str, Any] = MISSING
     target: dict[str, Any] = MISSING
@@ -163,8 +164,8 @@ class TrainConfig:
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     logger: LoggerConfig = field(default_factory=LoggerConfig)
-    batch_size: int = 16
-    seed: int = 0
+    batch_size: int = number(16, least=1, most=65_536)
+    seed: int = number(0, least=0, most=2**63 - 1)
     device: str = "auto"
     run: str = MISSING
     resume: Any = False
@@ -178,8 +179,8 @@ class EvalConfig:
     run: str | None = None
     split: str = "test"
     device: str = "auto"
-    chunk: float = 10.0  # seconds
-    overlap: float = 2.0  # seconds
+    chunk: float = number(10.0, above=0, most=86_400, unit="seconds")
+    overlap: float = number(2.0, least=0, most=43_200, unit="seconds")
     trust: list[str] = field(default_factory=list)
     stft: Any = None  # a data config sets one; the checkpoint's is used
 
@@ -195,33 +196,6 @@ class DatasetConfig:
 
 Config = TypeVar("Config", TrainConfig, EvalConfig, DatasetConfig)
 
-# key: (least value, an example that works)
-LEAST = {
-    "batch_size": (1, 16),
-    "outputs": (2, 4),
-    "seed": (0, 0),
-    "data.sample_rate": (1, 44100),
-    "data.channels": (1, 2),
-    "data.workers": (0, 2),
-    "data.examples": (1, 200),
-    "data.snr": (0, 5),
-    "data.window": (1, 4),
-    "trainer.epochs": (1, 100),
-    "trainer.steps_per_epoch": (1, 100),
-    "trainer.valid_steps": (1, 10),
-    "trainer.patience": (1, 10),
-    "trainer.min_delta": (0, 0),
-    "logger.examples": (0, 2),
-    "logger.every": (1, 5),
-    "overlap": (0, 2),
-}
-ABOVE_ZERO = {
-    "data.excerpt": 4.0,
-    "trainer.clip": 5.0,
-    "trainer.max_minutes": 30,
-    "trainer.checkpoint_minutes": 10,
-    "chunk": 10,
-}
 ONE_OF = {
     "trainer.precision": ("auto", "float32", "bfloat16", "float16"),
     "data.mixture": ("sum", "file"),
@@ -239,8 +213,8 @@ def from_hydra(cfg: DictConfig, schema: type[Config]) -> Config:
     from omegaconf import OmegaConf
 
     if schema is not EvalConfig and cfg.get("data") is not None:
-        cfg.data = OmegaConf.create(asdict(data_config(OmegaConf.to_container(cfg.data, resolve=True))))
-    config = _typed(schema, OmegaConf.to_container(cfg, resolve=True))
+        cfg.data = OmegaConf.create(asdict(data_config(_resolved(cfg.data))))
+    config = typed(schema, _resolved(cfg))
     if isinstance(config, (TrainConfig, DatasetConfig)) and config.data is not None:
         config.data = data_config(config.data)
     _check_values(config)
@@ -249,12 +223,23 @@ def from_hydra(cfg: DictConfig, schema: type[Config]) -> Config:
     return config
 
 
+def _resolved(cfg: Any) -> Any:
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    try:
+        return OmegaConf.to_container(cfg, resolve=True)
+    except OmegaConfBaseException as error:
+        reason = str(error.msg or error).splitlines()[0]
+        raise UsageError(f"{brief(error.full_key)} cannot be resolved ({brief(reason)}); write its value") from None
+
+
 def data_config(values: Any) -> DataConfig:
     """The dataclass of the layout that `values` names."""
-    layout = values.get("layout")
-    if layout not in LAYOUTS:
-        raise UsageError(f"data.layout={layout} is no layout; {nearest(str(layout), LAYOUTS)}")
-    config: DataConfig = _typed(LAYOUTS[layout], values, "data.")
+    layout = values.get("layout") if isinstance(values, Mapping) else values
+    if not isinstance(layout, str) or layout not in LAYOUTS:
+        raise UsageError(f"data.layout={brief(layout)} is no layout; {nearest(str(layout), LAYOUTS)}")
+    config: DataConfig = typed(LAYOUTS[layout], values, "data.")
     _check_values({"data": config})
     return config
 
@@ -266,46 +251,48 @@ def evaluation_data(trained_on: Mapping[str, Any], chosen: Mapping[str, Any]) ->
     return data_config(chosen)
 
 
-def _typed(schema: type, values: Any, prefix: str = "") -> Any:
+def typed(schema: type, values: Any, prefix: str = "") -> Any:
+    """`values` as a dataclass; UsageError, naming the key, for what is missing, unknown, mistyped or out of range."""
     from omegaconf import OmegaConf
     from omegaconf.errors import ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
 
+    check_plain(values, prefix.rstrip("."))
+    check_containers(schema, values, prefix)
     try:
         config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), values))
     except ConfigKeyError as error:
         near = nearest(str(error.key), [f.name for f in fields(_section(schema, str(error.full_key)))])
-        raise UsageError(f"there is no key {prefix}{error.full_key}; {near}") from None
+        raise UsageError(f"there is no key {prefix}{brief(error.full_key)}; {near}") from None
     except MissingMandatoryValue as error:
         key = f"{prefix}{error.full_key}"
         raise UsageError(f"{key} is not set and has no default; add {key}=VALUE") from None
     except OmegaConfBaseException as error:
-        reason = str(error.msg).splitlines()[0]
-        if "is not a ListConfig" in reason:
-            reason = f"must be a list, e.g. {prefix}{error.full_key}=[a,b]"
-        raise UsageError(f"{prefix}{error.full_key}: {reason}") from None
+        key = str(error.full_key).partition("[")[0]
+        while key:
+            section, name = _section(schema, key), key.rpartition(".")[2]
+            if name in {one.name for one in fields(section)}:
+                raise mistyped(section, name, lookup(values, key), f"{prefix}{key}") from None
+            key = key.rpartition(".")[0]
+        raise UsageError(f"{prefix}{error.full_key}: {brief(str(error.msg).splitlines()[0])}") from None
+    check_ranges(schema, vars(config), prefix)
     return config
 
 
 def _section(schema: type, full_key: str) -> type:
-    """The dataclass that `a.b.key` would be a key of."""
+    """The dataclass that `a.b.key` would be a key of, or the innermost one around it."""
     for name in full_key.split(".")[:-1]:
-        schema = typing.get_type_hints(schema)[name]
+        inner = typing.get_type_hints(schema).get(name)
+        if not is_dataclass(inner):
+            break
+        schema = inner  # type: ignore[assignment]
     return schema
 
 
 def _check_values(config: Any) -> None:
-    for key, (least, example) in LEAST.items():
-        value = lookup(config, key)
-        if isinstance(value, (int, float)) and value < least:
-            raise UsageError(f"{key}={value} must be at least {least}, e.g. {key}={example}")
-    for key, above in ABOVE_ZERO.items():
-        value = lookup(config, key)
-        if isinstance(value, (int, float)) and not 0 < value < math.inf:
-            raise UsageError(f"{key}={value} must be above 0 and finite, e.g. {key}={above}")
     for key, choices in ONE_OF.items():
         value = lookup(config, key)
         if value is not None and str(value) not in map(str, choices):  # so that 1 is not True
-            raise UsageError(f"{key}={value} is unknown; choose from {', '.join(map(str, choices))}".lower())
+            raise UsageError(f"{key}={brief(value)} is unknown; choose from {', '.join(map(str, choices))}".lower())
     if isinstance(config, EvalConfig) and config.overlap > config.chunk / 2:
         raise UsageError(f"overlap={config.overlap} must be at most half of chunk={config.chunk} seconds")
 
@@ -320,13 +307,42 @@ def _check_stft(config: TrainConfig) -> None:
         )
 
 
-def check_sources(names: Sequence[str]) -> None:
+def check_stored(config: Any) -> None:
+    """UsageError for the configuration of a checkpoint that is incomplete, not plain, too large or out of range.
+
+    Sections that only a training needs are checked where one goes on.
+    """
+    check_plain(config)
+    if not isinstance(config, Mapping):
+        raise UsageError("its configuration is no section of keys with values")
+    for section in ("data", "stft", "model", "seed"):
+        if section not in config:
+            raise UsageError(f"the checkpoint's configuration and weights do not fit each other: it has no {section}")
+    for section, schema in (("data", DataConfig), ("stft", STFTConfig)):
+        check_containers(schema, config[section], f"{section}.")
+        check_ranges(schema, config[section], f"{section}.")
+    check_ranges(TrainConfig, {key: config[key] for key in ("outputs", "consistency", "seed") if key in config})
+    if not isinstance(config["model"], Mapping):
+        raise UsageError(f"model={brief(config['model'])} must be a section of keys with values")
+
+
+def check_sources(names: Any) -> None:
     """Names of sources become names of files, here and, from a checkpoint, on other people's machines."""
+    if not isinstance(names, (list, tuple)) or not all(isinstance(name, str) for name in names):
+        raise UsageError(f"data.sources={brief(names)} must be a list of names, e.g. data.sources=[vocals,other]")
     if not names or len(set(names)) < len(names):
-        raise UsageError(f"data.sources={list(names)} must name at least one source, and each only once")
+        raise UsageError(f"data.sources={brief(names)} must name at least one source, and each only once")
+    if len(names) > MOST_SOURCES:
+        raise UsageError(f"data.sources names {len(names)} sources; at most {MOST_SOURCES} can be separated")
     for name in names:
-        if name in ("all", ".", "..", "") or "/" in name or "\\" in name or "\0" in name:
-            raise UsageError(f"data.sources: {name!r} cannot be the name of a source and of its file; choose another")
+        if (
+            name in ("all", ".", "..", "")
+            or any(sign in "/\\" or not sign.isprintable() for sign in name)
+            or len(name.encode(errors="replace")) > 100
+        ):
+            raise UsageError(
+                f"data.sources: {brief(name)!r} cannot be the name of a source and of its file; choose another"
+            )
 
 
 @cache
@@ -336,7 +352,7 @@ def shipped(group: str) -> dict[str, dict[str, Any]]:
 
     files = [path for path in (resources.files("separate.conf") / group).iterdir() if path.name.endswith(".yaml")]
     return {
-        path.name.removesuffix(".yaml"): OmegaConf.to_container(OmegaConf.create(path.read_text()))  # type: ignore[misc]
+        path.name.removesuffix(".yaml"): OmegaConf.to_container(OmegaConf.create(path.read_text("utf-8")))  # type: ignore[misc]
         for path in sorted(files, key=lambda path: path.name)
     }
 

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from matplotlib.figure import Figure
 
+from separate.files import printable
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -54,7 +56,7 @@ def separation_figure(batch: Batch, separation: Separation, sources: Sequence[st
         for column, (what, pictures) in enumerate(columns, start=1):
             drawn = axes[row, column].imshow(pictures[row], **(share if what == "mask" else level))
             shares = drawn if what == "mask" else shares
-            axes[row, column].set_title(f"{source}: {what}")
+            axes[row, column].set_title(printable(f"{source}: {what}"), parse_math=False)
         axes[row, 1].set_ylabel("kHz")
     for axis in axes[-1]:
         axis.set_xlabel("seconds")

@@ -79,10 +79,14 @@ def mel_filterbank(bins: int, sample_rate: int, mels: int) -> Tensor:
     The first and the last reach to the edge, so that every bin is in a band; a bin's weights sum to 1.
     ValueError where bands are so narrow that one holds no bin.
     """
+    if not 1 <= mels <= bins:
+        raise ValueError(f"mels={mels} must lie between 1 and the number of bins, {bins}")
     top = 2595 * math.log10(1 + sample_rate / 2 / 700)
-    position = 2595 * torch.log10(1 + torch.linspace(0, sample_rate / 2, bins, dtype=torch.float64) / 700)
+    position = 2595 * torch.log10(1 + torch.linspace(0, sample_rate / 2, bins, dtype=torch.float64, device="cpu") / 700)
     position = (position / top * (mels + 1)).clamp(1, mels)  # band k peaks at k = 1 .. mels
-    filters = (1 - (position - torch.arange(1, mels + 1, dtype=torch.float64)[:, None]).abs()).clamp_min(0)
-    if mels < 1 or (filters.amax(dim=1) < 1e-6).any():
-        raise ValueError(f"mels={mels}: some bands hold none of the {bins} bins, or there is none; use fewer, or 1")
+    filters = (1 - (position - torch.arange(1, mels + 1, dtype=torch.float64, device="cpu")[:, None]).abs()).clamp_min(
+        0
+    )
+    if (filters.amax(dim=1) < 1e-6).any():
+        raise ValueError(f"mels={mels}: some bands hold none of the {bins} bins; use fewer")
     return filters.float()

@@ -80,12 +80,12 @@ def test_the_defaults_are_those_promised():
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["batch_size=0"], "batch_size=0 must be at least 1, e.g. batch_size=16"),
-        (["batch_size=many"], "batch_size: Value 'many' of type 'str' could not be converted to Integer"),
+        (["batch_size=0"], "batch_size=0 must be at least 1 and at most 65536, e.g. batch_size=16"),
+        (["batch_size=many"], "batch_size=many must be an integer, at least 1 and at most 65536, e.g. batch_size=16"),
         (["+batchsize=3"], "there is no key batchsize; did you mean batch_size?"),
         (["+trainer.epoch=3"], "there is no key trainer.epoch; did you mean epochs?"),
         (["+data.exerpt=3"], "there is no key data.exerpt; did you mean excerpt?"),
-        (["data.excerpt=-1"], "data.excerpt=-1.0 must be above 0"),
+        (["data.excerpt=-1"], "data.excerpt=-1.0 must be above 0 and at most 86400 seconds, e.g. data.excerpt=4.0"),
         (
             ["data.excerpt=0.01"],
             r"data.excerpt=0.01 s is 80 samples at 8000 Hz, shorter than .* at least data.excerpt=0",
@@ -95,8 +95,8 @@ def test_the_defaults_are_those_promised():
         (["trainer.precision=half"], "trainer.precision=half is unknown; choose from auto, float32"),
         (["resume=maybe"], "resume=maybe is unknown"),
         (["resume=1"], "resume=1 is unknown"),
-        (["data.sources=vocals"], r"data.sources: must be a list, e.g. data.sources=\[a,b\]"),
-        (["data.excerpt=inf"], "data.excerpt=inf must be above 0 and finite"),
+        (["data.sources=vocals"], r"data.sources=vocals must be a list of names, e.g. data.sources=\[a,b\]"),
+        (["data.excerpt=inf"], "data.excerpt=inf must be above 0 and at most 86400 seconds"),
         (["seed=-1"], "seed=-1 must be at least 0"),
     ],
 )

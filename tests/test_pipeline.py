@@ -402,7 +402,7 @@ def test_an_input_is_never_overwritten_and_stems_are_not_separated_again(trained
         (["-c", "a.wav", "a.wav"], 2, "a.wav is not a checkpoint of separate-train"),
         (["a.wav"], 2, "there is no run with a best checkpoint under runs/ or multirun/"),
         (["a.wav", "b/a.wav"], 2, "a.wav and b/a.wav would both be written to separated/a"),
-        (["--chunk", "2", "--overlap", "1.5", "a.wav"], 2, "--overlap 1.5 must lie between 0 and half of --chunk 2"),
+        (["--chunk", "2", "--overlap", "1.5", "a.wav"], 2, "--overlap=1.5 must be at most half of --chunk=2"),
         (["--chunk", "inf", "a.wav"], 2, "--chunk inf"),
         (["empty"], 2, "empty holds no audio files"),
         (["-o", "a.wav", "b"], 2, "a.wav is a file"),

@@ -11,10 +11,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, redirect_stdout
 from typing import Any
 
+from separate.cli.streams import prepare_streams
 from separate.errors import SeparateError
 from separate.files import FULL
 
 log = logging.getLogger(__name__)
+started: list[str] = []  # jobs, whose configuration could be composed
 INTERRUPTED = 130  # exit code after Ctrl-C
 DEBUG = "SEPARATE_DEBUG"  # set: tracebacks are shown in full
 
@@ -22,6 +24,7 @@ DEBUG = "SEPARATE_DEBUG"  # set: tracebacks are shown in full
 @contextmanager
 def one_sentence(program: str) -> Iterator[None]:
     """Print what the user can mend as one sentence and exit with 1 or, for wrong usage, 2."""
+    prepare_streams()
     try:
         yield
     except SeparateError as error:
@@ -50,6 +53,7 @@ def run_hydra(program: str, main: Callable[[], Any], primary: str) -> None:
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
+    started.clear()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands the exception on instead of printing it
     logging.raiseExceptions = False  # a full disk is told once, not at every line of the log
     threading.excepthook = _quiet_when_full
@@ -57,8 +61,9 @@ def run_hydra(program: str, main: Callable[[], Any], primary: str) -> None:
         try:
             with _commented(primary) if {"--cfg", "-c"} & set(sys.argv) else nullcontext():
                 main()
-        except (HydraException, OmegaConfBaseException, ValueError) as error:
-            if isinstance(error, ValueError) and "Config group override" not in str(error):
+        except (HydraException, OmegaConfBaseException, ValueError, TypeError) as error:
+            composing = isinstance(error, (HydraException, OmegaConfBaseException)) or not started
+            if not composing:
                 raise
             from separate.cli.refusals import explain
 
@@ -87,6 +92,7 @@ def in_job(program: str, job: Callable[[], Any]) -> Any:
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
 
+    started.append(program)
     if HydraConfig.get().mode == RunMode.MULTIRUN:
         try:
             return job()

@@ -43,7 +43,9 @@ def _of_section(group: str, following: list[str]) -> dict[str, str]:
         if not line.startswith(" "):
             break
         if choice := CHOICE.match(line):
-            files = [file for file in files if re.search(rf"^(_target_|layout): {choice[1]}$", file.read_text(), re.M)]
+            files = [
+                file for file in files if re.search(rf"^(_target_|layout): {choice[1]}$", file.read_text("utf-8"), re.M)
+            ]
             break
     return _comments(files)
 
@@ -51,7 +53,7 @@ def _of_section(group: str, following: list[str]) -> dict[str, str]:
 def _comments(files: Iterable[Path]) -> dict[str, str]:
     found: dict[str, str] = {}
     for file in files:
-        for line in file.read_text().splitlines():
+        for line in file.read_text("utf-8").splitlines():
             if commented := COMMENTED.match(line):
                 found.setdefault(commented[1], commented[2])
     return found

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import math
-import sys
 from pathlib import Path
 
 from separate.cli import one_sentence
+from separate.cli.streams import prepare_streams
+from separate.config import EvalConfig
 from separate.errors import UsageError
+from separate.ranges import check_numbers, range_of
 
 # File names may hold anything, so this program takes its arguments plainly and not through Hydra's grammar.
 
@@ -44,17 +45,17 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main() -> None:
+    prepare_streams()
     arguments = _parser().parse_args()
-    sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # a name need not be valid UTF-8
     with one_sentence("separate-infer"):
         _infer(arguments)
 
 
 def _infer(arguments: argparse.Namespace) -> None:
-    if not 0 <= arguments.overlap <= arguments.chunk / 2 < math.inf or arguments.chunk <= 0:
-        raise UsageError(
-            f"--overlap {arguments.overlap:g} must lie between 0 and half of --chunk {arguments.chunk:g} seconds"
-        )
+    for name in ("chunk", "overlap"):
+        check_numbers(f"--{name}", getattr(arguments, name), range_of(EvalConfig, name))
+    if arguments.overlap > arguments.chunk / 2:
+        raise UsageError(f"--overlap={arguments.overlap:g} must be at most half of --chunk={arguments.chunk:g} seconds")
     from separate import checkpoint
     from separate.inference.files import plan, refuse_overwriting, separate_file
     from separate.interrupts import protect_native_code

@@ -19,6 +19,7 @@ from separate.data.reading import Reader, Region, Span
 from separate.data.tracks import Files, Piece
 from separate.errors import DataError, UsageError
 from separate.files import cache_folder
+from separate.ranges import check_ranges
 
 OF_SAMPLES = ("speed", "tempo", "pitch", "equaliser", "reverb")  # these cannot be applied to frames of a spectrogram
 
@@ -179,18 +180,13 @@ def _files(folder: str | None, key: str, memory: Path) -> Files:
 
 def _check(options: AugmentConfig, channels: int) -> None:
     """UsageError for values that mean nothing."""
+    check_ranges(AugmentConfig, vars(options), "augment.")
     for name in ("gain", "loudness", "speed", "tempo", "pitch", "noise_snr"):
         bounds = getattr(options, name)
         lowest = 0.1 if name in ("speed", "tempo") else -np.inf
         if bounds is not None and not (len(bounds) == 2 and lowest <= bounds[0] <= bounds[1]):
             example = "[0.9,1.1]" if np.isfinite(lowest) else "[-6,6]"
             raise UsageError(f"augment.{name}={list(bounds)} must be the least and the most, e.g. {example}")
-    for name in ("polarity", "swap", "pan", "dropout", "reverb_probability", "noise_probability"):
-        if not 0 <= getattr(options, name) <= 1:
-            raise UsageError(f"augment.{name}={getattr(options, name)} must lie between 0 and 1")
-    for name in ("shift", "equaliser", "reverb_seconds"):
-        if getattr(options, name) < 0:
-            raise UsageError(f"augment.{name}={getattr(options, name)} must not be below 0")
     for name in ("swap", "pan"):
         if channels != 2 and getattr(options, name):
             raise UsageError(f"augment.{name} is of left and right, and data.channels={channels}; set it to 0")

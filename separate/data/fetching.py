@@ -10,7 +10,6 @@ import re
 import secrets
 import shutil
 import tarfile
-from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -20,14 +19,19 @@ from filelock import FileLock
 from tqdm import tqdm
 
 from separate.audio import ENDINGS, Info, Member, UnreadableError, member_of, probe
+from separate.config import DataConfig
 from separate.data.room import CONTENTS, FREE, SHARDS, Uses, drop, kept, make_free, make_room
 from separate.errors import DataError, SeparateError, UsageError
-from separate.files import FULL, digest, replace_file
+from separate.files import FULL, check_name, decode, digest, replace_file
+from separate.ranges import fits, range_of
 
 log = logging.getLogger(__name__)
 
 FORMAT = 1  # raised when what is known changes its form
 BLOCK = 2**22  # bytes read at a time
+MOST_INDEX = 2**30  # bytes that an index may have
+LARGEST = 2**62  # bytes, whose sums are to be below 2^63
+LONGEST = 2**40  # samples, whose products with a sample rate are to be
 
 
 @dataclass
@@ -43,6 +47,27 @@ class Contents:
     sha256: str | None
     members: list[list[str | int]]
     format: int = FORMAT
+
+    def __post_init__(self) -> None:
+        """ValueError or TypeError where what was read is not of this form, or no tar file has it."""
+        if not isinstance(self.place, str) or not fits(self.members, list[list[str | int]]):
+            raise TypeError("members")
+        check_name(self.place)
+        within(0, self.bytes, LARGEST)
+        if self.sha256 is not None and not re.fullmatch("[0-9a-f]{64}", self.sha256):  # it is part of a file's name
+            raise ValueError(self.sha256)
+        for name, offset, size, *header in self.members:
+            within(0, offset, LARGEST)
+            within(0, size, LARGEST)
+            if not isinstance(name, str) or len(header) not in (1, 4):
+                raise TypeError(name)
+            if len(header) == 4:
+                frames, sample_rate, channels, _ = header
+                within(0, frames, LONGEST)
+                within(1, sample_rate, range_of(DataConfig, "sample_rate").most)
+                within(1, channels, range_of(DataConfig, "channels").most)
+            if not isinstance(header[-1], str):
+                raise TypeError(name)
 
     def files(self, file: str) -> Iterator[tuple[str, str, Info | str]]:
         """(name, path, header or what is wrong) of each member, where the shard lies at `file`."""
@@ -224,23 +249,26 @@ def index_of(root: str) -> dict[str, Contents] | str:
         return f"{where} is not read by a command"
     try:
         with gopen(where) as stream:
-            lines = stream.read().decode().splitlines()
+            content = stream.read(MOST_INDEX + 1)
     except (OSError, ValueError, ImportError) as error:
         return f"{where} could not be read ({_reason(error)})"
+    if len(content) > MOST_INDEX:
+        raise DataError(f"{where} has more than {MOST_INDEX:,} bytes and is no index of shards")
     found = {}
     try:
-        for line in lines:
+        for line in decode(content).split("\n"):
+            if not line.strip():
+                continue
             entry = json.loads(line)
             if entry["format"] != FORMAT:
                 raise DataError(
                     f"{where} is of another version of separate; make it anew with scripts/prepare_shards.py"
                 )
             one = Contents(**{**entry, "place": f"{root}/{entry['place']}"})
-            if not re.fullmatch("[0-9a-f]{64}", str(one.sha256)):  # it becomes part of a file's name
+            if one.sha256 is None:
                 raise ValueError(one.sha256)
-            deque(one.files(""), maxlen=0)  # are all members of the right form?
             found[entry["place"]] = one
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         raise DataError(f"{where} is no index of shards; make it with scripts/prepare_shards.py") from None
     return found
 
@@ -256,15 +284,26 @@ def contents_of(file: Path, place: str | None = None) -> Contents:
                 try:
                     info = probe(Member(str(file), member.offset_data, member.size, member.name).path)
                     found.append([*row, info.frames, info.sample_rate, info.channels, info.subtype])
+                    Contents("", 0, None, found[-1:])
+                except (ValueError, TypeError):
+                    found[-1] = [*row, "claims a rate, a length or channels that no audio has"]
                 except UnreadableError as error:
                     found.append([*row, str(error)])
             assert tar.fileobj is not None
             tar.fileobj.seek(tar.offset)
             if tar.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
                 raise tarfile.ReadError("it ends too early")
-    except (tarfile.TarError, OSError) as error:
+    except (tarfile.TarError, OSError, ValueError, ArithmeticError, RecursionError) as error:  # of forged headers
         raise DataError(f"{place}: not readable as an uncompressed tar file ({error})") from None
     return Contents(place, file.stat().st_size, None, found)
+
+
+def within(least: int, value: Any, most: float) -> None:
+    """ValueError or TypeError for what is no integer in this range."""
+    if not fits(value, int):
+        raise TypeError(value)
+    if not least <= value <= most:
+        raise ValueError(value)
 
 
 def audio_in(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
@@ -278,7 +317,7 @@ def audio_in(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
 def _remembered(path: Path) -> Contents | None:
     try:
         found = Contents(**json.loads(path.read_bytes()))
-    except (OSError, ValueError, TypeError):
+    except (OSError, ValueError, TypeError, RecursionError):
         return None
     return found if found.format == FORMAT else None
 

@@ -12,6 +12,7 @@ import numpy as np
 from separate.config import CacheConfig, FolderConfig, STFTConfig
 from separate.data import arrays_of, open_splits
 from separate.data.loudness import ACTIVE, LoudnessIndex, integrated, level
+from separate.files import printable
 
 MOST = 12  # groups that are shown by name; speakers may be hundreds
 
@@ -123,7 +124,8 @@ def picture(found: Mapping[str, Split], path: Path) -> None:
                 levels.plot([np.median(group.levels)] * 2, [row - 0.4, row + 0.4], color="black")
             activity.barh(row, 100 * group.activity, color=colour, height=0.7)
             labels.append(f"{split}: {name}")
-    levels.set(yticks=range(len(labels)), yticklabels=labels, xlabel="loudness of each signal, LUFS; line: median")
+    levels.set_yticks(range(len(labels)), list(map(printable, labels)), parse_math=False)
+    levels.set(xlabel="loudness of each signal, LUFS; line: median")
     levels.invert_yaxis()
     activity.set(xlabel="share of the time that it sounds, %", xlim=(0, 100))
     for axes in (levels, activity):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
@@ -15,6 +16,8 @@ from separate.audio import ENDINGS, Info, shown
 from separate.data.headers import Headers, audio_files, folders_in
 from separate.data.tracks import Piece, Signal, Track
 from separate.errors import DataError, UsageError, nearest
+from separate.files import TextError, check_name, read_text
+from separate.ranges import Range, brief, fits
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +38,7 @@ MUSDB18_VALID = (
     "Triviul - Angelsaint",
     "Young Griffo - Pennies",
 )
+SECONDS = Range(0, 1e9, unit="seconds")  # of a manifest
 NOISE = "noise"  # the source of wham and librimix that is no speaker
 
 
@@ -140,16 +144,21 @@ def _slakh_classes(path: str) -> dict[str, str]:
     import yaml
 
     try:
-        with Path(path).open(encoding="utf-8") as file:
-            stems = yaml.load(file, getattr(yaml, "CSafeLoader", yaml.SafeLoader))["stems"]
-        return {
+        stems = yaml.load(read_text(path, most=2**24), getattr(yaml, "CSafeLoader", yaml.SafeLoader))["stems"]
+        found = {
             stem: "_".join("".join(c if c.isalnum() else " " for c in facts["inst_class"].lower()).split())
             for stem, facts in stems.items()
             if facts.get("audio_rendered", True)
         }
-    except OSError:
-        raise DataError(f"{path}: is missing") from None
-    except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError, AttributeError):
+        for stem in found:
+            if "/" in stem:
+                raise TextError(f"names a stem {brief(stem)}, which is no name of a file")
+            check_name(stem)
+        return found
+    except TextError as error:
+        raise DataError(f"{path}: {error}") from None
+    # an integer of many digits is a ValueError, deep nesting a RecursionError
+    except (yaml.YAMLError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise DataError(f"{path}: does not name the inst_class of each of its stems") from None
 
 
@@ -197,16 +206,28 @@ def list_librimix(root: Path, splits: Mapping[str, str], split: str, sources: Se
             return "/".join([str(root), *parts[-3:]])  # SPLIT/s1/ID.wav
         return recorded if isabs(recorded) else f"{root}/{recorded}"
 
-    with path.open(newline="", encoding="utf-8") as file:
-        for row in csv.DictReader(file):
-            wanted = [row.get(f"{column}_path") for column in ["mixture", *columns]]
-            if not all(wanted):
-                missing = [c for c, w in zip(["mixture", *columns], wanted, strict=True) if not w]
-                raise DataError(
-                    f"{path} has no column {missing[0]}_path; choose data.sources of those it has: {', '.join(row)}"
-                )
-            own, *files = (place(str(one)) for one in wanted)
-            listing.sought.append(Sought(row["mixture_ID"], own, [[file] for file in files], own))
+    wanted = ["mixture_ID", "mixture_path", *(f"{column}_path" for column in columns)]
+    try:
+        rows = csv.DictReader(io.StringIO(read_text(path), newline=""))
+        there = rows.fieldnames or []
+        missing = [column for column in wanted if column not in there]
+        if missing:
+            raise DataError(
+                f"{path} has no column {missing[0]}; choose data.sources of those it has: "
+                f"{brief(', '.join(there)) or 'none'}"
+            )
+        for row in rows:
+            values = [row[column] for column in wanted]
+            if not all(values):
+                column = next(c for c, value in zip(wanted, values, strict=True) if not value)
+                listing.problems.append(f"{path}:{rows.line_num}: has no {column}")
+                continue
+            for value in values:
+                check_name(value)
+            name, own, *files = values[0], *map(place, values[1:])
+            listing.sought.append(Sought(name, own, [[file] for file in files], own))
+    except (TextError, csv.Error) as error:  # an endless field is a csv.Error
+        raise DataError(f"{path}: {error}") from None
     return listing
 
 
@@ -219,11 +240,9 @@ def list_manifest(root: Path, splits: Mapping[str, str], split: str, sources: Se
     if root.is_dir():
         root = root / "manifest.jsonl"
     try:
-        lines = root.read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise DataError(f"{root} cannot be read ({error.strerror}); data.root is the manifest's path") from None
-    except UnicodeDecodeError:
-        raise DataError(f"{root} is not text in UTF-8; data.root is the path of lines of JSON") from None
+        lines = read_text(root).split("\n")  # and not at other ends of lines, which names may hold
+    except TextError as error:
+        raise DataError(f"{root} {error}; data.root is the path of lines of JSON") from None
     name = split_name(splits, split)
     listing = Listing([], f'lines of {root} with "split": "{name}" and sources {", ".join(sources)}')
     ids: dict[str, int] = {}
@@ -234,6 +253,8 @@ def list_manifest(root: Path, splits: Mapping[str, str], split: str, sources: Se
             found = _sought_in(json.loads(line), name, sources, root.parent)
         except json.JSONDecodeError as error:
             listing.problems.append(f"{root}:{number}: is no JSON ({error.msg} at column {error.colno})")
+        except RecursionError:
+            listing.problems.append(f"{root}:{number}: is nested too deeply")
         except ValueError as error:
             listing.problems.append(f"{root}:{number}: {error}")
         else:
@@ -251,21 +272,25 @@ def _sought_in(entry: Any, split: str, sources: Sequence[str], folder: Path) -> 
         raise ValueError('has no "sources": {NAME: PATH}')
     unknown = sorted(set(entry) - {"id", "split", "mixture", "sources", "start", "duration"})
     if unknown:
-        raise ValueError(f'has the key "{unknown[0]}", which is none of a manifest')
+        raise ValueError(f'has the key "{brief(unknown[0])}", which is none of a manifest')
     if "id" not in entry or "split" not in entry:
         raise ValueError('has no "id"' if "id" not in entry else 'has no "split"')
     if entry["split"] != split:
         return None
     missing = [source for source in sources if source not in entry["sources"]]
     if missing:
-        raise ValueError(f"has no source {missing[0]} (it has {', '.join(entry['sources'])}); null stands for silence")
+        raise ValueError(
+            f"has no source {missing[0]} (it has {brief(', '.join(entry['sources']))}); null stands for silence"
+        )
     for key in ("start", "duration"):
         value = entry.get(key)
-        if value is not None and not (isinstance(value, (int, float)) and value >= 0):
-            raise ValueError(f'"{key}" is {value!r}, and must be seconds')
+        if value is not None and (isinstance(value, bool) or not fits(value, float) or not SECONDS.holds(value)):
+            raise ValueError(f'"{key}" is {brief(value)}, and must be {SECONDS}')
     paths = [entry.get("mixture"), *(entry["sources"][source] for source in sources)]
     if not all(path is None or isinstance(path, str) for path in paths):
         raise ValueError("has a path that is no text")
+    for path in paths:
+        check_name(path or "")
     mixture, *files = (None if path is None else str(folder / path) for path in paths)
     if mixture is None and not any(files):
         raise ValueError("names no file")
@@ -275,7 +300,7 @@ def _sought_in(entry: Any, split: str, sources: Sequence[str], folder: Path) -> 
         [[file] if file else [] for file in files],
         mixture,
         start=float(entry.get("start") or 0),
-        duration=entry.get("duration"),
+        duration=None if entry.get("duration") is None else float(entry["duration"]),
     )
 
 

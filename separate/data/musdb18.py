@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import secrets
 import shutil
 import subprocess
@@ -38,7 +39,7 @@ class Songs:
         place = Path(path).parent
         if place.parent == self.folder and not self.is_there(str(place)):  # dropped for another training's files
             try:
-                self.decode(Path(place.with_suffix(SONG).read_text()))
+                self.decode(Path(os.fsdecode(place.with_suffix(SONG).read_bytes())))
             except OSError as error:
                 raise DataError(
                     f"{path} was dropped and its song cannot be read again ({error}); start again"
@@ -51,7 +52,7 @@ class Songs:
         place = self.folder / hashlib.sha256(json.dumps(made_from).encode()).hexdigest()
         if not self.is_there(str(place)):
             _decode(song, place)
-            replace_file(place.with_suffix(SONG), str(song.absolute()).encode())
+            replace_file(place.with_suffix(SONG), os.fsencode(song.absolute()))
             make_room(self.root, self.limit)
         return place
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from separate.evaluation.recordings import METHODS, Results
 from separate.evaluation.scores import METRICS
-from separate.files import replace_file
+from separate.files import printable, replace_file
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -86,7 +86,7 @@ def write(results: Results, about: Mapping[str, Any], folder: Path) -> dict[str,
         "report.html": _page(results, summary),
     }
     for name, content in text.items():
-        replace_file(folder / name, content.encode(errors="replace"))
+        replace_file(folder / name, printable(content).encode())
     return summary
 
 
@@ -145,7 +145,7 @@ def _distribution(results: Results) -> Figure:
             if values:
                 axes.hlines(statistics.median(values), centre - 0.15, centre + 0.15, color=colour, linewidth=2.5)
     axes.axhline(0, color="black", linewidth=0.8)
-    axes.set_xticks(range(len(results.sources)), results.sources)
+    axes.set_xticks(range(len(results.sources)), list(map(printable, results.sources)), parse_math=False)
     axes.set_ylabel("SI-SDR improvement, dB")
     axes.legend()
     return figure

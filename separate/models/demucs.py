@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from separate.arithmetic import precise
 from separate.audio import resample
-from separate.models.layers import Recurrent, check_positive
+from separate.models.layers import Recurrent, check_at_most, check_positive
 
 QUIET = 1e-5  # added to the deviation of the mixture, so that silence stays silence
 
@@ -50,6 +50,7 @@ class Demucs(nn.Module):
         super().__init__()
         check_positive(hidden=hidden, depth=depth, kernel=kernel, stride=stride, decoder_kernel=decoder_kernel)
         check_positive(growth=growth, resample=resample)
+        check_at_most(32, depth=depth, resample=resample)
         if kernel < stride:
             raise ValueError(f"kernel={kernel} must be at least stride={stride}, or samples would be left out")
         if decoder_kernel % 2 == 0:

@@ -6,7 +6,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from separate.models.filterbank import Decoder, Encoder, frame, overlap_add
-from separate.models.layers import Recurrent, check_dropout, check_positive, make_activation
+from separate.models.layers import Recurrent, check_at_most, check_dropout, check_positive, make_activation
 from separate.models.norms import CumulativeNorm, make_norm
 
 
@@ -44,6 +44,7 @@ class DPRNN(nn.Module):
     ) -> None:
         super().__init__()
         check_positive(sources=sources, bottleneck=bottleneck, blocks=blocks)
+        check_at_most(65_536, chunk=chunk)
         check_dropout(dropout)
         if chunk < 2 or chunk % 2:
             raise ValueError(f"chunk={chunk} frames must be even, as chunks overlap by half; use {max(chunk + 1, 2)}")

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from separate.clustering import assign, kmeans
-from separate.models.layers import Masks, check_level, check_positive, choose, make_activation
+from separate.models.layers import Masks, check_at_most, check_level, check_positive, choose, make_activation
 from separate.models.recurrent import MaskHead, RecurrentBody
 from separate.models.representation import Representation
 from separate.targets import audible
@@ -43,6 +43,7 @@ class Clusters(nn.Module):
     ) -> None:
         super().__init__()
         check_positive(starts=starts)
+        check_at_most(1000, starts=starts)
         self.membership = choose(membership, {name: name for name in MEMBERSHIPS}, "membership")
         check_level(level)
         self.interchangeable = interchangeable

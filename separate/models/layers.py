@@ -42,6 +42,13 @@ def check_positive(**sizes: float) -> None:
             raise ValueError(f"{name}={size} must be at least 1")
 
 
+def check_at_most(most: int, **sizes: int) -> None:
+    """ValueError, naming the argument, for a size that costs time or memory without being part of the weights."""
+    for name, size in sizes.items():
+        if size > most:
+            raise ValueError(f"{name}={size} must be at most {most}")
+
+
 def check_dropout(dropout: float) -> None:
     if not 0 <= dropout < 1:
         raise ValueError(f"dropout={dropout} must lie in [0, 1)")

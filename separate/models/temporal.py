@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from separate.models.layers import check_positive
+from separate.models.layers import check_at_most, check_positive
 from separate.models.norms import make_norm
 from separate.models.temporal_function import Plan, StackFunction
 
@@ -71,6 +71,7 @@ class TemporalStack(nn.Module):
     ) -> None:
         super().__init__()
         check_positive(layers=layers, repeats=repeats)
+        check_at_most(16, layers=layers)  # whose dilations double
         if skip < 0:
             raise ValueError(f"skip={skip} must be at least 0 (features of the skip paths; 0: none)")
         self.features, self.skip, self.norm_name = features, skip, norm_name

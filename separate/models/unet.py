@@ -10,7 +10,7 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from separate.models.layers import Masks, check_dropout, check_positive, choose
+from separate.models.layers import Masks, check_at_most, check_dropout, check_positive, choose
 from separate.models.representation import Representation
 
 DROPPED = 3  # decoder layers with dropout, the deepest ones
@@ -84,6 +84,7 @@ class UNet(nn.Module):
     ) -> None:
         super().__init__()
         check_positive(kernel=kernel, stride=stride, dilation=dilation, filters=min(filters, default=1))
+        check_at_most(1024, dilation=dilation)
         check_dropout(dropout)
         self.step = stride ** len(filters)
         if not filters or kernel % 2 == 0:

@@ -9,7 +9,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from separate.models import layers
-from separate.models.layers import check_positive, choose
+from separate.models.layers import check_at_most, check_positive, choose
 
 
 class Interpolation(nn.Module):
@@ -67,6 +67,7 @@ class WaveUNet(nn.Module):
     ) -> None:
         super().__init__()
         check_positive(levels=levels, filters=filters, down_kernel=down_kernel, up_kernel=up_kernel)
+        check_at_most(32, levels=levels)
         for name, kernel in (("down_kernel", down_kernel), ("up_kernel", up_kernel)):
             if kernel % 2 == 0:
                 raise ValueError(f"{name}={kernel} must be odd, or the levels would not align; use {kernel + 1}")

@@ -10,7 +10,7 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from separate.models.layers import check_positive
+from separate.models.layers import check_at_most, check_positive
 
 
 class Convolution(nn.Conv1d):
@@ -76,6 +76,7 @@ class WaveNet(nn.Module):
     ) -> None:
         super().__init__()
         check_positive(layers=layers, stacks=stacks, residual=residual, skip=skip, kernel=kernel)
+        check_at_most(16, layers=layers)  # whose dilations double
         check_positive(final_kernel=final_kernel, **{f"final[{index}]": width for index, width in enumerate(final)})
         self.channels = channels
         self.input = Convolution(channels, residual, kernel, causal=causal)

@@ -11,15 +11,24 @@ from typing import Any
 import torch
 
 from separate import checkpoint
-from separate.build import build, build_loss, build_separator, targets_in, trusted
-from separate.config import AugmentConfig, CacheConfig, LoggerConfig, TrainConfig, TrainerConfig, data_config, lookup
+from separate.build import build_loss, build_optimizer, build_separator, targets_in, trusted
+from separate.config import (
+    AugmentConfig,
+    CacheConfig,
+    LoggerConfig,
+    TrainConfig,
+    TrainerConfig,
+    data_config,
+    lookup,
+    typed,
+)
 from separate.data import open_split
 from separate.data.augment import Augment
 from separate.data.examples import FileExamples
 from separate.data.fetching import refuse_commands
 from separate.device import choose_device
 from separate.errors import SeparateError, UsageError
-from separate.files import FULL, replace_file
+from separate.files import FULL, printable, replace_file
 from separate.interrupts import protect_native_code
 from separate.training.runlog import RunLog
 from separate.training.state import State, higher_is_better
@@ -47,7 +56,7 @@ def run(config: TrainConfig, folder: Path, changed: Sequence[str] = ()) -> float
         written = plain["data"]
         plain = resumed_config(resumed["config"], plain, changed)
         refuse_commands(plain["data"], written)
-    state, training = prepare(plain, folder, trust)
+    state, training = prepare(plain, folder, trust, None if resumed is None else resumed["model"])
     _say_what_is_trained(state, training)
     if resumed is not None:
         _check_same_examples(resumed, training, folder)
@@ -56,7 +65,7 @@ def run(config: TrainConfig, folder: Path, changed: Sequence[str] = ()) -> float
     else:
         measure(state, training)
     _write_config(folder, plain)
-    training.log = RunLog(folder, LoggerConfig(**plain["logger"]), state.epoch, state.step)
+    training.log = RunLog(folder, typed(LoggerConfig, plain["logger"], "logger."), state.epoch, state.step)
     try:
         try:
             best = fit(state, training)
@@ -77,17 +86,22 @@ def run(config: TrainConfig, folder: Path, changed: Sequence[str] = ()) -> float
     return best
 
 
-def prepare(config: Mapping[str, Any], folder: Path, trust: Sequence[str] | None = None) -> tuple[State, Training]:
-    """The parts of a run, freshly initialised from the seed.  trust: as in `build`."""
+def prepare(
+    config: Mapping[str, Any],
+    folder: Path,
+    trust: Sequence[str] | None = None,
+    stored: Mapping[str, torch.Tensor] | None = None,
+) -> tuple[State, Training]:
+    """The parts of a run, freshly initialised from the seed.  trust: as in `build`; stored: as in `build_separator`."""
     device = choose_device(config["device"])
     protect_native_code()
-    options = TrainerConfig(**config["trainer"])
+    options = typed(TrainerConfig, config["trainer"], "trainer.")
     torch.manual_seed(config["seed"])
-    separator = build_separator(config, trust)
+    separator = build_separator(config, trust, stored)
     loss = build_loss(config, separator, trust)
     data = data_config(config["data"])
-    cache = CacheConfig(**config["cache"])
-    changes, frames = AugmentConfig(**config["augment"]), round(data.excerpt * data.sample_rate)
+    cache = typed(CacheConfig, config["cache"], "cache.")
+    changes, frames = typed(AugmentConfig, config["augment"], "augment."), round(data.excerpt * data.sample_rate)
     augment = Augment(changes, data.sample_rate, data.channels, frames, cache)
     longer = replace(data, excerpt=data.excerpt * augment.longest)
     train = open_split(longer, "train", config["seed"], cache, separator.stft, changes)
@@ -97,10 +111,7 @@ def prepare(config: Mapping[str, Any], folder: Path, trust: Sequence[str] | None
 
     separator.to(device)
     mode = "max" if higher_is_better(options.monitor) else "min"
-    optimizer = build(config["optimizer"], "optimizer", trust, params=separator.parameters())
-    scheduler = None
-    if config["scheduler"]:
-        scheduler = build(config["scheduler"], "scheduler", trust, optimizer=optimizer, mode=mode)
+    optimizer, scheduler = build_optimizer(config, separator.parameters(), mode, trust)
     scaler = torch.amp.GradScaler(device.type, enabled=precision(options.precision, device) == torch.float16)
     state = State(separator, optimizer, scheduler, scaler)
     training = Training(
@@ -201,7 +212,7 @@ def _write_config(folder: Path, config: Mapping[str, Any]) -> None:
     from omegaconf import OmegaConf
 
     text = OmegaConf.to_yaml(OmegaConf.create(dict(config)))
-    replace_file(folder / "config.yaml", text.encode())
+    replace_file(folder / "config.yaml", printable(text).encode())
 
 
 def _say_what_is_trained(state: State, training: Training) -> None:

@@ -25,7 +25,7 @@ class RunLog:
         self.path = folder / "metrics.jsonl"
         self.options = options
         if self.path.exists():
-            lines = [line for line in self.path.read_text().splitlines() if _epoch_of(line) <= epoch]
+            lines = [line for line in self.path.read_text("utf-8").splitlines() if _epoch_of(line) <= epoch]
             replace_file(self.path, "".join(f"{line}\n" for line in lines).encode())
         self.board: Any = None
         if options.tensorboard:
@@ -36,7 +36,7 @@ class RunLog:
     def epoch(self, facts: dict[str, float], improved: bool) -> None:
         """One line of metrics.jsonl, the same as scalars, and the gist for the terminal."""
         plain = {name: value if math.isfinite(value) else None for name, value in facts.items()}
-        with self.path.open("a") as file:
+        with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(plain) + "\n")
         if self.board:
             for name, value in facts.items():

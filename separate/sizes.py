@@ -1,0 +1,89 @@
+"""The size of a network before it is made: the shapes of its tensors, found without memory for them."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules import module as registration
+
+from separate.errors import UsageError
+
+MOST_PARTS = 100_000  # layers and weights together
+LONGEST = 600  # seconds that a network may compute for one, as where it takes whole patches
+
+
+def check_size(make: Callable[[], Any], sample_rate: int, hop: int, stored: Mapping[str, Tensor] | None = None) -> None:
+    """UsageError for a network that is too large, before memory is taken for it.
+
+    make: builds the network; called on torch's meta device, where tensors have shapes and no numbers.
+    sample_rate in Hz; hop: of the STFT, in samples.
+    stored: the weights that it is to get, whose names and shapes must be its own; without them its weights must fit
+    into this machine's memory.
+    """
+    parts = MOST_PARTS if stored is None else 1000 + 20 * len(stored)
+    elements = _memory() / 4 if stored is None else sum(tensor.numel() for tensor in stored.values())
+    with torch.device("meta"), _at_most(parts, elements, "the machine" if stored is None else "the checkpoint"):
+        network = make()
+    if stored is not None and isinstance(network, nn.Module):
+        _compare({f"network.{name}": tensor for name, tensor in network.state_dict().items()}, stored)
+    second = max(1, sample_rate if "waveforms" in getattr(network, "provides", ()) else sample_rate // hop)
+    if hasattr(network, "valid_length") and (computed := network.valid_length(second)) > LONGEST * second:
+        raise UsageError(
+            f"model: the network computes {computed / second:,.0f} seconds where one is given, and at most {LONGEST} "
+            f"may be; use smaller patches and kernels, or fewer levels"
+        )
+
+
+@contextmanager
+def _at_most(parts: float, elements: float, holder: str) -> Iterator[None]:
+    """Count what is registered with modules, and stop where that is more."""
+    seen = {"parts": 0, "elements": 0}
+
+    def count(module: nn.Module, name: str, part: nn.Module | Tensor | None) -> None:
+        seen["parts"] += 1
+        if isinstance(part, Tensor):
+            seen["elements"] += part.numel()
+        if seen["parts"] > parts:
+            raise UsageError(f"model: the network has more layers than {holder} holds; use fewer or smaller ones")
+        if seen["elements"] > elements:
+            raise UsageError(
+                f"model: the network has more than {seen['elements'] / 1e6:,.1f} M weights, and {holder} holds "
+                f"{elements / 1e6:,.1f} M; use fewer or smaller layers"
+            )
+
+    hooks = [
+        registration.register_module_module_registration_hook(count),
+        registration.register_module_parameter_registration_hook(count),
+    ]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _compare(wanted: Mapping[str, Tensor], stored: Mapping[str, Tensor]) -> None:
+    for name, tensor in wanted.items():
+        if name not in stored:
+            raise UsageError(f"{MISFIT}: {name} is missing")
+        if tensor.shape != stored[name].shape:
+            raise UsageError(f"{MISFIT}: {name} is {tuple(stored[name].shape)} and must be {tuple(tensor.shape)}")
+    if others := [name for name in stored if name not in wanted]:
+        raise UsageError(f"{MISFIT}: the network has no {others[0]}")
+
+
+MISFIT = "the checkpoint's configuration and weights do not fit each other"
+
+
+def _memory() -> float:
+    """Bytes of this machine's memory, infinite where it does not say."""
+    try:
+        return float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    except (AttributeError, ValueError, OSError):
+        return math.inf
