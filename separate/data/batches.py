@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 from separate.data.augment import Augment, Changes
 from separate.data.examples import Example, Examples
 from separate.data.mixing import Drawn, collate
+from separate.data.parallel import end_with_parent
 from separate.errors import SeparateError
 
 
@@ -108,5 +109,6 @@ def load(dataset: Dataset, items: range, workers: int, pin: bool) -> Generator[D
 def _start_worker(worker: int) -> None:
     import signal
 
+    end_with_parent()
     for number in (signal.SIGINT, signal.SIGTERM):  # these reach the whole group; the training decides when to stop
         signal.signal(number, signal.SIG_IGN)

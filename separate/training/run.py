@@ -55,7 +55,7 @@ def run(config: TrainConfig, folder: Path, changed: Sequence[str] = ()) -> float
     else:
         measure(state, training)
     _write_config(folder, plain)
-    training.log = RunLog(folder, LoggerConfig(**plain["logger"]), state.epoch, state.step)
+    training.log = RunLog(folder, LoggerConfig(**plain["logger"]), state.epoch)
     try:
         try:
             best = fit(state, training)
