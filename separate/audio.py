@@ -24,10 +24,17 @@ from separate.errors import DataError
 if TYPE_CHECKING:
     from torch import Tensor
 
+SAMPLE_BYTES = {"PCM_S8": 1, "PCM_U8": 1, "PCM_16": 2, "PCM_24": 3, "PCM_32": 4, "FLOAT": 4, "DOUBLE": 8}
 ENDINGS = (".wav", ".flac", ".ogg", ".mp3", ".aiff", ".aif", ".caf", ".w64", ".rf64", ".opus")
 LOWPASS_WIDTH = 64  # zero crossings of the resampling kernel on each side
 ROLLOFF = 0.9475937167399596  # of the Nyquist frequency, and the Kaiser window's beta: resampy's kaiser_best
 BETA = 14.769656459379492
+LARGEST_KERNEL = 2**22  # coefficients; 16 MB, and ten times that while torchaudio computes them
+TABLE = 4096  # entries of the tabulated kernel for each zero crossing: linear interpolation errs by less than 1e-7
+PRODUCTS = 2**20  # computed at a time where the kernel is interpolated
+RATES = (1000, 1_000_000)  # Hz, the lowest and the highest that a header may claim
+MOST_CHANNELS = 64  # ambisonics of the 7th order; more come from damaged headers
+MP3_DENSITY = 24  # frames in a byte at 8 kbit/s and 24 kHz, MP3's largest ratio
 
 
 @dataclass(frozen=True)
@@ -145,11 +152,38 @@ def probe(path: str | Path) -> Info:
         raise UnreadableError(f"cannot be opened ({error.strerror or error})") from None
     with _sound(path) as file:
         info = Info(file.frames, file.samplerate, file.channels, file.subtype)
+        _refuse_absurd(info, part.size, file.format)
         if info.frames and file.format != "MP3":  # MP3 seeks by decoding from the start
             file.seek(info.frames - 1)
             if len(file.read(1)) != 1:
                 raise UnreadableError("truncated: its last sample is missing")
     return info
+
+
+def _refuse_absurd(info: Info, size: int, format: str) -> None:
+    """Refuse what only a damaged header claims, before memory is reserved for it.  size: bytes of the file."""
+    low, high = RATES
+    if not low <= info.sample_rate <= high:
+        raise UnreadableError(
+            f"its header claims a sample rate of {info.sample_rate} Hz, and files of {low} to {high} Hz are read; "
+            f"mend the header, or resample the file"
+        )
+    if not 1 <= info.channels <= MOST_CHANNELS:
+        raise UnreadableError(
+            f"its header claims {info.channels} channels, and up to {MOST_CHANNELS} are read; mend the header, or "
+            f"split the file"
+        )
+    most = most_frames(info, size, format)
+    if most is not None and info.frames > most:
+        raise UnreadableError(f"its header claims {info.frames} samples, and its {size} bytes hold {most} at most")
+
+
+def most_frames(info: Info, size: int, format: str = "") -> int | None:
+    """Samples that a file of `size` bytes can hold at most; None where silence compresses to next to nothing."""
+    if format == "MP3" or info.subtype.startswith("MPEG"):
+        return MP3_DENSITY * size
+    width = SAMPLE_BYTES.get(info.subtype)
+    return size // (width * info.channels) if width else None
 
 
 def _refuse_truncated_wav(file: _Bytes) -> None:
@@ -167,13 +201,20 @@ def _refuse_truncated_wav(file: _Bytes) -> None:
         file.seek(length + length % 2, os.SEEK_CUR)
 
 
-def read(path: str | Path, start: int, frames: int, pcm: bool = False) -> np.ndarray:
+def read(path: str | Path, start: int, frames: int, pcm: bool = False, info: Info | None = None) -> np.ndarray:
     """Samples start to start + frames of a file at its own rate -> (C, frames) float32; NonFiniteError for NaN.
 
-    pcm: as int16, of a file with 16-bit samples.
+    pcm: as int16, of a file with 16-bit samples.  info: the header that it had; UnreadableError for another one.
     """
     try:
         with _sound(path) as file:
+            if info is not None and (file.samplerate, file.channels) != (info.sample_rate, info.channels):
+                raise UnreadableError(
+                    f"holds {file.channels} channels at {file.samplerate} Hz, and held {info.channels} at "
+                    f"{info.sample_rate} Hz when its header was read; touch the file, so that it is read again"
+                )
+            if file.frames < start + frames:
+                raise UnreadableError(f"truncated after {file.frames} samples")
             file.seek(start)
             if file.subtype == "PCM_16":  # the same numbers as libsndfile's own conversion, several times faster
                 audio = file.read(frames, dtype="int16", always_2d=True).T
@@ -200,19 +241,15 @@ def read_span(
     The file is read by seeking, with as much beside the span as the resampling kernel reaches, so that spans of a
     file agree with the whole.  Past its end there is silence.
     """
-    if sample_rate == info.sample_rate:
-        stop = min(start + frames, info.frames)
-        audio = read(path, start, max(stop - start, 0), pcm)
-    else:
-        common = gcd(sample_rate, info.sample_rate)
-        old, new = info.sample_rate // common, sample_rate // common  # `old` samples in, `new` samples out
-        reach = ceil(LOWPASS_WIDTH * max(1, old / new) / ROLLOFF / old) + 1  # in units of `old`
-        first = max(start // new - reach, 0)
-        stop = min((ceil((start + frames) / new) + reach) * old, info.frames)
-        raw = read(path, first * old, max(stop - first * old, 0))
-        raw = convert_channels(raw, min(channels, len(raw)))  # fewer channels are less to resample
-        audio = resample(_tensor(raw), info.sample_rate, sample_rate).numpy()
-        audio = audio[:, start - first * new :][:, :frames]
+    kernel = None if sample_rate == info.sample_rate else _resampler(info.sample_rate, sample_rate)
+    first, stop = (start, start + frames) if kernel is None else kernel.reach(start, frames)
+    first, stop = max(first, 0), min(stop, info.frames)
+    if stop <= first:
+        return np.zeros((channels, frames), np.int16 if pcm else np.float32)
+    audio = read(path, first, stop - first, pcm, info)
+    if kernel is not None:
+        audio = convert_channels(audio, min(channels, len(audio)))  # fewer channels are less to resample
+        audio = kernel.at(_tensor(audio), first, start, frames).numpy()
     audio = convert_channels(audio, channels)
     return np.pad(audio, ((0, 0), (0, frames - audio.shape[1]))) if audio.shape[1] < frames else audio
 
@@ -249,8 +286,7 @@ class _Resampler:
         import torch
         from torchaudio.transforms import Resample
 
-        common = gcd(old, new)
-        self.old, self.new = old // common, new // common
+        self.old, self.new = old, new
         window = {"lowpass_filter_width": LOWPASS_WIDTH, "rolloff": ROLLOFF, "beta": BETA}
         made = Resample(old, new, "sinc_interp_kaiser", **window)
         kernel = made.kernel[:, 0]  # (new, taps)
@@ -278,10 +314,79 @@ class _Resampler:
                 self.matrices[place] = self.matrix.to(*place)
         return (seen @ self.matrices[place]).flatten(-2)[..., :frames]
 
+    def reach(self, start: int, frames: int) -> tuple[int, int]:
+        """The samples, first to stop, that `frames` samples of the result from `start` on depend on."""
+        beside = ceil(LOWPASS_WIDTH * max(1, self.old / self.new) / ROLLOFF / self.old) + 1  # in units of `old`
+        first = max(start // self.new - beside, 0)
+        return first * self.old, (ceil((start + frames) / self.new) + beside) * self.old
+
+    def at(self, audio: Tensor, first: int, start: int, frames: int) -> Tensor:
+        """`frames` samples of the result from `start` on, of what `reach` named: audio (..., T) begins at `first`."""
+        return self(audio)[..., start - first // self.old * self.new :][..., :frames]
+
+
+class _Interpolator:
+    """The same kernel read from a table at any position (Smith, 2002), for ratios such as 44,101 to 8,000.
+
+    Memory does not grow with the rates, and every sample of the longer side costs about 135 products.
+    """
+
+    def __init__(self, old: int, new: int) -> None:
+        import torch
+
+        self.old, self.new = old, new
+        self.cutoff = min(old, new) * ROLLOFF / old  # zero crossings in a sample
+        self.width = ceil(LOWPASS_WIDTH / self.cutoff)  # samples that it reaches to each side
+        x = torch.arange(LOWPASS_WIDTH * TABLE + 1, dtype=torch.float64) / TABLE
+        window = torch.special.i0(BETA * (1 - (x / LOWPASS_WIDTH).square()).clamp_min(0).sqrt())
+        self.table = torch.sinc(x) * window / window[0] * self.cutoff
+        self.table[-1] = 0  # the last zero crossing, exactly
+        self.slopes = self.table.diff(append=self.table[-1:])
+
+    def __call__(self, audio: Tensor) -> Tensor:
+        return self.at(audio, 0, 0, ceil(audio.shape[-1] * self.new / self.old))
+
+    def reach(self, start: int, frames: int) -> tuple[int, int]:
+        """As of `_Resampler`."""
+        return start * self.old // self.new - self.width, (start + frames - 1) * self.old // self.new + self.width + 2
+
+    def at(self, audio: Tensor, first: int, start: int, frames: int) -> Tensor:
+        """As of `_Resampler`; past the ends of `audio` there is silence, and no sample that begins there."""
+        import torch
+
+        frames = min(frames, ceil((first + audio.shape[-1]) * self.new / self.old) - start)
+        step = max(1, PRODUCTS // (2 * self.width + 2))
+        blocks = [
+            self._block(audio, first, start + done, min(step, frames - done)) for done in range(0, max(frames, 0), step)
+        ]
+        return torch.cat(blocks, dim=-1) if blocks else audio[..., :0]
+
+    def _block(self, audio: Tensor, first: int, start: int, frames: int) -> Tensor:
+        import torch
+
+        low, high = self.reach(start, frames)
+        taps = torch.arange(-self.width, self.width + 2, device=audio.device)
+        places = torch.arange(start, start + frames, device=audio.device) * self.old
+        whole = places.div(self.new, rounding_mode="floor")
+        fraction = (places - whole * self.new).double() / self.new
+        distance = (taps - fraction[:, None]).abs_().mul_(self.cutoff * TABLE).clamp_(max=LOWPASS_WIDTH * TABLE)
+        entry = distance.int()  # (frames, taps)
+        between = distance.sub_(entry).to(audio)
+        weights = between.mul_(self.slopes.to(audio)[entry]).add_(self.table.to(audio)[entry])
+        seen = audio[..., max(low - first, 0) : max(high - first, 0)]
+        before = max(first - low, 0)
+        seen = torch.nn.functional.pad(seen, (before, high - low - before - seen.shape[-1]))
+        return torch.einsum("...nt,nt->...n", seen.unfold(-1, len(taps), 1)[..., whole - whole[0], :], weights)
+
 
 @lru_cache(maxsize=8)
-def _resampler(old: int, new: int) -> _Resampler:
-    return _Resampler(old, new)
+def _resampler(old: int, new: int) -> _Resampler | _Interpolator:
+    common = gcd(old, new)
+    old, new = old // common, new // common
+    width = ceil(LOWPASS_WIDTH * max(1, old / new) / ROLLOFF)
+    steps = max(1, 128 // old)
+    coefficients = max(new * (old + 2 * width), steps * new * (old * steps + 2 * width))
+    return _Resampler(old, new) if coefficients <= LARGEST_KERNEL else _Interpolator(old, new)
 
 
 def _tensor(audio: np.ndarray) -> Tensor:

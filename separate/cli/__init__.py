@@ -9,36 +9,35 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, redirect_stdout
+from pathlib import Path
 from typing import Any
 
+from separate.cli.faults import DEBUG, told
 from separate.cli.streams import prepare_streams
-from separate.errors import SeparateError
 from separate.files import FULL
 
 log = logging.getLogger(__name__)
 started: list[str] = []  # jobs, whose configuration could be composed
 INTERRUPTED = 130  # exit code after Ctrl-C
-DEBUG = "SEPARATE_DEBUG"  # set: tracebacks are shown in full
 
 
 @contextmanager
-def one_sentence(program: str) -> Iterator[None]:
-    """Print what the user can mend as one sentence and exit with 1 or, for wrong usage, 2."""
+def one_sentence(program: str, folder: Path | None = None) -> Iterator[None]:
+    """Print what went wrong as one sentence, and exit with 1, for wrong usage with 2, for a fault with 70.
+
+    folder: where a run keeps its files.
+    """
     prepare_streams()
     try:
         yield
-    except SeparateError as error:
-        _fail(program, str(error), error.exit_code, error)
     except KeyboardInterrupt as error:
         _fail(program, "interrupted", INTERRUPTED, error)
     except BrokenPipeError:  # the reader, `head` say, has what it wants
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(0) from None
-    except OSError as error:
-        if error.filename is None and error.errno not in FULL:
-            raise
-        where = f"{error.filename}: " if error.filename else ""
-        _fail(program, f"{where}{error.strerror}; choose another folder, or make room there", 1, error)
+    except Exception as error:
+        sentence = told(program, error, folder)
+        _fail(program, str(sentence), sentence.exit_code, error)
 
 
 def _fail(program: str, message: str, code: int, error: BaseException) -> None:
@@ -87,8 +86,11 @@ def _quiet_when_full(failed: threading.ExceptHookArgs) -> None:
         threading.__excepthook__(failed)
 
 
-def in_job(program: str, job: Callable[[], Any]) -> Any:
-    """Run the task of a Hydra program.  A failing job of a sweep lets the others go on, and Hydra reports it."""
+def in_job(program: str, job: Callable[[], Any], folder: Path | None = None) -> Any:
+    """Run the task of a Hydra program.  A failing job of a sweep lets the others go on, and Hydra reports it.
+
+    folder: where a run keeps its files.
+    """
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
 
@@ -96,10 +98,15 @@ def in_job(program: str, job: Callable[[], Any]) -> Any:
     if HydraConfig.get().mode == RunMode.MULTIRUN:
         try:
             return job()
-        except SeparateError as error:
-            if error.exit_code == INTERRUPTED:  # the whole sweep
-                _fail(program, str(error), INTERRUPTED, error)
-            log.error("job %s failed: %s", HydraConfig.get().job.num, error)
+        except BrokenPipeError:
             raise
-    with one_sentence(program):
+        except Exception as error:
+            sentence = told(program, error, folder)
+            if sentence.exit_code == INTERRUPTED:  # the whole sweep
+                _fail(program, str(sentence), INTERRUPTED, error)
+            log.error("job %s failed: %s", HydraConfig.get().job.num, sentence)
+            if sentence is error:
+                raise
+            raise sentence from error
+    with one_sentence(program, folder):
         return job()

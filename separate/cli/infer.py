@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import signal
+import sys
 from pathlib import Path
 
 from separate.cli import one_sentence
@@ -47,6 +49,7 @@ def _parser() -> argparse.ArgumentParser:
 def main() -> None:
     prepare_streams()
     arguments = _parser().parse_args()
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # so that nothing half-written is left
     with one_sentence("separate-infer"):
         _infer(arguments)
 

@@ -20,14 +20,14 @@ if TYPE_CHECKING:
 @hydra.main(version_base="1.3", config_path="pkg://separate.conf", config_name="train")
 def train(cfg: DictConfig) -> float | None:
     """One run; the best value of the monitored metric goes to Hydra's sweepers."""
-    return in_job("separate-train", lambda: _train(cfg))
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    return in_job("separate-train", lambda: _train(cfg, folder), folder)
 
 
-def _train(cfg: DictConfig) -> float | None:
+def _train(cfg: DictConfig, folder: Path) -> float | None:
     from separate.config import TrainConfig, from_hydra
     from separate.training.run import run
 
-    folder = Path(HydraConfig.get().runtime.output_dir)
     try:
         config = from_hydra(cfg, TrainConfig)
         if config.summary:

@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 from separate.data.augment import Augment, Changes
 from separate.data.examples import Example, Examples
 from separate.data.mixing import Drawn, collate
+from separate.data.parallel import end_with_parent
 from separate.errors import SeparateError
 from separate.interrupts import ignore_stops, signals_held
 
@@ -109,4 +110,5 @@ def load(dataset: Dataset, items: range, workers: int, pin: bool) -> Generator[D
 
 
 def _start_worker(worker: int) -> None:
+    end_with_parent()
     ignore_stops()  # which reach the whole group; the training decides when to stop

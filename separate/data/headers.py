@@ -10,19 +10,18 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 from tqdm import tqdm
 
-from separate.audio import ENDINGS, Info, UnreadableError, probe
+from separate.audio import ENDINGS, MOST_CHANNELS, RATES, Info, UnreadableError, most_frames, probe
 from separate.errors import SeparateError
 from separate.files import replace_file
 
 log = logging.getLogger(__name__)
 
 READERS = 8  # threads; a header is mostly waiting for the disk
-FORMAT = 1  # raised when what is remembered changes its form
+FORMAT = 2  # raised when what is remembered changes its form
 
 
 def audio_files(folder: str | Path, deep: bool = True) -> list[str]:
@@ -97,45 +96,73 @@ class Headers:
         if self.path is None or not self.path.exists():
             return {}
         try:
-            with np.load(self.path, allow_pickle=False) as stored:
-                if int(stored["format"]) != FORMAT:
-                    return {}
-                blob = stored["paths"].tobytes().decode(errors="surrogateescape")
-                columns = [stored[name].tolist() for name in _COLUMNS]
-                kinds = stored["kinds"].tobytes().decode().split("\0")
-        except (OSError, ValueError, KeyError, EOFError, BadZipFile):  # not whole, or another's: as good as none
+            return _unpack(self.path.read_bytes())
+        except Exception:  # damaged or another program's: an archive can fail in any way, and is made again
+            log.debug("%s is not a list of headers and is made again", self.path, exc_info=True)
             return {}
-        return {
-            (path, size, time): Info(frames, rate, channels, kinds[kind])
-            for path, size, time, frames, rate, channels, kind in zip(blob.split("\0"), *columns, strict=True)
-        }
 
     def _remember(self, known: dict[tuple[str, int, int], Info], fresh: dict[tuple[str, int, int], Info]) -> None:
         """Store what is known; of several states of one file only the newest."""
         if self.path is None or not fresh:
             return
         newest = {key[0]: key for key in known}
-        rows = [(key, known[key]) for key in newest.values()]
-        kinds = sorted({info.subtype for _, info in rows})
-        columns = {
-            "size": [key[1] for key, _ in rows],
-            "time": [key[2] for key, _ in rows],
-            "frames": [info.frames for _, info in rows],
-            "sample_rate": [info.sample_rate for _, info in rows],
-            "channels": [info.channels for _, info in rows],
-            "kind": [kinds.index(info.subtype) for _, info in rows],
-        }
-        stored: dict[str, Any] = {name: np.array(values, np.int64) for name, values in columns.items()}
-        stored["paths"] = _bytes("\0".join(key[0] for key, _ in rows))
-        buffer = io.BytesIO()
-        np.savez(buffer, format=FORMAT, kinds=_bytes("\0".join(kinds)), **stored)
         try:
-            replace_file(self.path, buffer.getvalue())
+            replace_file(self.path, _pack({key: known[key] for key in newest.values()}))
         except SeparateError as error:
             log.warning("the headers of %d files will be read again next time: %s", len(fresh), error)
 
 
 _COLUMNS = ("size", "time", "frames", "sample_rate", "channels", "kind")
+_DIGEST = hashlib.sha256().digest_size  # bytes
+
+
+def _pack(known: dict[tuple[str, int, int], Info]) -> bytes:
+    """Headers by path, size and time of change, as an archive of NumPy arrays with its SHA-256 behind it."""
+    kinds = sorted({info.subtype for info in known.values()})
+    columns = {
+        "size": [size for _, size, _ in known],
+        "time": [time for _, _, time in known],
+        "frames": [info.frames for info in known.values()],
+        "sample_rate": [info.sample_rate for info in known.values()],
+        "channels": [info.channels for info in known.values()],
+        "kind": [kinds.index(info.subtype) for info in known.values()],
+    }
+    stored: dict[str, Any] = {name: np.array(values, np.int64) for name, values in columns.items()}
+    stored["paths"] = _bytes("\0".join(path for path, _, _ in known))
+    buffer = io.BytesIO()
+    np.savez(buffer, format=FORMAT, kinds=_bytes("\0".join(kinds)), **stored)
+    return buffer.getvalue() + hashlib.sha256(buffer.getvalue()).digest()
+
+
+def _unpack(content: bytes) -> dict[tuple[str, int, int], Info]:
+    """The inverse of `_pack`, without the headers that cannot be of their files; any exception for other contents."""
+    archive, digest = content[:-_DIGEST], content[-_DIGEST:]
+    if hashlib.sha256(archive).digest() != digest:
+        raise ValueError("the checksum is another")
+    with np.load(io.BytesIO(archive), allow_pickle=False) as stored:
+        if stored["format"].tolist() != FORMAT:
+            return {}
+        paths = stored["paths"].tobytes().decode(errors="surrogateescape").split("\0")
+        kinds = stored["kinds"].tobytes().decode().split("\0")
+        columns = [stored[name] for name in _COLUMNS]
+    if any(column.dtype != np.int64 or column.shape != (len(paths),) for column in columns):
+        raise ValueError("a column is no list of whole numbers, one for each file")
+    if len(paths) and not 0 <= columns[-1].min() <= columns[-1].max() < len(kinds):
+        raise ValueError("a kind is out of range")
+    known = {}
+    for path, size, time, frames, rate, channels, kind in zip(paths, *(c.tolist() for c in columns), strict=True):
+        info = Info(frames, rate, channels, kinds[kind])
+        if _plausible(info, size):
+            known[path, size, time] = info
+    return known
+
+
+def _plausible(info: Info, size: int) -> bool:
+    """Whether a file of `size` bytes can have this header."""
+    if info.frames < 0 or not RATES[0] <= info.sample_rate <= RATES[1] or not 1 <= info.channels <= MOST_CHANNELS:
+        return False
+    most = most_frames(info, size)
+    return most is None or info.frames <= most
 
 
 def _bytes(text: str) -> np.ndarray:

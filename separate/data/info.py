@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,8 @@ import numpy as np
 from separate.config import CacheConfig, FolderConfig, STFTConfig
 from separate.data import arrays_of, open_splits
 from separate.data.loudness import ACTIVE, LoudnessIndex, integrated, level
-from separate.files import printable
+from separate.errors import UsageError
+from separate.files import printable, replace_file
 
 MOST = 12  # groups that are shown by name; speakers may be hundreds
 
@@ -130,4 +132,9 @@ def picture(found: Mapping[str, Split], path: Path) -> None:
     activity.set(xlabel="share of the time that it sounds, %", xlim=(0, 100))
     for axes in (levels, activity):
         axes.grid(axis="x", alpha=0.3)
-    figure.savefig(path, dpi=120)
+    kind, kinds = path.suffix.lstrip(".").lower() or "png", figure.canvas.get_supported_filetypes()
+    if kind not in kinds:
+        raise UsageError(f"picture={path}: no picture can be written as {kind}; choose from {', '.join(sorted(kinds))}")
+    content = io.BytesIO()
+    figure.savefig(content, format=kind, dpi=120)
+    replace_file(path, content.getvalue())

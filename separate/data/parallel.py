@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import ctypes
 import multiprocessing
+import os
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterable, Sequence
+from multiprocessing import connection
 from typing import Generic, TypeVar
 
 from tqdm import tqdm
@@ -14,6 +18,7 @@ from separate.errors import SeparateError
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+PR_SET_PDEATHSIG = 1  # of linux/prctl.h
 
 
 def in_parallel(work: Callable[[Item], Result], items: Sequence[Item], workers: int, description: str) -> list[Result]:
@@ -61,5 +66,36 @@ class _Guarded(Generic[Item, Result]):
 def _start() -> None:
     import torch
 
+    end_with_parent()
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the program that started it ends it
+
+
+def end_with_parent() -> None:
+    """End this worker process as soon as the process that started it has ended, however that was.
+
+    On Linux the kernel kills it; elsewhere a thread waits for the end of the parent.  Nothing in a process that is no
+    worker.
+    """
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        return
+    if not _killed_by_kernel():
+        threading.Thread(target=_end_after, args=(parent.sentinel,), daemon=True).start()
+    elif os.getppid() != parent.pid:  # it ended before the kernel was asked
+        os._exit(1)
+
+
+def _killed_by_kernel() -> bool:
+    """Ask the kernel for a SIGKILL when the parent ends; whether it will come."""
+    if sys.platform != "linux":
+        return False
+    try:
+        return ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) == 0
+    except (OSError, AttributeError):  # a C library without it
+        return False
+
+
+def _end_after(sentinel: int) -> None:
+    connection.wait([sentinel])
+    os._exit(1)

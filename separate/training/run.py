@@ -65,7 +65,7 @@ def run(config: TrainConfig, folder: Path, changed: Sequence[str] = ()) -> float
     else:
         measure(state, training)
     _write_config(folder, plain)
-    training.log = RunLog(folder, typed(LoggerConfig, plain["logger"], "logger."), state.epoch, state.step)
+    training.log = RunLog(folder, typed(LoggerConfig, plain["logger"], "logger."), state.epoch)
     try:
         try:
             best = fit(state, training)

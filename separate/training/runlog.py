@@ -21,17 +21,19 @@ log = logging.getLogger(__name__)
 class RunLog:
     """Writes to a run's folder.  epoch: the epochs done so far; what a stopped run wrote after them is dropped."""
 
-    def __init__(self, folder: Path, options: LoggerConfig, epoch: int = 0, step: int = 0) -> None:
+    def __init__(self, folder: Path, options: LoggerConfig, epoch: int = 0) -> None:
         self.path = folder / "metrics.jsonl"
         self.options = options
+        step = 0  # the last that was logged
         if self.path.exists():
             lines = [line for line in self.path.read_text("utf-8").splitlines() if _epoch_of(line) <= epoch]
             replace_file(self.path, "".join(f"{line}\n" for line in lines).encode())
+            step = max((json.loads(line).get("step", 0) for line in lines), default=0)
         self.board: Any = None
         if options.tensorboard:
             from torch.utils.tensorboard import SummaryWriter
 
-            self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1 if step else None)
+            self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)  # what older files hold
 
     def epoch(self, facts: dict[str, float], improved: bool) -> None:
         """One line of metrics.jsonl, the same as scalars, and the gist for the terminal."""

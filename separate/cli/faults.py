@@ -1,0 +1,111 @@
+"""Exceptions that nothing foresaw: one sentence, and a file with the traceback."""
+
+from __future__ import annotations
+
+import errno
+import os
+import platform
+import re
+import sys
+import tempfile
+import time
+import traceback
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from separate.errors import SeparateError
+from separate.files import FULL, replace_file
+
+FAULT = 70  # exit code: EX_SOFTWARE of sysexits.h
+TRACEBACK = "traceback.txt"
+DEBUG = "SEPARATE_DEBUG"  # set: tracebacks are shown in full
+LESS_MEMORY = {
+    "separate-train": "lower batch_size, data.excerpt, data.workers or the size of the model",
+    "separate-eval": "lower chunk, or free memory",
+    "separate-infer": "lower --chunk, or free memory",
+    "separate-data": "lower data.workers, or free memory",
+}
+OUT_OF_MEMORY = (
+    re.compile(  # of torch on the CPU and on a GPU, of NumPy in a worker, and of a worker that the system ended
+        "can't allocate memory|[Oo]ut of memory|Unable to allocate|out of shared memory|is killed by signal: Killed"
+    )
+)
+
+
+class Fault(SeparateError):
+    """A fault of the program or of a package that it uses; its traceback is in a file that the message names."""
+
+    exit_code = FAULT
+
+
+def told(program: str, error: Exception, folder: Path | None = None) -> SeparateError:
+    """The sentence for an exception.
+
+    What the user can mend is said as such.  Of anything else the traceback is written to `folder`, where a run has
+    begun in it, or else to a new temporary folder.
+    """
+    if isinstance(error, SeparateError):
+        return error
+    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and OUT_OF_MEMORY.search(str(error))):
+        return SeparateError(f"out of memory{_wanted(str(error))}; {LESS_MEMORY[program]}")
+    if isinstance(error, OSError) and error.errno == errno.ENOMEM:
+        return SeparateError(f"out of memory; {LESS_MEMORY[program]}")
+    if isinstance(error, OSError) and (error.filename is not None or error.errno in FULL):
+        where = f"{error.filename}: " if error.filename else ""
+        return SeparateError(f"{where}{error.strerror}; choose another folder, or make room there")
+    return Fault(
+        f"unexpected {_summary(error)}: a fault of the program or of a package that it uses, not of your command or "
+        f"data. {_written(program, error, folder)}; {DEBUG}=1 shows it here"
+    )
+
+
+def _wanted(text: str) -> str:
+    """How much memory could not be had, where the message tells."""
+    if "is killed by signal" in text:
+        return " (the system ended a worker process)"
+    if found := re.search(r"allocate (\d+) bytes", text):
+        return f" ({int(found[1]) / 1e9:.3g} GB could not be had)"
+    found = re.search(r"allocate ([\d.]+ [KMGTPE]i?B)", text)
+    return f" ({found[1]} could not be had)" if found else ""
+
+
+def _summary(error: Exception) -> str:
+    """`KeyError: 'steps' (mynets.py, line 9)`, of a worker's exception what was raised there."""
+    text = str(error)
+    places = [(frame.filename, frame.lineno) for frame in traceback.extract_tb(error.__traceback__)]
+    if "Original Traceback" in text or error.__cause__ is not None:  # torch's and multiprocessing's forms of a worker's
+        remote = text if "Original Traceback" in text else str(error.__cause__)
+        places += [(file, int(line)) for file, line in re.findall(r'File "(.+?)", line (\d+)', remote)]
+    if "Original Traceback" in text:
+        said = text.strip().splitlines()[-1].strip()
+    else:
+        said = ": ".join([type(error).__name__, *text.strip().splitlines()[:1]])
+    own = [place for place in places if f"{os.sep}torch{os.sep}" not in place[0]] or places
+    return f"{said} ({Path(own[-1][0]).name}, line {own[-1][1]})" if own else said
+
+
+def _written(program: str, error: Exception, folder: Path | None) -> str:
+    """Write the traceback, and say where it is."""
+    content = "\n".join(
+        [
+            f"{program}, {time.strftime('%Y-%m-%d %H:%M:%S')}",
+            f"command: {' '.join(sys.argv)}",
+            f"Python {platform.python_version()}, {', '.join(map(_version, ('separate', 'torch', 'numpy')))}",
+            "",
+            "".join(traceback.format_exception(error)),
+        ]
+    )
+    try:
+        if folder is None or not (folder / "config.yaml").is_file():
+            folder = Path(tempfile.mkdtemp(prefix=f"{program}-"))
+        replace_file(folder / TRACEBACK, content.encode(errors="backslashreplace"))
+    except (OSError, SeparateError):
+        return "The traceback could not be written"
+    return f"The traceback is in {folder / TRACEBACK}"
+
+
+def _version(package: str) -> str:
+    try:
+        return f"{package} {version(package)}"
+    except PackageNotFoundError:
+        return f"{package} of unknown version"
