@@ -122,6 +122,7 @@ class AugmentConfig:
     reverb: str | None = None
     reverb_probability: float = 1.0
     reverb_seconds: float = 1.0
+    reverb_reference: str = "reverberant"
     noise: str | None = None
     noise_probability: float = 1.0
     noise_snr: list[float] = field(default_factory=lambda: [5.0, 20.0])  # dB
@@ -225,6 +226,7 @@ ABOVE_ZERO = {
 ONE_OF = {
     "trainer.precision": ("auto", "float32", "bfloat16", "float16"),
     "data.mixture": ("sum", "file"),
+    "augment.reverb_reference": ("reverberant", "early", "dry"),
     "cache.kind": ("none", "audio", "spectrogram"),
     "cache.dtype": ("float32", "float16", "int16"),
     "data.task": ("sep_clean", "sep_noisy"),
