@@ -123,6 +123,7 @@ class AugmentConfig:
     reverb: str | None = None
     reverb_probability: float = number(1.0, least=0, most=1)
     reverb_seconds: float = number(1.0, above=0, most=60, unit="seconds")
+    reverb_reference: str = "reverberant"
     noise: str | None = None
     noise_probability: float = number(1.0, least=0, most=1)
     noise_snr: list[float] = number([5.0, 20.0], least=-200, most=200, unit="dB")
@@ -199,6 +200,7 @@ Config = TypeVar("Config", TrainConfig, EvalConfig, DatasetConfig)
 ONE_OF = {
     "trainer.precision": ("auto", "float32", "bfloat16", "float16"),
     "data.mixture": ("sum", "file"),
+    "augment.reverb_reference": ("reverberant", "early", "dry"),
     "cache.kind": ("none", "audio", "spectrogram"),
     "cache.dtype": ("float32", "float16", "int16"),
     "data.task": ("sep_clean", "sep_noisy"),

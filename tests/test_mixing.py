@@ -13,7 +13,6 @@ from separate.config import AugmentConfig, CacheConfig
 from separate.data import open_split
 from separate.data.augment import Augment
 from separate.data.batches import TrainingSteps
-from separate.data.effects import BANDS, Stretch, equalise, resample_to, reverberate, stretch
 from separate.data.examples import Example
 from separate.data.excerpts import TRIES
 from separate.data.loudness import energies, integrated
@@ -232,73 +231,6 @@ def test_sources_of_one_moment_are_shifted_each_by_itself(halves):
     assert not np.diff(starts(0.0)).any()
 
 
-def tones(*frequencies, frames=8000, channels=1):
-    time = np.arange(frames) / 8000
-    return torch.from_numpy(np.stack([np.sin(2 * np.pi * f * time) for f in frequencies]).astype(np.float32)[:, None])
-
-
-def frequency(audio):
-    """The loudest one in Hz of (T,) at 8 kHz, to a tenth of a bin."""
-    window = np.hanning(len(audio))
-    return np.abs(np.fft.rfft(audio * window, 10 * len(audio))).argmax() * 8000 / (10 * len(audio))
-
-
-@pytest.mark.parametrize(
-    ("speed", "tempo", "semitones", "heard"),
-    [(1.25, 1.0, 0.0, 500), (1.0, 1.25, 0.0, 400), (1.0, 1.0, 12.0, 800), (0.8, 1.1, -12.0, 160), (1.0, 1.0, 0.0, 400)],
-)
-def test_speed_tempo_and_pitch_change_what_they_name(speed, tempo, semitones, heard):
-    how = Stretch.of(4000, speed, tempo, semitones)
-    assert how.read == pytest.approx(4000 * speed * tempo, rel=0.02)
-    rhythm = tones(400, frames=how.read) * torch.from_numpy((np.arange(how.read) < how.read // 2).astype(np.float32))
-    changed = stretch(rhythm, how, 8000)
-    assert changed.shape == (1, 1, 4000)
-    audio = changed[0, 0].numpy()
-    assert frequency(audio[200:1800]) == pytest.approx(heard, rel=0.02)
-    loud = np.sqrt(np.mean(audio[200:1800] ** 2)), np.sqrt(np.mean(audio[2300:3700] ** 2))
-    assert loud[0] == pytest.approx(np.sqrt(0.5), rel=0.1) and loud[1] < 0.05  # the beat falls where it is to
-
-
-def test_nothing_to_stretch_is_nothing_changed():
-    audio = torch.randn(2, 1, 4000)
-    assert torch.equal(stretch(audio, Stretch.of(4000, 1.0, 1.0, 0.0), 8000), audio)
-
-
-def test_resampling_by_the_spectrum_keeps_a_tone():
-    audio = tones(400, frames=5000)[0]
-    found = resample_to(audio, 4000)[0].numpy()
-    np.testing.assert_allclose(found, tones(500, frames=4000)[0, 0].numpy(), atol=0.02)
-
-
-def test_an_equaliser_changes_levels_by_its_curve():
-    gains = torch.zeros(2, BANDS)
-    gains[0] = 6.0
-    gains[1] = torch.linspace(-6, 6, BANDS)
-    audio = torch.cat([tones(100), tones(2000)]).reshape(2, 1, 1, 8000).expand(2, 2, 1, 8000)  # tone, source
-    changed = equalise(audio, gains, 8000)
-    levels = 20 * torch.log10(changed.square().mean(-1).sqrt() / np.sqrt(0.5)).squeeze(-1)
-    torch.testing.assert_close(levels[:, 0], torch.tensor([6.0, 6.0]), atol=0.05, rtol=0)
-    expected = [-6 + 12 * np.log2(f / 40) / np.log2(4000 / 40) for f in (100, 2000)]
-    torch.testing.assert_close(levels[:, 1], torch.tensor(expected).float(), atol=0.1, rtol=0)
-
-
-def test_a_room_is_a_convolution_that_begins_with_the_direct_sound(tmp_path):
-    response = np.zeros((3000, 1))
-    response[[500, 700, 2600], 0] = 0.8, 0.4, 0.2  # after 500 samples of nothing; the last one is cut off
-    write(tmp_path / "rooms" / "a.wav", response, subtype="FLOAT")
-    augment = augmented(1, reverb=str(tmp_path / "rooms"), reverb_seconds=0.2)
-    responses = augment.draw(np.random.default_rng(0), example(2, 1)).responses
-    assert responses.shape == (2, 1, 1600) and responses[0, 0, 0] / responses[0, 0, 200] == pytest.approx(2)
-    assert (responses**2).sum(axis=-1) == pytest.approx(1)
-    audio = torch.randn(2, 1, 4000)
-    found = reverberate(audio, torch.from_numpy(responses))
-    expected = np.stack([np.convolve(a[0], r[0])[:4000] for a, r in zip(audio.numpy(), responses, strict=True)])
-    np.testing.assert_allclose(found[:, 0], expected, atol=1e-4)
-    dry = augmented(1, reverb=str(tmp_path / "rooms"), reverb_probability=0.0)
-    response = torch.from_numpy(dry.draw(np.random.default_rng(0), example(2, 1)).responses)
-    torch.testing.assert_close(reverberate(audio, response), audio, atol=1e-5, rtol=0)
-
-
 @pytest.mark.parametrize("cache", ["none", "spectrogram"])
 def test_noise_is_added_to_the_mixture_alone_at_its_level(stems, tmp_path, cache):
     noise = 0.3 * np.random.default_rng(0).standard_normal((3000, 1))  # shorter than an example: it goes round
@@ -368,13 +300,14 @@ def test_every_option_of_augmentation_changes_the_batch(stems, tmp_path):
         "noise": str(tmp_path / "files"),
     }
     finer = {"reverb_probability": 0.5, "reverb_seconds": 0.1, "noise_probability": 0.5, "noise_snr": [-5.0, 0.0]}
+    finer["reverb_reference"] = "early"
     assert {*on, *finer} == asdict(AugmentConfig()).keys()
 
     def batch(**options):
         augment = Augment(AugmentConfig(**options), 8000, 2, 4000)
         config = stems_data(stems, channels=2, excerpt=0.5 * augment.longest)
         batch = TrainingSteps(open_split(config, "train", augment=augment.options), 6, 0, augment)[0].to(CPU, STFTS)
-        return batch.mixture
+        return torch.cat([batch.mixture.unsqueeze(1), batch.sources], dim=1)
 
     plain = batch()
     for name, value in on.items():

@@ -12,7 +12,7 @@ import numpy as np
 
 from separate.audio import frames_at
 from separate.config import AugmentConfig, CacheConfig
-from separate.data.effects import BANDS, Stretch
+from separate.data.effects import BANDS, NEAR, Stretch
 from separate.data.examples import Example
 from separate.data.headers import Headers, audio_files
 from separate.data.reading import Reader, Region, Span
@@ -23,20 +23,26 @@ from separate.ranges import check_ranges
 
 OF_SAMPLES = ("speed", "tempo", "pitch", "equaliser", "reverb")  # these cannot be applied to frames of a spectrogram
 
+EARLY = 0.05  # seconds after the direct sound
+DIRECT = 0.0025  # seconds in which the direct sound has its peak
+
 
 @dataclass
 class Changes:
     """What is done to one example, in this order.
 
-    stretch: speed, tempo and pitch, the same for all sources; curves: gains in dB of an equaliser, (S, BANDS);
-    responses: of rooms, (S, C, L), unit energy; matrices: new channels from old ones, (S, C, C); noise: as a source of
-    the example is stored, and snr in dB, at which it is added to the mixture.
+    stretch: speed, tempo and pitch, the same for all sources and for what a recorded mixture holds beside them, which
+    nothing else changes; curves: gains in dB of an equaliser, (S, BANDS); responses: of rooms, (S, C, L), unit energy;
+    referred: the first sample of each response that the reference hears, and the one after the last, (S, C, 2), None
+    where it hears all; matrices: new channels from old ones, (S, C, C); noise: as a source of the example is stored,
+    and snr in dB, at which it is added to the mixture.
     """
 
     matrices: np.ndarray
     stretch: Stretch | None = None
     curves: np.ndarray | None = None
     responses: np.ndarray | None = None
+    referred: np.ndarray | None = None
     noise: np.ndarray | None = None
     snr: float = np.inf
 
@@ -82,9 +88,12 @@ class Augment:
     @property
     def longest(self) -> float:
         """How many times the samples of an example may be read for it."""
-        factor = max(self.options.speed or [1.0]) * max(self.options.tempo or [1.0])
-        asked = self.options.speed or self.options.tempo or self.options.pitch
-        return max(1.0, factor) * (1.05 if asked else 1.0)  # lengths are rounded up to those with a fast transform
+        options = self.options
+        if not (options.speed or options.tempo or options.pitch):
+            return 1.0
+        speed, tempo, lowest = max(options.speed or [1.0]), max(options.tempo or [1.0]), min(options.pitch or [0.0])
+        rounded = (tempo * 2 ** (-lowest / 12) + 1) / self.frames  # up to the next sample
+        return max(1.0, speed * tempo * (1 + NEAR)) + rounded
 
     def draw(self, rng: np.random.Generator, example: Example) -> Changes:
         sources, options = len(example.sources), self.options
@@ -101,7 +110,9 @@ class Augment:
         if options.equaliser:
             changes.curves = (options.equaliser * (2 * curves - 1)).astype(np.float32)
         if self.rooms:
-            changes.responses = np.stack([self._response(chance, which) for chance, which in echoes])
+            responses, referred = zip(*(self._response(chance, which) for chance, which in echoes), strict=True)
+            changes.responses = np.stack(responses)
+            changes.referred = None if options.reverb_reference == "reverberant" else np.stack(referred)
         if self.noise:
             changes.noise = self._noise(*place)
             changes.snr = float(_between(options.noise_snr, snr)) if sure < options.noise_probability else np.inf
@@ -141,23 +152,37 @@ class Augment:
             start = 0
         return self.reader.source(spans, self.frames)
 
-    def _response(self, chance: float, which: float) -> np.ndarray:
-        """An impulse response (C, L) that begins with its direct sound, or the one of no room."""
-        length = round(self.options.reverb_seconds * self.sample_rate)
-        if chance >= self.options.reverb_probability:
-            return np.eye(1, length, dtype=np.float32).repeat(self.channels, axis=0)
-        return _room(self.rooms[int(which * len(self.rooms))], self.sample_rate, self.channels, length)
+    def _response(self, chance: float, which: float) -> tuple[np.ndarray, np.ndarray]:
+        """An impulse response (C, L), or the one of no room, and the part of it (C, 2) that the reference hears."""
+        length = max(1, round(self.options.reverb_seconds * self.sample_rate))
+        response = np.eye(1, length, dtype=np.float32).repeat(self.channels, axis=0)
+        direct = np.zeros(self.channels, int)
+        if chance < self.options.reverb_probability:
+            piece = self.rooms[int(which * len(self.rooms))]
+            response, direct = _room(piece, self.sample_rate, self.channels, length)
+        if self.options.reverb_reference == "dry":
+            return response, np.stack([direct, direct + 1], axis=1)
+        return response, np.stack([0 * direct, direct + round(EARLY * self.sample_rate) + 1], axis=1)
 
 
 @lru_cache(maxsize=64)
-def _room(piece: Piece, sample_rate: int, channels: int, length: int) -> np.ndarray:
+def _room(piece: Piece, sample_rate: int, channels: int, length: int) -> tuple[np.ndarray, np.ndarray]:
+    """A response (C, L) of unit energy that begins with its direct sound, whose peak in each channel is at (C).
+
+    The direct sound begins where a channel first comes within 20 dB of its largest sample (ISO 3382-1); its peak is the
+    largest sample of the next 2.5 ms.
+    """
     whole = Region((piece,), 0, frames_at(piece.info, sample_rate))
     audio = Reader(sample_rate, channels).read(whole, 0, whole.length)
-    first = int(np.abs(audio).max(axis=0).argmax())  # the direct sound
+    level = np.abs(audio)
+    begins = (level >= 0.1 * level.max(axis=1, keepdims=True)).argmax(axis=1)
+    within = round(DIRECT * sample_rate) + 1
+    direct = np.array([start + one[start : start + within].argmax() for one, start in zip(level, begins, strict=True)])
+    first = begins.min()
     audio = audio[:, first : first + length]
     found = np.zeros((channels, length), np.float32)
     found[:, : audio.shape[1]] = audio / np.sqrt(np.mean(np.sum(audio**2, axis=1)) + 1e-12)
-    return found
+    return found, direct - first
 
 
 def _files(folder: str | None, key: str, memory: Path) -> Files:

@@ -37,6 +37,7 @@ class Drawn:
     stretches: list[Stretch] | None = None
     curves: Tensor | None = None
     responses: Tensor | None = None
+    referred: Tensor | None = None
     matrices: Tensor | None = None
     noise: Tensor | None = None
     snr: Tensor | None = None
@@ -53,26 +54,38 @@ class Drawn:
         return replace(self, **moved)  # type: ignore[arg-type]
 
     def _mix(self, stft: STFT) -> Batch:
-        sources, mixture = self._stretched(self._signals(self.sources)), None
-        if self.recorded is not None:
-            mixture = self._stretched(self._signals(self.recorded))
-            mixture = torch.where(_along(self.is_sum, mixture), total(sources), mixture)
-        changed = sources
+        sources, rest = self._stretched(*self._separated())
+        heard = sources
         if self.curves is not None:
-            changed = equalise(changed, self.curves, self.sample_rate)
+            heard = equalise(heard, self.curves, self.sample_rate)
+        references = heard
         if self.responses is not None:
-            changed = reverberate(changed, self.responses)
+            references = heard = reverberate(dry := heard, self.responses)
+            if self.referred is not None:
+                references = reverberate(dry, _part(self.responses, self.referred))
         if self.matrices is not None:
-            changed = _change(self.matrices, changed)
-        if mixture is not None and changed is not sources:  # what is in it beside the sources stays as it is
-            mixture = mixture + total(changed) - total(sources)
-        additive = mixture is None and self.noise is None
-        mixture = total(changed) if mixture is None else mixture
+            alike = references is heard
+            heard = _change(self.matrices, heard)
+            references = heard if alike else _change(self.matrices, references)
+        additive = rest is None and self.noise is None and references is heard
+        mixture = total(heard)
+        if self.recorded is not None and heard is sources and self.stretches is None:
+            mixture = torch.where(_along(self.is_sum, mixture), mixture, self._signals(self.recorded))
+        elif rest is not None:
+            mixture = mixture + rest
         if self.noise is not None:
             mixture = mixture + self._noise_at_level(mixture)
         if self.frames is not None:
-            return Batch.of_spectrograms(mixture, changed, self.frames, self.tracks, stft)
-        return Batch(mixture, changed, self.tracks, stft, additive)
+            return Batch.of_spectrograms(mixture, references, self.frames, self.tracks, stft)
+        return Batch(mixture, references, self.tracks, stft, additive)
+
+    def _separated(self) -> tuple[Tensor, Tensor | None]:
+        """The sources, and what recorded mixtures hold beside them, (B, C, ...), None where nothing is recorded."""
+        sources = self._signals(self.sources)
+        if self.recorded is None:
+            return sources, None
+        rest = self._signals(self.recorded) - total(sources)
+        return sources, torch.where(_along(self.is_sum, rest), torch.zeros_like(rest), rest)
 
     def _signals(self, stored: Tensor) -> Tensor:
         """Samples (..., C, T) in float32, or spectrograms (..., C, F, N) in complex64."""
@@ -80,10 +93,14 @@ class Drawn:
             return stored.float() * self.scale if stored.dtype == torch.int16 else stored.float()
         return (stored if stored.is_complex() else torch.view_as_complex(stored.float())).mT
 
-    def _stretched(self, signals: Tensor) -> Tensor:
+    def _stretched(self, sources: Tensor, rest: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Both stretched as one, so that their sum is the stretched mixture."""
         if self.stretches is None:
-            return signals
-        return torch.stack([stretch(*pair, self.sample_rate) for pair in zip(signals, self.stretches, strict=True)])
+            return sources, rest
+        signals = sources if rest is None else torch.cat([sources, rest.unsqueeze(1)], dim=1)
+        pairs = zip(signals, self.stretches, strict=True)
+        stretched = torch.stack([stretch(*pair, self.sample_rate) for pair in pairs])
+        return (stretched, None) if rest is None else (stretched[:, :-1], stretched[:, -1])
 
     def _noise_at_level(self, mixture: Tensor) -> Tensor:
         """The noise, so loud that the mixture is `snr` dB louder; none where that is infinite."""
@@ -124,6 +141,7 @@ def collate(examples: Sequence[Example], changes: Sequence[Changes] | None = Non
         stretches=stretches or None,
         curves=_stack([change.curves for change in changes]),
         responses=_stack([change.responses for change in changes]),
+        referred=_stack([change.referred for change in changes]),
         matrices=_stack([change.matrices for change in changes]),
         noise=_stack([change.noise for change in changes]),
         snr=torch.tensor([change.snr for change in changes]),
@@ -152,3 +170,9 @@ def _change(matrices: Tensor, sources: Tensor) -> Tensor:
     """New channels from old ones, (B, S, C, C), (B, S, C, ...) -> (B, S, C, ...)."""
     weights = matrices.reshape(*matrices.shape, *[1] * (sources.ndim - 3))
     return (weights * sources.unsqueeze(2)).sum(dim=3)
+
+
+def _part(responses: Tensor, bounds: Tensor) -> Tensor:
+    """Responses (..., L) with nothing before bounds[..., 0] and from bounds[..., 1] on; bounds: (..., 2) in samples."""
+    numbers = torch.arange(responses.shape[-1], device=responses.device)
+    return responses * ((numbers >= bounds[..., :1]) & (numbers < bounds[..., 1:]))

@@ -1,0 +1,161 @@
+"""Phase vocoder: another duration at the same pitch, for all sources and channels of an example alike."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn.functional import avg_pool1d, interpolate, max_pool1d, pad
+
+WINDOW = 0.046  # seconds of a frame, rounded up to a power of two samples
+BLOCKS = 16  # in a frame, whose energies are compared to find onsets
+RISE = 4.0  # energy ratio (6 dB) that makes an onset
+BAND = 1000.0  # Hz over which levels are restored
+LARGEST = 2.0  # amplitude gain by which a level may be restored
+
+
+def vocode(audio: Tensor, frames: int, sample_rate: int) -> Tensor:
+    """Another duration at the same pitch, (S, C, T) -> (S, C, frames); S sources of C channels that sound together.
+
+    Phase vocoder with identity phase locking (Laroche and Dolson, 1999). Peaks and phase turns come from the mixture
+    of the sources, and the phase advance from its cross-spectrum summed over channels. All signals are turned alike, so
+    that phase differences between channels are kept and the outputs add up to the vocoded mixture. As a consequence,
+    a partial of a weak source beside a louder peak of another source follows the phase of the louder one.
+
+    Around an onset (energy up by 6 dB) time runs at its own speed for 3/4 of a frame, and the phases of the bins where
+    energy rises are reset (Röbel, 2003), so that attacks keep their waveform. Of onsets less than 1.5 frames (70 to
+    100 ms) apart, only the strongest is treated so; the others are smeared over up to a frame.
+
+    Frames of noise no longer add up in phase, which alone would cost about 1 dB. The level of the mixture is restored
+    in bands of 1 kHz. At factors of 0.8 to 1.25, noise and clicks keep their levels within 0.3 dB.
+    """
+    n_fft = 2 ** math.ceil(math.log2(WINDOW * sample_rate))
+    window = torch.hann_window(n_fft, device=audio.device)
+    mixture = audio.sum(dim=0)
+    heard, centre = _time_map(mixture, frames, n_fft)
+    turn = _turned(mixture, heard, centre, window, sample_rate)
+    # one source at a time: the spectra of all of them would leave the processor's cache
+    return torch.stack([_overlap_add(_spectra(x, heard, window).mul_(turn), window)[..., :frames] for x in audio])
+
+
+def _turned(mixture: Tensor, heard: Tensor, centre: Tensor, window: Tensor, sample_rate: int) -> Tensor:
+    """What the frames of each signal are multiplied by, (K, F) complex."""
+    hop = len(window) // 4
+    spectra = _spectra(mixture, heard, window)  # (C, K, F)
+    power = _power(spectra)
+    earlier = _spectra(mixture, heard[1:] - hop, window)  # one hop before each frame but the first
+    turns = (spectra[:, :-1] * earlier.conj_physical_()).sum(dim=0).angle()
+    turn = torch.polar(torch.ones_like(power), _locked(turns, power, heard, centre, hop))
+    return turn * _restoring(spectra.mul_(turn), power, window, sample_rate)
+
+
+def _time_map(mixture: Tensor, frames: int, n_fft: int) -> tuple[Tensor, Tensor]:
+    """Where the frames of the output lie in the input, and the frame of the onset that each belongs to, or -1.
+
+    Both (K,), in samples of the input and in frames.  Frame k of the output is centred at (k - 1) * n_fft / 4.
+    """
+    length, hop, around = mixture.shape[-1], n_fft // 4, n_fft * 3 // 8
+    placed = hop * torch.arange(-1, (frames - 1) // hop + 3, device=mixture.device)
+    onsets = _onsets(mixture, n_fft, max(1.0, length / frames))
+    block = n_fft // BLOCKS
+    numbers = torch.arange(len(onsets), device=mixture.device)
+    last = torch.where(onsets, numbers, -1).cummax(0).values
+    following = torch.where(onsets, numbers, len(onsets)).flip(0).cummin(0).values.flip(0)
+    here = (placed * length // frames // block).clamp(0, len(onsets) - 1)
+    before, after = last[here], following[(here + 1).clamp_max(len(onsets) - 1)]
+    after = torch.where(here + 1 < len(onsets), after, len(onsets))
+    sounds, lands = (torch.stack([before, after]) * block + block // 2), None
+    lands = sounds * frames // length
+    # without an onset the ends of the signal are the fixed points
+    none_before, none_after = before < 0, after == len(onsets)
+    left = torch.where(none_before, 0, lands[0] + around), torch.where(none_before, 0, sounds[0] + around)
+    right = torch.where(none_after, frames, lands[1] - around), torch.where(none_after, length, sounds[1] - around)
+    between = left[1] + (placed - left[0]) * (right[1] - left[1]) // (right[0] - left[0]).clamp_min(1)
+    in_left, in_right = ~none_before & (placed < left[0]), ~none_after & (placed > right[0])
+    heard = torch.where(in_left, left[1] + placed - left[0], between)
+    heard = torch.where(in_right, right[1] + placed - right[0], heard)
+    centre = torch.where(in_left, lands[0], torch.where(in_right, lands[1], -hop * 2))
+    return heard.clamp(-n_fft // 2, length + n_fft // 2), (centre + hop // 2) // hop + 1
+
+
+def _onsets(mixture: Tensor, n_fft: int, factor: float) -> Tensor:
+    """Which blocks of n_fft / BLOCKS samples of (C, T) begin a sound, (J,) bool, at least 1.5 * factor frames apart."""
+    block = n_fft // BLOCKS
+    steeper = pad(mixture.diff(dim=-1), (1, -mixture.shape[-1] % block))
+    energy = steeper.square().unflatten(-1, (-1, block)).sum(dim=(0, 2))
+    past = pad(energy, (BLOCKS + 2, 0))[: len(energy) + BLOCKS - 1]  # ends three blocks before: attacks take some time
+    loudest = max_pool1d(past[None], BLOCKS, stride=1)[0]
+    rise = energy / (loudest + 1e-3 * energy.mean() + 1e-20)
+    apart = math.ceil(1.5 * factor * BLOCKS)
+    strongest, place = max_pool1d(rise[None], 2 * apart + 1, stride=1, padding=apart, return_indices=True)
+    numbers = torch.arange(len(energy), device=mixture.device)
+    inside = (numbers > apart // 2) & (numbers < len(energy) - apart // 2)
+    return (strongest[0] > RISE) & (place[0] == numbers) & inside
+
+
+def _spectra(audio: Tensor, centres: Tensor, window: Tensor) -> Tensor:
+    """Spectra of frames of (..., T) centred at the samples `centres` (K,), (..., K, F)."""
+    size = len(window)
+    padded = pad(audio, (2 * size, 2 * size))
+    return torch.fft.rfft(padded.unfold(-1, size, 1)[..., centres + 3 * size // 2, :].mul_(window))
+
+
+def _power(spectra: Tensor) -> Tensor:
+    """(C, K, F) complex -> (K, F), summed over channels."""
+    return (spectra.real.square() + spectra.imag.square()).sum(dim=0)
+
+
+def _locked(turns: Tensor, power: Tensor, heard: Tensor, centre: Tensor, hop: int) -> Tensor:
+    """By how much the phases of each frame are turned, (K, F), where each bin follows the nearest peak.
+
+    turns: (K - 1, F), from each frame to the next; power: (K, F) of the mixture.
+    """
+    peaks = _nearest_peak(power)
+    bins = torch.arange(power.shape[-1], device=power.device)
+    peaks = torch.where((heard.diff() == hop)[:, None], bins, peaks[1:])  # at its own speed nothing turns
+    smooth = avg_pool1d(power, 5, stride=1, padding=2)
+    begins = (centre[1:] >= 0) & (centre[1:] != centre[:-1])
+    risen = smooth[centre[1:].clamp(0, len(power) - 1)] > RISE * smooth[:-1]
+    kept = ~(begins[:, None] & risen)
+    found = [torch.zeros_like(power[0])]
+    for turn, peak, keep in zip(turns, peaks, kept, strict=True):
+        found.append((found[-1] + turn)[peak] * keep)
+    return torch.stack(found)
+
+
+def _nearest_peak(power: Tensor) -> Tensor:
+    """For each bin of (..., F) the index of the nearest that is larger than two on either side; itself without one."""
+    around = max_pool1d(power.flatten(0, -2), 5, stride=1, padding=2).reshape(power.shape)
+    bins = torch.arange(power.shape[-1], device=power.device).expand(power.shape)
+    is_peak = (power >= around) & (power > 0)
+    below = torch.where(is_peak, bins, -(2**30)).cummax(dim=-1).values
+    above = torch.where(is_peak, bins, 2**30).flip(-1).cummin(dim=-1).values.flip(-1)
+    nearest = torch.where(bins - below <= above - bins, below, above)
+    return torch.where((nearest >= 0) & (nearest < power.shape[-1]), nearest, bins)
+
+
+def _restoring(turned: Tensor, power: Tensor, window: Tensor, sample_rate: int) -> Tensor:
+    """Gains (K, F) that give the turned mixture (C, K, F), once added up, the power (K, F) that it had."""
+    size = len(window)
+    signal = _overlap_add(turned, window)
+    centres = size // 4 * torch.arange(-1, turned.shape[1] - 1, device=turned.device)
+    width = max(2, round(BAND * size / sample_rate))
+    wanted, found = (
+        avg_pool1d(avg_pool1d(x, width, stride=width // 2, ceil_mode=True).mT, 3, stride=1, padding=1).mT
+        for x in (power, _power(_spectra(signal, centres, window)))
+    )
+    floor = 1e-9 * wanted.amax() + 1e-30
+    gains = ((wanted + floor) / (found + floor)).sqrt().clamp(1 / LARGEST, LARGEST)
+    return interpolate(gains[None], power.shape[-1], mode="linear", align_corners=False)[0]
+
+
+def _overlap_add(spectra: Tensor, window: Tensor) -> Tensor:
+    """(..., K, F) of frames a quarter window apart, the first centred a quarter before 0 -> (..., samples)."""
+    hop = len(window) // 4
+    parts = torch.fft.irfft(spectra, n=len(window)).mul_(window / 1.5).unflatten(-1, (4, hop))  # Hann^2 adds up to 1.5
+    count = parts.shape[-3]
+    signal = parts.new_zeros(*parts.shape[:-3], count + 3, hop)
+    for number in range(4):
+        signal[..., number : number + count, :] += parts[..., number, :]
+    return signal.flatten(-2)[..., 3 * hop :]
