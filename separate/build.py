@@ -179,8 +179,25 @@ def build_separator(config: Mapping[str, Any], trust: Sequence[str] | None = Non
         data["sample_rate"],
         data["channels"],
         data["interchangeable"],
-        config.get("consistency", "none"),  # checkpoints older than the key have none
+        # checkpoints older than these keys have none of them
+        config.get("consistency", "none"),
+        _rescale(config, trust),
+        _input_level(config, network),
     )
+
+
+def _rescale(config: Mapping[str, Any], trust: Sequence[str] | None) -> bool:
+    """Whether estimates are rescaled; auto: where neither the loss nor consistency fixes their levels."""
+    asked = config.get("rescale", False)
+    if asked != "auto":
+        return bool(asked)
+    return config.get("consistency", "none") == "none" and make_loss(config, trust).keeps_levels is False
+
+
+def _input_level(config: Mapping[str, Any], network: Any) -> str:
+    """The level that a network sees its mixtures at; auto: the one that it asks for."""
+    asked: str = config.get("input_level", "none")
+    return getattr(network, "input_level", "none") if asked == "auto" else asked
 
 
 def estimates_of(config: Mapping[str, Any]) -> list[str]:
@@ -196,11 +213,12 @@ def estimates_of(config: Mapping[str, Any]) -> list[str]:
     return [f"estimate{number + 1}" for number in range(outputs)]
 
 
-def build_loss(config: Mapping[str, Any], separator: Separator, trust: Sequence[str] | None = None) -> Loss:
-    """The loss of a resolved training configuration; UsageError for a target or a model that it cannot work with."""
+def make_loss(config: Mapping[str, Any], trust: Sequence[str] | None = None) -> Loss:
+    """The loss of a resolved training configuration by itself; UsageError for a target that it cannot work with."""
     import torch
 
-    silence = torch.zeros(1, config["data"]["channels"], separator.stft.bins, 2, dtype=torch.complex64)
+    bins = config["stft"]["n_fft"] // 2 + 1
+    silence = torch.zeros(1, config["data"]["channels"], bins, 2, dtype=torch.complex64)
     target = build(config["target"], "target", trust)
     try:
         target(silence.unsqueeze(1), silence)  # so that it refuses its options now
@@ -214,6 +232,12 @@ def build_loss(config: Mapping[str, Any], separator: Separator, trust: Sequence[
         interchangeable=config["data"]["interchangeable"],
         sources=list(config["data"]["sources"]),
     )
+    return loss
+
+
+def build_loss(config: Mapping[str, Any], separator: Separator, trust: Sequence[str] | None = None) -> Loss:
+    """The same, checked against the separator; UsageError for a model that it cannot work with."""
+    loss = make_loss(config, trust)
     from separate.pairs import check_pair
 
     check_pair(loss, separator.network)

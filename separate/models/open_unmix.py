@@ -21,6 +21,7 @@ class OpenUnmix(nn.Module):
     """
 
     provides = ("masks",)
+    input_level = "rms"  # its mixtures are to have
 
     def __init__(
         self,

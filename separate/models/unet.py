@@ -62,6 +62,7 @@ class UNet(nn.Module):
     """
 
     provides: tuple[str, ...] = ("masks",)
+    input_level = "rms"  # its mixtures are to have
 
     def __init__(
         self,

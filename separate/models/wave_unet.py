@@ -51,6 +51,7 @@ class WaveUNet(nn.Module):
     """
 
     provides = ("waveforms",)
+    input_level = "rms"  # its mixtures are to have
 
     def __init__(
         self,
