@@ -11,7 +11,7 @@ from separate.stft import STFT
 REFERENCE = 0.1  # RMS, -20 dB re full scale
 LEAST = 1e-5  # RMS, -100 dB re full scale: what is below is not raised further
 RIDGE = 1e-3  # of the energy of an estimate: it costs 0.01 dB of level, and no gain exceeds 16 times its share
-SILENT = 1e-10  # of the energy of the loudest estimate: the rounding of float32, which no gain may raise
+SILENT = 1e-14  # of the energy of the loudest estimate: the rounding of float32, which no gain may raise
 
 
 def level(mixture: Tensor) -> Tensor:

@@ -78,7 +78,7 @@ class WaveNet(nn.Module):
         check_positive(layers=layers, stacks=stacks, residual=residual, skip=skip, kernel=kernel)
         check_positive(final_kernel=final_kernel, **{f"final[{index}]": width for index, width in enumerate(final)})
         self.channels = channels
-        self.input_level = "none" if causal else "rms"  # the level of a recording is not known before its end
+        self.input_level = "none" if causal else "rms"  # a causal network cannot know the level of what comes
         self.input = Convolution(channels, residual, kernel, causal=causal)
         count = stacks * layers
         self.layers = nn.ModuleList(
