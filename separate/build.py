@@ -202,7 +202,10 @@ def build_separator(
         data["sample_rate"],
         data["channels"],
         data["interchangeable"],
-        config.get("consistency", "none"),  # checkpoints older than the key have none
+        # checkpoints older than these keys have none of them
+        config.get("consistency", "none"),
+        _rescale(config, trust),
+        _input_level(config, network),
     )
 
 
@@ -227,6 +230,20 @@ def _not_a(where: str, spec: Mapping[str, Any], example: str) -> UsageError:
     return UsageError(f"{where}._target_={spec['_target_']} makes no {where}; name one, e.g. {example}")
 
 
+def _rescale(config: Mapping[str, Any], trust: Sequence[str] | None) -> bool:
+    """Whether estimates are rescaled; auto: where neither the loss nor consistency fixes their levels."""
+    asked = config.get("rescale", False)
+    if asked != "auto":
+        return bool(asked)
+    return config.get("consistency", "none") == "none" and make_loss(config, trust).keeps_levels is False
+
+
+def _input_level(config: Mapping[str, Any], network: Any) -> str:
+    """The level that a network sees its mixtures at; auto: the one that it asks for."""
+    asked: str = config.get("input_level", "none")
+    return getattr(network, "input_level", "none") if asked == "auto" else asked
+
+
 def estimates_of(config: Mapping[str, Any]) -> list[str]:
     """The names of what the separator gives: the sources, or `outputs` estimates that are more than those."""
     sources, outputs = list(config["data"]["sources"]), config.get("outputs")
@@ -240,11 +257,12 @@ def estimates_of(config: Mapping[str, Any]) -> list[str]:
     return [f"estimate{number + 1}" for number in range(outputs)]
 
 
-def build_loss(config: Mapping[str, Any], separator: Separator, trust: Sequence[str] | None = None) -> Loss:
-    """The loss of a resolved training configuration; UsageError for a target or a model that it cannot work with."""
+def make_loss(config: Mapping[str, Any], trust: Sequence[str] | None = None) -> Loss:
+    """The loss of a resolved training configuration by itself; UsageError for a target that it cannot work with."""
     import torch
 
-    silence = torch.zeros(1, config["data"]["channels"], separator.stft.bins, 2, dtype=torch.complex64)
+    bins = config["stft"]["n_fft"] // 2 + 1
+    silence = torch.zeros(1, config["data"]["channels"], bins, 2, dtype=torch.complex64)
     target = build(config["target"], "target", trust)
     try:
         made = target(silence.unsqueeze(1), silence)  # so that it refuses its options now
@@ -261,10 +279,17 @@ def build_loss(config: Mapping[str, Any], separator: Separator, trust: Sequence[
         sources=list(config["data"]["sources"]),
     )
     from separate.losses.base import Loss as Kind
-    from separate.pairs import check_pair
 
     if not isinstance(loss, Kind):
         raise _not_a("loss", config["loss"], "separate.losses.WaveformLoss")
+    return loss
+
+
+def build_loss(config: Mapping[str, Any], separator: Separator, trust: Sequence[str] | None = None) -> Loss:
+    """The same, checked against the separator; UsageError for a model that it cannot work with."""
+    loss = make_loss(config, trust)
+    from separate.pairs import check_pair
+
     check_pair(loss, separator.network)
     _check_number_of_estimates(loss, len(separator.sources), config)
     return loss

@@ -156,6 +156,8 @@ class TrainConfig:
     stft: STFTConfig = field(default_factory=STFTConfig)
     outputs: int | None = number(None, least=2, most=1000, example=4)
     consistency: str = "none"
+    rescale: Any = "auto"
+    input_level: str = "auto"
     model: dict[str, Any] = MISSING
     target: dict[str, Any] = MISSING
     loss: dict[str, Any] = MISSING
@@ -207,6 +209,8 @@ ONE_OF = {
     "split": ("train", "valid", "test"),
     "resume": (True, False, "auto"),
     "consistency": ("none", "equal", "power"),
+    "rescale": ("auto", True, False),
+    "input_level": ("auto", "none", "rms"),
 }
 
 

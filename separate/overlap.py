@@ -18,6 +18,7 @@ def blocks(
     chunk: float,
     overlap: float,
     interchangeable: bool = False,
+    polarities: str = "kept",
 ) -> Iterator[Tensor]:
     """Yield the estimates (S, C, n) of a recording from its start to its end, `length` samples in all, at least 1.
 
@@ -25,6 +26,8 @@ def blocks(
     chunk: seconds separated at a time; overlap: seconds that two chunks share, at most half of one.  There the two
     are cross-faded with weights that sum to 1 and vanish smoothly at the ends of the chunks, where context is least.
     interchangeable: put the sources of each chunk into the order that agrees with the last one in the overlap.
+    polarities: kept, or source or channel where each source, or each channel of it, has a polarity that was found in
+    each chunk for itself: the chunks are matched whatever it is, and where two disagree, the louder one is right.
     """
     size = max(1, round(chunk * sample_rate))
     shared = min(round(overlap * sample_rate), size // 2)
@@ -32,18 +35,41 @@ def blocks(
     if interchangeable and shared == 0 and length > size:
         raise UsageError("overlap=0 leaves nothing to match interchangeable sources by from chunk to chunk; use more")
     tail: Tensor | None = None  # (S, C, shared), the end of the last chunk
+    evidence: Tensor | None = None  # (S, C), the energy that has the polarity of the last chunk
     start = 0
     while True:
         stop = min(start + size, length)
         estimates = separate(start, stop)
         if tail is not None:
             if interchangeable:
-                estimates = match(tail, estimates, shared)
+                estimates = match(tail, estimates, shared, signed=polarities == "kept")
+            if evidence is not None:
+                tail, estimates, evidence = agree(tail, estimates, evidence, polarities)
             faded = tail * (1 - fade) + estimates[..., :shared] * fade
             estimates = torch.cat([faded, estimates[..., shared:]], dim=-1)
+        elif polarities != "kept" and shared > 0:
+            evidence = estimates.double().square().sum(-1)
         if stop == length:
             yield estimates
             return
         yield estimates[..., : size - shared]
         tail = estimates[..., size - shared :]
         start += size - shared
+
+
+def agree(tail: Tensor, estimates: Tensor, evidence: Tensor, polarities: str) -> tuple[Tensor, Tensor, Tensor]:
+    """The same three with one polarity in the overlap, so that a cross-fade does not cancel.
+
+    tail: (S, C, shared); estimates: (S, C, n >= shared); evidence: (S, C), the energy of what went before.  Where they
+    disagree the louder one, whose polarity is the surer, turns the other.  What has been yielded stays as it is.
+    """
+    shared = tail.shape[-1]
+    products = (tail * estimates[..., :shared]).sum(-1)
+    energy = estimates.double().square().sum(-1)
+    if polarities == "source":
+        products, energy, evidence = (x.sum(-1, keepdim=True).expand_as(x) for x in (products, energy, evidence))
+    against = products < 0
+    surer = against & (energy > evidence)
+    tail = torch.where(surer.unsqueeze(-1), -tail, tail)
+    estimates = torch.where((against & ~surer).unsqueeze(-1), -estimates, estimates)
+    return tail, estimates, torch.where(surer, energy, evidence + energy)

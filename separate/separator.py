@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from separate.audio import resample
 from separate.batch import Batch
 from separate.errors import UsageError
+from separate.levels import level, rescaled, spectral_level
 from separate.losses.permutation import match
 from separate.models.layers import choose
 from separate.overlap import blocks
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from separate.models.embedding import Clusters
 
 CONSISTENCIES = ("none", "equal", "power")
+INPUT_LEVELS = ("none", "rms")
 
 
 @dataclass
@@ -33,7 +35,7 @@ class Separation:
 
     heads: masks or complex_masks (B, S, C, F, N), embeddings (B, F, N, D), waveforms (B, S, C, T), by name.
     clusters: how embeddings become masks; by_embeddings: they do so although there are masks as well.
-    training: masks by clustering are those of the true sources.  consistency: see `Separator`.
+    training: masks by clustering are those of the true sources.  consistency, rescale: see `Separator`.
     """
 
     batch: Batch
@@ -42,6 +44,7 @@ class Separation:
     by_embeddings: bool = False
     training: bool = False
     consistency: str = "none"
+    rescale: bool = False
 
     @property
     def embeddings(self) -> Tensor:
@@ -78,6 +81,8 @@ class Separation:
         """(B, S, C, T) float32: the network's own waveforms, or its masks through the inverse STFT."""
         with torch.autocast(next(iter(self.heads.values())).device.type, enabled=False):
             estimates = self._estimates()
+            if self.rescale:
+                estimates = rescaled(estimates, self.batch.mixture)
             if self.consistency == "none":
                 return estimates
             return consistent(estimates, self.batch.mixture, self.consistency)
@@ -116,6 +121,10 @@ class Separator(nn.Module):
     name; sources: their names; sample_rate in Hz and channels: what the network works at.
     interchangeable: the sources have no names (two speakers), so that chunks must be matched to each other.
     consistency: none, or equal or power: how estimates are made to sum to the mixture, see `consistent`.
+    rescale: give each estimate the gain and polarity that it has in the mixture, see `separate.levels.rescaled`.  In
+    training the loss sees the estimates as they are, unless consistency, which depends on their levels, comes after.
+    input_level: none, or rms: the network sees each mixture (of a long recording, each chunk) at an RMS of -20 dB, and
+    its waveforms get the level of the mixture back.
     """
 
     def __init__(
@@ -127,6 +136,8 @@ class Separator(nn.Module):
         channels: int = 1,
         interchangeable: bool = False,
         consistency: str = "none",
+        rescale: bool = False,
+        input_level: str = "none",
     ) -> None:
         super().__init__()
         self.network: Any = network
@@ -136,6 +147,8 @@ class Separator(nn.Module):
         self.channels = channels
         self.interchangeable = interchangeable
         self.consistency = choose(consistency, dict.fromkeys(CONSISTENCIES, consistency), "consistency")
+        self.rescale = rescale
+        self.input_level = choose(input_level, dict.fromkeys(INPUT_LEVELS, input_level), "input_level")
 
     @property
     def device(self) -> torch.device:
@@ -144,13 +157,31 @@ class Separator(nn.Module):
     def separate(self, batch: Batch) -> Separation:
         """A batch at the separator's rate and channels, bound to its STFT."""
         network = self.network
-        heads = network(batch.mixture if "waveforms" in network.provides else batch.spectrogram)
+        if "waveforms" in network.provides:
+            heads = self._waveforms(batch.mixture)
+        else:
+            heads = network(self.input_spectrogram(batch))
         clusters = network.clusters if "embeddings" in heads else None
         by_embeddings = getattr(network, "separates_by", "masks") == "embeddings"
         training = self.training and batch.sources.shape[1] > 0
         if clusters is not None and training and not self.interchangeable:
             clusters.observe(heads["embeddings"], batch.spectrogram, owners(batch))
-        return Separation(batch, heads, clusters, by_embeddings, training, self.consistency)
+        rescale = self.rescale and (not self.training or self.consistency != "none")
+        return Separation(batch, heads, clusters, by_embeddings, training, self.consistency, rescale)
+
+    def input_spectrogram(self, batch: Batch) -> Tensor:
+        """The mixtures' spectrograms as the network sees them, (B, C, F, N)."""
+        if self.input_level == "none":
+            return batch.spectrogram
+        return batch.spectrogram / spectral_level(batch.spectrogram, self.stft)
+
+    def _waveforms(self, mixture: Tensor) -> dict[str, Tensor]:
+        """What a network of waveforms makes of mixtures (B, C, T)."""
+        if self.input_level == "none":
+            return dict(self.network(mixture))
+        scale = level(mixture)
+        heads = dict(self.network(mixture / scale))
+        return {**heads, "waveforms": heads["waveforms"].float() * scale.unsqueeze(1)}
 
     @torch.inference_mode()
     def forward(
@@ -183,7 +214,15 @@ class Separator(nn.Module):
             chunk,
             overlap,
             self.interchangeable,
+            self._polarities,
         )
+
+    @property
+    def _polarities(self) -> str:
+        """What gets a polarity of its own in each chunk, see `separate.overlap`."""
+        if not self.rescale:
+            return "kept"
+        return "channel" if self.channels == 1 else "source"
 
     @torch.inference_mode()
     def span(self, audio: Tensor, sample_rate: int) -> Tensor:

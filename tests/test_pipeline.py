@@ -264,18 +264,18 @@ def test_the_validation_score_is_the_score_of_separate_eval(call, tmp_path):
         assert scores["model"]["all"][metric]["mean"] == pytest.approx(validated[f"valid/{metric}"], abs=1e-4)
 
 
-def test_the_table_has_model_mixture_and_oracle(trained, call):
+def test_the_table_has_model_mixture_and_tpsa_mask(trained, call):
     code, out, err = call(evaluate, "device=cpu", cwd=trained)  # the newest run
     assert code == 0, err
     folder = trained / "runs" / "tiny" / "eval" / "test"
     summary = json.loads((folder / "summary.json").read_text())
     assert summary["tracks"] == 2
     scores = summary["scores"]
-    for method in ("model", "mixture as estimate", "oracle mask"):
+    for method in ("model", "mixture as estimate", "tPSA mask"):
         assert method in out
         assert set(scores[method]) == {"voice", "chords", "drums", "all"}
     assert scores["mixture as estimate"]["all"]["si_sdri"] == {"mean": 0.0, "median": 0.0}
-    assert scores["oracle mask"]["all"]["si_sdri"]["mean"] > 10
+    assert scores["tPSA mask"]["all"]["si_sdri"]["mean"] > 10
     rows = (folder / "scores.csv").read_text().splitlines()
     assert rows[0] == "track,source,method,si_sdr,si_sdri,snr"
     assert len(rows) == 1 + 2 * 3 * 3

@@ -26,7 +26,7 @@ def test_each_model_trains_under_its_own_loss_is_scored_and_separates(model, cal
     assert code == 0, err
     code, out, err = call(evaluate, "run=r", "device=cpu", cwd=tmp_path)
     assert code == 0, err
-    assert "oracle mask" in out
+    assert "tPSA mask" in out
     mixture = write(tmp_path / "mix.wav", tone(300, seconds=1.003, rate=11025, channels=2), 11025)
     code, out, err = call(infer, "-c", "r", "--device", "cpu", str(mixture), cwd=tmp_path)
     assert code == 0, err

@@ -1,4 +1,4 @@
-"""Score whole recordings: the model, the mixture taken as every estimate, and an oracle mask."""
+"""Score whole recordings: the model, the mixture taken as every estimate, and the tPSA mask of the true sources."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from separate.targets import tpsa
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-METHODS = ("model", "mixture as estimate", "oracle mask")
+METHODS = ("model", "mixture as estimate", "tPSA mask")
 SHOWN = 10  # seconds of the first recording in the picture
 
 
@@ -47,7 +47,7 @@ def evaluate(separator: Separator, examples: Examples, chunk: float, overlap: fl
             raise SeparateError(f"the network made NaN or infinite samples of {batch.tracks[0]}; train it again")
         if separator.interchangeable:
             estimates = arrange(estimates, batch.sources)
-        tried = {"model": estimates, "mixture as estimate": _repeat(batch), "oracle mask": oracle(batch)}
+        tried = {"model": estimates, "mixture as estimate": _repeat(batch), "tPSA mask": tpsa_estimates(batch)}
         for method, signals in tried.items():
             scores = score(signals, batch.sources, batch.mixture, interchangeable=False)
             for number, source in enumerate(examples.sources):
@@ -58,8 +58,12 @@ def evaluate(separator: Separator, examples: Examples, chunk: float, overlap: fl
     return results
 
 
-def oracle(batch: Batch) -> Tensor:
-    """The estimates (B, S, C, T) of the best real mask in [0, 1], tPSA divided by |Y|: what masking could reach."""
+def tpsa_estimates(batch: Batch) -> Tensor:
+    """The estimates (B, S, C, T) of the tPSA mask of the true sources, tPSA / |Y|.
+
+    Of all real masks in [0, 1] it has the least squared error in each bin of the STFT.  Its waveforms are not the best
+    that such masks can give: STFTs overlap, and what a bin gets wrong others can mend.
+    """
     assert batch.stft is not None
     magnitude = batch.spectrogram.abs().clamp_min(1e-12).unsqueeze(1)
     masks = tpsa(batch.source_spectrograms, batch.spectrogram) / magnitude

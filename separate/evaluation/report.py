@@ -125,12 +125,12 @@ dt {{ float: left; clear: left; width: 14em; color: #666 }} dd {{ margin-left: 1
 
 
 def _distribution(results: Results) -> Figure:
-    """SI-SDR improvement: every track a dot, the median a bar, for each source; model beside oracle."""
+    """SI-SDR improvement: every track a dot, the median a bar, for each source; model beside tPSA mask."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(2.2 * len(results.sources) + 2, 3.6), layout="constrained")
     axes = figure.subplots()
-    for side, (method, colour) in enumerate((("model", "tab:blue"), ("oracle mask", "tab:gray"))):
+    for side, (method, colour) in enumerate((("model", "tab:blue"), ("tPSA mask", "tab:gray"))):
         for place, source in enumerate(results.sources):
             values = [
                 value

@@ -37,7 +37,7 @@ def pairwise_si_sdr(estimates: Tensor, references: Tensor) -> Tensor:
             "length: (B, M, T) and (B, S, T)"
         )
     dtype, count = precise(estimates), estimates.shape[1]
-    gram = _Gram.apply(estimates, references)
+    gram = inner_products(estimates, references)
     energy = gram.diagonal(dim1=1, dim2=2) + torch.finfo(dtype).tiny ** 0.5  # (B, M + S)
     eps = torch.finfo(dtype).eps
     signal = gram[:, :count, count:].square() / (energy[:, :count, None] * energy[:, None, count:])
@@ -51,6 +51,11 @@ def snr(estimate: Tensor, reference: Tensor) -> Tensor:
     """
     estimate, reference = estimate.to(precise(estimate)), reference.to(precise(reference))
     return 10 * torch.log10(reference.square().sum(-1) / (reference - estimate).square().sum(-1))
+
+
+def inner_products(estimates: Tensor, references: Tensor) -> Tensor:
+    """Of all M + S signals of an example with one another, (B, M, T), (B, S, T) -> (B, M + S, M + S) float64."""
+    return _Gram.apply(estimates, references)
 
 
 class _Gram(torch.autograd.Function):

@@ -23,12 +23,14 @@ class Loss(nn.Module):
     which all give whose masks or waveforms are differentiable.
     domains: what its target may be compared with, see `separate.targets`; ValueError for a target of another one.
     None takes any.  without_sources: it uses mixtures alone.
+    keeps_levels: whether it fixes level and polarity of the estimates; None where it does not compare them.
     """
 
     needs: tuple[str, ...] = ("estimates",)
     domains: tuple[str, ...] | None = ("waveform",)
     without_sources = False
     most_estimates: int = 0  # that it can share out, where it has no sources
+    keeps_levels: bool | None = True
 
     def __init__(self, target: Target) -> None:
         super().__init__()

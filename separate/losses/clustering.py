@@ -42,6 +42,7 @@ class ClusteringLoss(Loss):
 
     needs = ("embeddings",)
     domains = ("mask",)
+    keeps_levels = None
 
     def __init__(
         self, target: Target, objective: str = "affinity", weights: str = "level", level: float = -40.0

@@ -52,11 +52,15 @@ def select(sources: Tensor, order: Tensor) -> Tensor:
     return sources.gather(1, index)
 
 
-def match(reference: Tensor, estimates: Tensor, length: int | None = None) -> Tensor:
+def match(reference: Tensor, estimates: Tensor, length: int | None = None, signed: bool = True) -> Tensor:
     """estimates (S, C, T) in the order in which their first `length` samples correlate best with the reference's.
 
+    signed: an inverted source is another one; otherwise only the size of the correlation counts.
     Where all is silent every order is as good, and the estimates stay as they are.
     """
     head = estimates[..., :length]
-    pairwise = -torch.einsum("ict,jct->ij", head, reference[..., :length])
-    return select(estimates.unsqueeze(0), best_permutation(pairwise.unsqueeze(0))).squeeze(0)
+    if signed:
+        pairwise = torch.einsum("ict,jct->ij", head, reference[..., :length])
+    else:
+        pairwise = torch.einsum("ict,jct->ijc", head, reference[..., :length]).abs().sum(-1)
+    return select(estimates.unsqueeze(0), best_permutation(-pairwise.unsqueeze(0))).squeeze(0)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from separate.separator import Separation
 
 QUIET = 1e-8  # mean square that is added where a logarithm is taken: -80 dB re full scale
+QUIETEST = 1e-2  # of the mixture's energy: a reference 20 dB below it, the least that a spectral error is relative to
 
 DISTANCES: dict[str, Callable[[Tensor], Tensor]] = {
     "l1": lambda error: error.abs().mean(-1),
@@ -61,7 +62,10 @@ class SISDRLoss(SampleLoss):
     """Negative SI-SDR in dB (Le Roux et al., 2019); zero_mean: of signals less their means, SI-SNR (Luo et al., 2018).
 
     A silent reference or estimate costs about 69 dB, the floor of `si_sdr` in float32, with a finite gradient.
+    Neither level nor polarity of an estimate counts.
     """
+
+    keeps_levels = False
 
     def __init__(
         self,
@@ -138,9 +142,13 @@ class SDSDRLoss(SampleLoss):
 class MultiResolutionSTFTLoss(SampleLoss):
     """Spectral convergence and L1 of log magnitudes, mean over several STFTs (Yamamoto et al., 2020, eq. 3 to 6).
 
-    ffts, hops, windows: samples, of each resolution (Hann windows).  Magnitudes below 1e-4 count as that, so that a
-    silent reference asks for silence with a finite cost and gradient.
+    ffts, hops, windows: samples, of each resolution (Hann windows).  Magnitudes below 1e-4 count as that.
+    The convergence is the error relative to the reference; for a reference more than 20 dB below its mixture it is
+    relative to that level, so that a silent reference asks for silence at the cost of a quiet one.  In a silent
+    mixture only the log magnitudes count.  The polarity of an estimate does not count.
     """
+
+    keeps_levels = False
 
     def __init__(
         self,
@@ -162,9 +170,17 @@ class MultiResolutionSTFTLoss(SampleLoss):
                 )
         self.resolutions = list(zip(ffts, hops, windows, strict=True))
 
-    def signals(self, separation: Separation, batch: Batch) -> tuple[list[Tensor], list[Tensor]]:
-        reference = self.target(batch.sources, batch.mixture)
-        return self.magnitudes(separation.estimates), self.magnitudes(reference)
+    def signals(self, separation: Separation, batch: Batch) -> tuple[list[Tensor], list[tuple[Tensor, Tensor]]]:
+        """The estimates' magnitudes; those of the references, each with what its error is relative to, (B, S, C)."""
+        references = self.magnitudes(self.target(batch.sources, batch.mixture))
+        energy = batch.mixture.square().sum(-1).mean(-1)[:, None, None]  # (B, 1, 1)
+        scales = []
+        for reference, (fft, hop, window) in zip(references, self.resolutions, strict=True):
+            # Parseval: what the STFT makes of the mixture's energy, in bins of positive frequency
+            of_mixture = energy * fft / 2 * (3 / 8 * window / hop)
+            quiet = torch.maximum(reference.square().sum((-2, -1)), QUIETEST * of_mixture).sqrt()
+            scales.append(quiet.masked_fill(of_mixture <= QUIET * reference[0, 0, 0].numel(), torch.inf))
+        return self.magnitudes(separation.estimates), list(zip(references, scales, strict=True))
 
     def magnitudes(self, waveform: Tensor) -> list[Tensor]:
         """(B, S, C, T) -> (B, S, C, F, N) for each resolution."""
@@ -179,20 +195,20 @@ class MultiResolutionSTFTLoss(SampleLoss):
             found.append(power.clamp_min(QUIET).sqrt().reshape(*waveform.shape[:-1], *power.shape[-2:]))
         return found
 
-    def matched(self, estimate: list[Tensor], reference: list[Tensor]) -> Tensor:
-        costs = [_spectral_distance(e, r) for e, r in zip(estimate, reference, strict=True)]
+    def matched(self, estimate: list[Tensor], reference: list[tuple[Tensor, Tensor]]) -> Tensor:
+        costs = [_spectral_distance(e, *r) for e, r in zip(estimate, reference, strict=True)]
         return torch.stack(costs).mean(0)
 
-    def pairwise(self, estimate: list[Tensor], reference: list[Tensor]) -> Tensor:
-        return self.matched([e.unsqueeze(2) for e in estimate], [r.unsqueeze(1) for r in reference])
+    def pairwise(self, estimate: list[Tensor], reference: list[tuple[Tensor, Tensor]]) -> Tensor:
+        references = [(magnitude.unsqueeze(1), scale.unsqueeze(1)) for magnitude, scale in reference]
+        return self.matched([e.unsqueeze(2) for e in estimate], references)
 
 
-def _spectral_distance(estimate: Tensor, reference: Tensor) -> Tensor:
-    """Magnitudes (..., C, F, N) twice, broadcast -> (...)."""
+def _spectral_distance(estimate: Tensor, reference: Tensor, scale: Tensor) -> Tensor:
+    """Magnitudes (..., C, F, N) twice, broadcast -> (...).  scale: (..., C), what the error is relative to."""
     error = (reference - estimate).square().sum((-2, -1)).clamp_min(QUIET**2).sqrt()
-    convergence = error / reference.square().sum((-2, -1)).sqrt()
     logarithms = (reference.log() - estimate.log()).abs().mean((-2, -1))
-    return (convergence + logarithms).mean(-1)
+    return (error / scale + logarithms).mean(-1)
 
 
 def _padded(waveform: Tensor, length: int) -> Tensor:

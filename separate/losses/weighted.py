@@ -83,6 +83,8 @@ class WeightedSum(Loss):
             self.parts[name] = _make(name, options, target, interchangeable, sources)
         self.interchangeable = interchangeable
         self.needs = tuple(dict.fromkeys(head for part in self._losses() for head in part.needs))
+        kept = [part.keeps_levels for part in self._losses() if part.keeps_levels is not None]
+        self.keeps_levels = any(kept) if kept else None  # one part is enough to fix them
 
     @property
     def spectral(self) -> bool:

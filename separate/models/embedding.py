@@ -209,6 +209,7 @@ class DeepClustering(nn.Module):
         membership = choose(membership or self.memberships[0], {name: name for name in self.memberships}, "membership")
         features = Representation(channels, bins, representation, floor, normalisation)
         self.body = RecurrentBody(features, channels, recurrent, layers, units, bidirectional, dropout)
+        self.input_level = self.body.input_level
         self.embeddings = EmbeddingHead(self.body.width, bins, dimensions, activation, self.unit_length)
         self.clusters = Clusters(sources, dimensions, interchangeable, membership, level, starts)
 
@@ -267,6 +268,7 @@ class Chimera(nn.Module):
         super().__init__()
         features = Representation(channels, bins, representation, floor, normalisation)
         self.body = RecurrentBody(features, channels, recurrent, layers, units, bidirectional, dropout)
+        self.input_level = self.body.input_level
         self.separates_by = choose(separates_by, {"masks": "masks", "embeddings": "embeddings"}, "head")
         self.embeddings = EmbeddingHead(self.body.width, bins, dimensions, embedding_activation, unit_length=True)
         self.masks = Masks(sources, channels, activation, complex_masks=False)

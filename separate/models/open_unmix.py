@@ -44,6 +44,7 @@ class OpenUnmix(nn.Module):
             if bandwidth <= 0:
                 raise ValueError(f"bandwidth={bandwidth} must be above 0 Hz, or null for all bins")
             kept = min(bins, int(bandwidth * 2 * (bins - 1) / sample_rate) + 1)
+        self.input_level = "rms" if bidirectional else "none"  # a causal network cannot know the level of what comes
         self.parts = nn.ModuleList(
             SourceNetwork(
                 channels, bins, kept, hidden, layers, recurrent, bidirectional, dropout, representation, floor,

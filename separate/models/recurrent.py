@@ -26,6 +26,7 @@ class RecurrentBody(nn.Module):
         self.representation = representation
         self.recurrent = Recurrent(recurrent, channels * representation.bands, layers, units, bidirectional, dropout)
         self.width = self.recurrent.width
+        self.input_level = "rms" if bidirectional else "none"  # a causal network cannot know the level of what comes
 
     def forward(self, spectrogram: Tensor) -> Tensor:
         return self.recurrent(rearrange(self.representation(spectrogram), "b c f n -> b n (c f)"))
@@ -66,6 +67,7 @@ class MaskInference(nn.Module):
         self.body = RecurrentBody(features, channels, recurrent, layers, units, bidirectional, dropout)
         self.masks = Masks(sources, channels, activation, complex_masks)
         self.provides = self.masks.provides
+        self.input_level = self.body.input_level
         self.head = MaskHead(self.body.width, features.bands, self.masks)
 
     def forward(self, spectrogram: Tensor) -> dict[str, Tensor]:

@@ -62,6 +62,7 @@ class UNet(nn.Module):
     """
 
     provides: tuple[str, ...] = ("masks",)
+    input_level = "rms"  # of the mixtures that it is given, by default
 
     def __init__(
         self,

@@ -51,6 +51,7 @@ class WaveUNet(nn.Module):
     """
 
     provides = ("waveforms",)
+    input_level = "rms"  # of the mixtures that it is given, by default
 
     def __init__(
         self,

@@ -79,6 +79,7 @@ class WaveNet(nn.Module):
         check_at_most(16, layers=layers)  # whose dilations double
         check_positive(final_kernel=final_kernel, **{f"final[{index}]": width for index, width in enumerate(final)})
         self.channels = channels
+        self.input_level = "none" if causal else "rms"  # a causal network cannot know the level of what comes
         self.input = Convolution(channels, residual, kernel, causal=causal)
         count = stacks * layers
         self.layers = nn.ModuleList(

@@ -42,6 +42,9 @@ MAY_CHANGE = (
     "trainer.epochs", "trainer.max_minutes", "trainer.patience", "trainer.min_delta", "trainer.checkpoint_minutes",
 )  # fmt: skip
 
+# what a run did that is older than these keys; auto stays what it was when the run was started
+BEFORE = {"rescale": False, "input_level": "none"}
+
 
 def run(config: TrainConfig, folder: Path, changed: Sequence[str] = ()) -> float | None:
     """Train in `folder` and return the best value of the monitored metric.
@@ -64,7 +67,7 @@ def run(config: TrainConfig, folder: Path, changed: Sequence[str] = ()) -> float
         log.info("going on in %s after epoch %d, step %d", folder, state.epoch, state.step)
     else:
         measure(state, training)
-    _write_config(folder, plain)
+    _write_config(folder, training.config)
     training.log = RunLog(folder, typed(LoggerConfig, plain["logger"], "logger."), state.epoch)
     try:
         try:
@@ -123,7 +126,7 @@ def prepare(
         seed=config["seed"],
         workers=data.workers,
         folder=folder,
-        config=dict(config),
+        config={**config, "rescale": separator.rescale, "input_level": separator.input_level},  # no auto any more
         augment=augment,
         lags=device.type != "cpu",
     )
@@ -166,6 +169,7 @@ def resumed_config(saved: Mapping[str, Any], composed: Mapping[str, Any], change
     anywhere = any(key in ("experiment", "debug") for key in keys)  # these set keys in every section
     named_sections = {key.partition(".")[0] for key in keys}
     since = {name: composed[name] for name in composed if name not in saved and name not in named_sections}
+    since.update({name: value for name, value in BEFORE.items() if name not in saved})
     old, new = _flat({**since, **saved}), _flat(composed)  # a section that is younger than the run has its defaults
     if "trainer.epochs" in keys and "scheduler.T_max" in old and new["trainer.epochs"] != old["trainer.epochs"]:
         raise UsageError(
@@ -174,7 +178,7 @@ def resumed_config(saved: Mapping[str, Any], composed: Mapping[str, Any], change
         )
     for key, value in new.items():
         named = any(f"{key}.".startswith(f"{name}.") for name in keys)
-        if not (named or anywhere) or (key in old and old[key] == value):
+        if not (named or anywhere) or (key in old and old[key] == value) or (key in BEFORE and value == "auto"):
             continue
         free = any(f"{key}.".startswith(f"{name}.") for name in MAY_CHANGE)
         if free and not named:  # what the experiment leaves open stays as it was saved

@@ -283,7 +283,8 @@ def measure(state: State, training: Training) -> None:
     steps = range(training.steps_per_epoch)
     with closing(load(training.steps, steps, training.workers, False)) as batches:
         for drawn in tqdm(batches, "measuring the training set", len(steps), leave=False, disable=None):
-            spectrogram = training.loss.prepare(drawn.to(state.separator.device, state.separator.stft)).spectrogram
+            batch = training.loss.prepare(drawn.to(state.separator.device, state.separator.stft))
+            spectrogram = state.separator.input_spectrogram(batch)
             for part in parts:
                 part.observe(spectrogram)
     for part in parts:
