@@ -76,7 +76,7 @@ def overlap(window: Tensor, hop: int) -> float:
     return ((first + second.flip(0)).min() / square.max()).item()
 
 
-def mel_filterbank(bins: int, sample_rate: int, mels: int) -> Tensor:
+def mel_filterbank(bins: int, sample_rate: float, mels: int) -> Tensor:
     """Triangles (mels, bins) between 0 Hz and half the rate, equally wide in mel: 2595 log10(1 + f / 700).
 
     The first and the last reach to the edge, so that every bin is in a band; a bin's weights sum to 1.
