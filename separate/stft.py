@@ -18,19 +18,27 @@ WINDOWS: dict[str, Callable[[int], Tensor]] = {
 }
 
 
+LEAST_OVERLAP = 1e-3  # of the squared windows on a sample; below it the inverse is worse than 1e-5 in float32
+
+
 class STFT(nn.Module):
     """Short-time Fourier transform with zero padding at both ends, and the inverse that returns every sample.
 
-    n_fft: window and transform length in samples; hop: samples between frames, at most n_fft / 2;
-    window: hann, sqrt_hann or hamming, periodic.
+    n_fft: window and transform length in samples, even or odd; hop: samples between frames; window: hann, sqrt_hann
+    or hamming, periodic.  ValueError for a hop at which some sample is too weak in every frame to be recovered.
     """
 
     def __init__(self, n_fft: int, hop: int, window: str = "sqrt_hann") -> None:
         super().__init__()
         if window not in WINDOWS:
             raise ValueError(f"unknown window {window}; choose from {', '.join(WINDOWS)}")
-        if not 1 <= hop <= n_fft // 2:
-            raise ValueError(f"hop={hop} must lie between 1 and n_fft / 2 = {n_fft // 2} for an exact inverse")
+        if n_fft < 1 or hop < 1:
+            raise ValueError(f"n_fft={n_fft} and hop={hop} must be at least 1 sample")
+        if (least := overlap(WINDOWS[window](n_fft), hop)) < LEAST_OVERLAP:
+            raise ValueError(
+                f"hop={hop} has no exact inverse with n_fft={n_fft} and window={window}: between two frames their "
+                f"squared windows add up to {least:.1g} of the peak only; use a shorter hop, e.g. {max(n_fft // 2, 1)}"
+            )
         self.n_fft = n_fft
         self.hop = hop
         self.window_name = window
@@ -45,7 +53,8 @@ class STFT(nn.Module):
     def forward(self, waveform: Tensor) -> Tensor:
         """(..., T) real -> (..., F, N) complex64; frame n of N = 1 + ceil(T / hop) is centred on sample n hop."""
         flat = waveform.float().reshape(-1, waveform.shape[-1])
-        flat = nn.functional.pad(flat, (0, -flat.shape[-1] % self.hop))  # no sample hangs on a window's last taper
+        # the last frame is centred on or after the last sample; an odd window reaches one sample less to its left
+        flat = nn.functional.pad(flat, (0, -flat.shape[-1] % self.hop + self.n_fft % 2))
         spectrogram = torch.stft(
             flat, self.n_fft, self.hop, window=self.window, center=True, pad_mode="constant", return_complex=True
         )
@@ -73,7 +82,18 @@ def weighted_overlap_add(frames: Tensor, window: Tensor, hop: int, length: int) 
     return nn.functional.pad(waveform, (0, length - waveform.shape[1]))
 
 
-def mel_filterbank(bins: int, sample_rate: int, mels: int) -> Tensor:
+def overlap(window: Tensor, hop: int) -> float:
+    """The least sum of squared windows on a sample between two neighbouring frames, re the window's peak squared.
+
+    Only these two frames count, since at the ends of a signal there are no others.  window: (n_fft,); hop in samples.
+    """
+    square = window.double().square()
+    right, left = square[len(window) // 2 :], square[: len(window) // 2 + 1].flip(0)  # from a frame's centre outwards
+    first, second = (nn.functional.pad(half, (0, hop + 1 - len(half))) for half in (right, left))
+    return ((first + second.flip(0)).min() / square.max()).item()
+
+
+def mel_filterbank(bins: int, sample_rate: float, mels: int) -> Tensor:
     """Triangles (mels, bins) between 0 Hz and half the rate, equally wide in mel: 2595 log10(1 + f / 700).
 
     The first and the last reach to the edge, so that every bin is in a band; a bin's weights sum to 1.

@@ -158,7 +158,8 @@ def test_other_parameters_are_other_entries(songs, tmp_path):
         batches(stems(songs, **changes), cached("audio", tmp_path))
     batches(stems(songs), cached("audio", tmp_path, dtype="float16"))
     assert len(kept(tmp_path)) == 4 * 8
-    for stft in (STFTS, STFT(512, 64), STFT(256, 32), STFT(256, 64, "hann")):
+    others = (STFT(256, 192, "hann"), STFT(255, 100))  # a hop above half the window, and an odd window
+    for stft in (STFTS, STFT(512, 64), STFT(256, 32), STFT(256, 64, "hann"), *others):
         plain, found = (batches(stems(songs), c, 2, stft) for c in (None, cached("spectrogram", tmp_path)))
         for one, other in zip(plain, found, strict=True):
             assert torch.equal(one.source_spectrograms, other.source_spectrograms)

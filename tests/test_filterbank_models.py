@@ -127,6 +127,9 @@ OPTIONS = [
     (ConvTasNet, {"norm": "cumulative", "causal": True}),
     (ConvTasNet, {"activation": "relu"}),
     (ConvTasNet, {"encoder_activation": "relu"}),
+    (ConvTasNet, {"padding": "replicate"}),
+    (ConvTasNet, {"padding": "reflect"}),
+    (ConvTasNet, {"inner_activation": "relu"}),
     (TasNet, {"filters": 9}),
     (TasNet, {"kernel": 8}),
     (TasNet, {"recurrent": "gru"}),
@@ -167,6 +170,11 @@ def test_a_causal_norm_differs_from_a_causal_convolution():
         (ConvTasNet, {"norm": "cumulative", "causal": True}, lambda t: (t // 2 + 2) * 2),
         (ConvTasNet, {"norm": "cumulative", "causal": True, "skip": 0}, lambda t: (t // 2 + 2) * 2),
         (ConvTasNet, {"norm": "batch", "causal": True}, lambda t: (t // 2 + 2) * 2),
+        (
+            ConvTasNet,
+            {"norm": "cumulative", "causal": True, "padding": "replicate", "inner_activation": "elu"},
+            lambda t: (t // 2 + 2) * 2,
+        ),
         (TasNet, {"bidirectional": False}, lambda t: (t // 10 + 1) * 10),
         (DPRNN, {"causal": True}, lambda t: t + (6 - 1) * 2 + 4),
     ],
@@ -201,6 +209,7 @@ def test_a_network_that_is_not_causal_sees_it_all(network, option):
     [
         (ConvTasNet, {"causal": True}, "norm=global averages over the whole recording.* use norm=cumulative or norm=b"),
         (ConvTasNet, {"norm": "layer"}, "unknown norm layer; choose from global, cumulative, batch"),
+        (ConvTasNet, {"norm": "cumulative", "causal": True, "padding": "reflect"}, "padding=reflect puts later frames"),
         (ConvTasNet, {"kernel": 15}, "kernel=15 samples must be even.*use 16"),
         (ConvTasNet, {"skip": -1}, "skip=-1 must be at least 0"),
         (ConvTasNet, {"layers": 0}, "layers=0 must be at least 1"),
@@ -243,9 +252,9 @@ def test_conv_tasnet_is_torchaudios_with_the_same_weights(dtype, tolerance, leng
             assert relative(found[name], expected[name]) < 1e-10, name
 
 
-def stack(norm_name="global", causal=False, skip=3, kernel=3, layers=2, repeats=1):
+def stack(norm_name="global", causal=False, skip=3, kernel=3, layers=2, repeats=1, **options):
     torch.manual_seed(0)
-    made = TemporalStack(4, 5, skip, kernel, layers, repeats, norm_name, causal).double()
+    made = TemporalStack(4, 5, skip, kernel, layers, repeats, norm_name, causal, **options).double()
     for p in made.parameters():  # away from the scales of 1 and shifts of 0
         p.data += 0.3 * torch.randn_like(p)
     return made
@@ -301,9 +310,18 @@ def test_the_hand_written_blocks_run_twice_backward_and_without_gradients():
         assert torch.equal(made(x), y)
 
 
-@pytest.mark.parametrize(("norm_name", "expected"), [("global", True), ("cumulative", True), ("batch", False)])
-def test_the_hand_written_blocks_serve_float_on_the_cpu_and_plain_ones_the_rest(norm_name, expected, monkeypatch):
-    made, x = stack(norm_name), torch.randn(2, 4, 9, dtype=torch.double)
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, True),
+        ({"norm_name": "cumulative"}, True),
+        ({"norm_name": "batch"}, False),
+        ({"padding": "replicate"}, False),
+        ({"inner_activation": "relu"}, False),
+    ],
+)
+def test_the_hand_written_blocks_serve_float_on_the_cpu_and_plain_ones_the_rest(options, expected, monkeypatch):
+    made, x = stack(**options), torch.randn(2, 4, 9, dtype=torch.double)
     used = []
     function = temporal_function.StackFunction
     monkeypatch.setattr(function, "apply", lambda *a: used.append(1) or StackFunction.forward(Ctx(), *a))

@@ -1,5 +1,7 @@
 """Networks on the spectrogram: shapes, lengths, causality, normalisation, groups of embeddings."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -15,9 +17,10 @@ from tests.tiny import MODELS, config_of
 
 BINS = 33
 OF_SPECTROGRAMS = [
-    "blstm", "lstm", "bgru", "gru", "deep_clustering", "chimera", "attractor", "unet", "open_unmix",
+    "blstm", "lstm", "bgru", "gru", "dnn", "deep_clustering", "chimera", "attractor", "unet", "open_unmix",
 ]  # fmt: skip
-CAUSAL = {"lstm": {}, "gru": {}, "open_unmix": {"bidirectional": False}, "blstm": {"bidirectional": False}}
+FORWARD = {"bidirectional": False}
+CAUSAL = {"lstm": {}, "gru": {}, "open_unmix": FORWARD, "blstm": FORWARD, "dnn": {"right_context": 0}}
 
 
 def spectrogram(frames: int = 12, channels: int = 1, batch: int = 3) -> torch.Tensor:
@@ -83,14 +86,123 @@ def test_a_bidirectional_network_does():
     assert not torch.equal(network(x)["masks"][..., :7], network(changed)["masks"][..., :7])
 
 
-def test_a_unet_takes_patches_one_by_one_or_all_frames_at_once():
+def test_a_feed_forward_network_sees_its_context_and_no_more():
+    x = spectrogram()
+    network = network_of("dnn", left_context=3, right_context=2).eval()
+    before = network(x)["masks"]
+    for frame in range(12):
+        changed = x.clone()
+        changed[..., frame] *= 2
+        reached = (network(changed)["masks"] != before).any(dim=(0, 1, 2, 3)).nonzero().flatten()
+        assert (reached.min(), reached.max()) == (max(0, frame - 2), min(11, frame + 3))
+
+
+def test_a_feed_forward_network_is_linear_layers_over_frames_laid_side_by_side():
+    network = network_of("dnn", layers=2, left_context=2, right_context=1, normalisation="none").eval().double()
+    x = spectrogram().to(torch.complex128)
+    features = decibels(x.abs(), -80)[:, 0].mT  # (B, N, F)
+    frames = torch.cat([features[:, :1]] * 2 + [features] + [features[:, -1:]], dim=1).unfold(1, 4, 1)  # (B, N, F, 4)
+    hidden = torch.relu(frames.flatten(2) @ network.first.weight.flatten(1).mT + network.first.bias)
+    masks = network.head(network.rest(hidden))
+    torch.testing.assert_close(network(x)["masks"][:, :, 0], masks.sigmoid())
+
+
+@pytest.mark.parametrize("model", OF_SPECTROGRAMS)
+def test_every_spectrogram_network_works_on_mel_bands_and_answers_for_all_bins(model):
+    torch.manual_seed(0)
+    options = {"patch": 8, "filters": [4, 8]} if model == "unet" else {}
+    full, mel = (network_of(model, mels=mels, **options).eval() for mels in (None, 8))
+    x = spectrogram(16)
+    heads = mel(x)
+    assert heads.keys() == full(x).keys()
+    for name, head in heads.items():
+        assert head.shape == full(x)[name].shape
+        bins = head.movedim(1, -2) if name == "embeddings" else head
+        assert (bins.diff(dim=-2).abs().amax(dim=tuple(i for i in range(bins.ndim) if i != bins.ndim - 2)) > 0).any()
+    sizes = [sum(p.numel() for p in network.parameters()) for network in (full, mel)]
+    assert sizes[1] < sizes[0] or model == "unet"  # whose convolutions have as many weights for any number of bins
+
+
+def test_mel_bands_of_embeddings_are_shared_out_before_they_get_unit_length():
+    network = network_of("deep_clustering", mels=8).eval()
+    x = spectrogram()
+    embeddings = network(x)["embeddings"]
+    torch.testing.assert_close(embeddings.norm(dim=-1), torch.ones(3, BINS, 12))
+    bands = network.embeddings.linear(network.body(x)).unflatten(-1, (8, -1))  # (B, N, M, D)
+    mel = mel_filterbank(BINS, 8000, 8)
+    expected = torch.einsum("mf,bnmd->bfnd", mel, bands).tanh()
+    torch.testing.assert_close(embeddings, torch.nn.functional.normalize(expected, dim=-1))
+
+
+# U-Net
+
+
+def unet(patch: int | None = 8, **options) -> UNet:
+    torch.manual_seed(0)
+    return UNet(2, 1, BINS, [4, 8], patch=patch, **options).eval()
+
+
+def test_patches_of_a_unet_overlap_by_half_and_their_masks_are_cross_faded():
+    x, network = spectrogram(frames=20), unet()
+    alone = [network(x[..., start : start + 8])["masks"] for start in (0, 4, 8, 12)]
+    fade = torch.sin(torch.pi * (torch.arange(4) + 0.5) / 8) ** 2
+    pieces = [alone[0][..., :4]]
+    pieces += [one[..., 4:] * (1 - fade) + other[..., :4] * fade for one, other in pairwise(alone)]
+    expected = torch.cat([*pieces, alone[3][..., 4:]], dim=-1)
+    torch.testing.assert_close(network(x)["masks"], expected)
+    softmax = unet(activation="softmax")(x)["masks"]
+    torch.testing.assert_close(softmax.sum(1), torch.ones(3, 1, BINS, 20))
+
+
+def test_a_unet_covers_any_number_of_frames_by_patches_or_takes_them_at_once():
+    patched, whole = unet(), unet(None)
+    assert [patched.valid_length(frames) for frames in (1, 8, 9, 12, 13)] == [8, 8, 12, 12, 16]
+    assert [whole.valid_length(frames) for frames in (1, 5, 13)] == [4, 8, 16]
     x = spectrogram(frames=16)
-    patched = UNet(2, 1, BINS, [4, 8], patch=8).eval()
-    both = torch.cat([patched(x[..., :8])["masks"], patched(x[..., 8:])["masks"]], dim=-1)
-    torch.testing.assert_close(patched(x)["masks"], both)
-    whole = UNet(2, 1, BINS, [4, 8], patch=None).eval()
-    assert (whole.valid_length(13), patched.valid_length(13)) == (16, 16)
-    assert whole.valid_length(5) == 8
+    torch.testing.assert_close(whole(x[..., :8])["masks"], patched(x[..., :8])["masks"])
+    assert not torch.allclose(whole(x)["masks"], patched(x)["masks"])
+
+
+@pytest.mark.parametrize(("frames", "starts", "width"), [
+    (8, [0], 8), (16, [0, 8], 8), (17, [0, 8, 9], 8), (11, [0, 3], 8), (7, [0, 3], 4), (4, [0], 4),
+])  # fmt: skip
+def test_batch_normalisation_of_a_unet_sees_no_padding(frames, starts, width):
+    """In training: patches of the excerpt's own frames, so that the running statistics are theirs."""
+    x, network = spectrogram(frames), unet(dropout=0.0).train()
+    seen = []
+    network.networks[0].register_forward_hook(lambda module, inputs, output: seen.append(inputs[0]))
+    masks = network(x)["masks"]
+    expected = [x.abs()[..., start : start + width] for start in starts]
+    expected = torch.stack(expected, dim=1).flatten(0, 1)[:, :, : network.kept]
+    torch.testing.assert_close(seen[0], expected)
+    assert masks.shape[-1] == frames
+    norm = network.networks[0].encoder[0][1]
+    levels = torch.nn.functional.conv2d(expected, network.networks[0].encoder[0][0].weight, stride=2, padding=2)
+    torch.testing.assert_close(
+        norm.running_mean, 0.1 * (levels.mean((0, 2, 3)) + network.networks[0].encoder[0][0].bias)
+    )
+
+
+def test_an_excerpt_of_less_than_a_step_is_reflected_for_batch_normalisation():
+    x, network = spectrogram(3), unet(dropout=0.0).train()
+    seen = []
+    network.networks[0].register_forward_hook(lambda module, inputs, output: seen.append(inputs[0]))
+    assert network(x)["masks"].shape[-1] == 3
+    torch.testing.assert_close(seen[0], x.abs()[:, :, : network.kept, [0, 1, 2, 1]])
+
+
+def test_a_unet_of_one_network_for_each_source_trains_them_apart():
+    x = spectrogram(8)
+    network = unet(joint=False, complex_masks=True, activation="none")
+    assert len(network.networks) == 2
+    masks = network(x)["complex_masks"]
+    masks[:, 0].abs().sum().backward()
+    touched = [any(p.grad.abs().sum() > 0 for p in part.parameters()) for part in network.networks]
+    assert touched == [True, False]
+    own = network.networks[1](x.abs()[:, :, : network.kept])  # real and imaginary part
+    torch.testing.assert_close(torch.view_as_real(masks[:, 1, 0, : network.kept]).movedim(-1, 1), own)
+    joint = unet()
+    assert sum(p.numel() for p in unet(joint=False).parameters()) > 1.8 * sum(p.numel() for p in joint.parameters())
 
 
 # representation
@@ -101,23 +213,43 @@ def test_a_unet_takes_patches_one_by_one_or_all_frames_at_once():
 def test_each_normalisation_normalises_what_it_says(name, channels):
     torch.manual_seed(0)
     x = 3 * torch.randn(4, channels, 9, 50) + torch.arange(9.0)[:, None] * 2
-    layer = NORMALISATIONS[name](channels, 9)
+    layer = NORMALISATIONS[name](channels, 9, channels)
     if isinstance(layer, Standardisation):
         for piece in x.split(1):
             layer.observe(piece)
         layer.settle()
     over = {
         "batch": (0, 3), "instance": (3,), "group": (2, 3), "layer": (1, 2), "learnable": (0, 1, 3),
-        "whiten": (0, 1, 3), "none": (),
+        "whiten": (0, 1, 3), "peak": (), "none": (),
     }[name]  # fmt: skip
     y = layer(x)
     if name == "none":
         assert torch.equal(x, y)
         return
+    if name == "peak":
+        torch.testing.assert_close(y.abs().amax((1, 2, 3)), torch.ones(4))
+        torch.testing.assert_close(y / y[:, :1, :1, :1], x / x[:, :1, :1, :1])
+        assert torch.equal(layer(torch.zeros(1, channels, 9, 5)), torch.zeros(1, channels, 9, 5))
+        return
     torch.testing.assert_close(y.mean(over), torch.zeros_like(y.mean(over)), atol=1e-4, rtol=0)
     torch.testing.assert_close(y.std(over, correction=0), torch.ones_like(y.mean(over)), atol=1e-3, rtol=0)
     trained = sum(p.numel() for p in layer.parameters())
     assert (trained == 0) == (name == "whiten")
+
+
+@pytest.mark.parametrize(("groups", "rows"), [(1, [0]), (2, [0, 9]), (3, [0, 6, 12]), (4, [0, 5, 10, 14])])
+def test_group_normalisation_has_groups_of_several_frequencies_and_channels(groups, rows):
+    torch.manual_seed(0)
+    x = torch.randn(4, 2, 9, 50) * torch.arange(1, 10)[:, None] + torch.arange(9.0)[:, None]
+    representation = Representation(2, 9, scale="linear", normalisation="group", groups=groups)
+    y = representation.normalise(x).flatten(1, 2)  # (B, 18, N)
+    for part in y.tensor_split(rows[1:], dim=1):
+        torch.testing.assert_close(part.mean((1, 2)), torch.zeros(4), atol=1e-5, rtol=0)
+        torch.testing.assert_close(part.std((1, 2), correction=0), torch.ones(4), atol=1e-4, rtol=0)
+    expected = torch.nn.functional.group_norm(x.flatten(1, 2), groups) if 18 % groups == 0 else y
+    torch.testing.assert_close(y, expected)
+    with pytest.raises(ValueError, match="groups=19 must lie between 1 and 18"):
+        Representation(2, 9, normalisation="group", groups=19)
 
 
 def test_statistics_by_streaming_are_those_of_the_whole_set_in_float64():
@@ -253,7 +385,7 @@ def test_mask_inference_on_mel_bands_is_smaller_and_covers_all_bins():
 
 def test_the_last_patch_of_a_unet_is_padded_with_silence_on_every_scale():
     x = spectrogram(frames=10)
-    silence = torch.nn.functional.pad(x, (0, 6))
+    silence = torch.nn.functional.pad(x, (0, 2))
     for scale in ("linear", "db"):
         network = UNet(2, 1, BINS, [4, 8], patch=8, representation=scale).eval()
         torch.testing.assert_close(network(x)["masks"], network(silence)["masks"][..., :10])

@@ -25,6 +25,11 @@ OTHER = {
     "starts": 1,
     "floor": -5.0,
     "mels": 5,
+    "padding": "reflect",
+    "inner_activation": "elu",
+    "down_activation": "elu",
+    "up_activation": "elu",
+    "final_activation": "elu",
     "filters": [4, 6],
     "kernel": 6,
     "decoder_kernel": 5,
@@ -63,8 +68,9 @@ WITH: dict[tuple[str, str], tuple[dict, dict]] = {
     **{(model, "dropout"): (DEEP, {"dropout": 0.5}) for model in MODELS if "layers" in MODELS[model]},
     **{
         (model, "complex_masks"): ({"activation": "tanh"}, COMPLEX)
-        for model in ("blstm", "lstm", "bgru", "gru", "unet")
+        for model in ("blstm", "lstm", "bgru", "gru", "dnn", "unet")
     },
+    **{(model, "groups"): ({"normalisation": "group"}, {"groups": 4}) for model in shipped("model")},
     ("chimera", "membership"): (BY_EMBEDDINGS, {"membership": "softmax"}),
     ("chimera", "level"): (BY_EMBEDDINGS, {"level": -3.0}),
     ("chimera", "starts"): (BY_EMBEDDINGS, {"starts": 1}),

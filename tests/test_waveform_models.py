@@ -7,6 +7,8 @@ from torch.nn.functional import pad
 
 from separate.models.demucs import Demucs
 from separate.models.hdemucs import WINDOWS, HDemucs
+from separate.models.layers import PADDINGS
+from separate.models.layers import pad as extended
 from separate.models.wave_unet import UPSAMPLING, Interpolation, WaveUNet
 from separate.models.wavenet import WaveNet
 
@@ -21,6 +23,10 @@ VARIANTS = [
     (WaveUNet, {"context": True, "difference": True}),
     (WaveNet, {}),
     (WaveNet, {"causal": True}),
+    (WaveUNet, {"padding": "reflect", "inner_activation": "prelu"}),
+    (WaveUNet, {"padding": "reflect", "context": True}),
+    (WaveNet, {"padding": "reflect", "inner_activation": "prelu", "final_activation": "prelu"}),
+    (Demucs, {"padding": "reflect", "inner_activation": "prelu"}),
     (Demucs, {}),
     (Demucs, {"kernel": 6, "stride": 3, "lstm_layers": 0, "resample": 1}),
     (HDemucs, {}),
@@ -29,15 +35,17 @@ OPTIONS = [
     *[(WaveUNet, option) for option in (
         {"levels": 4}, {"filters": 5}, {"down_kernel": 3}, {"up_kernel": 1}, {"upsampling": "learned"},
         {"upsampling": "transposed"}, {"context": True}, {"difference": True}, {"activation": "none"},
+        {"padding": "replicate"}, {"padding": "reflect"}, {"inner_activation": "elu"},
     )],
     *[(WaveNet, option) for option in (
         {"layers": 4}, {"stacks": 3}, {"residual": 5}, {"skip": 6}, {"kernel": 2}, {"final": (6,)},
-        {"final_kernel": 1}, {"causal": True},
+        {"final_kernel": 1}, {"causal": True}, {"padding": "replicate"}, {"padding": "reflect"},
+        {"inner_activation": "elu"}, {"final_activation": "elu"},
     )],
     *[(Demucs, option) for option in (
         {"hidden": 5}, {"growth": 1.5}, {"depth": 2}, {"kernel": 6}, {"stride": 2}, {"decoder_kernel": 1},
         {"lstm_layers": 0}, {"lstm_layers": 1}, {"resample": 1}, {"normalise": False}, {"rescale": 0.0},
-        {"rescale": 0.2},
+        {"rescale": 0.2}, {"padding": "replicate"}, {"padding": "reflect"}, {"inner_activation": "gelu"},
     )],
     *[(HDemucs, option) for option in (
         {"hidden": 32}, {"growth": 1.0}, {"nfft": 256}, {"depth": 4}, {"time_stride": 4}, {"freq_emb": 0.0},
@@ -138,6 +146,21 @@ def test_with_context_there_are_no_edges(upsampling, kernels):
     assert not torch.allclose(part, whole[..., start:stop])
 
 
+@pytest.mark.parametrize("padding", PADDINGS)
+@pytest.mark.parametrize("length", [1, 2, 7, 30])
+def test_padding_is_that_of_torch_where_torch_has_it(padding, length):
+    x = torch.randn(2, 3, length)
+    before, after = min(4, length - 1), min(5, length - 1)
+    mode = "constant" if padding == "zeros" else padding
+    assert torch.equal(extended(x, before, after, padding), pad(x, (before, after), mode=mode))
+    longer = extended(x, 20, 33, padding)  # further than the signal is long
+    assert longer.shape == (2, 3, length + 53)
+    assert torch.equal(longer[..., 20 : 20 + length], x)
+    if padding == "reflect":
+        period = max(2 * (length - 1), 1)
+        assert torch.equal(longer[..., period:], longer[..., :-period])
+
+
 def test_wave_unet_counts_the_samples_of_its_paper():
     with torch.device("meta"):
         network = WaveUNet(2, 2, context=True, difference=True)  # M4
@@ -163,13 +186,14 @@ def test_interpolation_lies_halfway_until_it_has_learned():
     assert steep(x).flatten().tolist() == [0, 0, 2, 2, 4, 4]
 
 
+@pytest.mark.parametrize("padding", ["zeros", "replicate"])
 @pytest.mark.parametrize("kernel", [2, 3])
-def test_a_causal_wavenet_does_not_see_the_future(kernel):
+def test_a_causal_wavenet_does_not_see_the_future(kernel, padding):
     mixture = torch.randn(1, 1, 120)
     changed = mixture.clone()
     changed[..., 70:] = torch.randn(50)
     for causal in (True, False):
-        network = make(WaveNet, causal=causal, kernel=kernel, final_kernel=kernel)
+        network = make(WaveNet, causal=causal, kernel=kernel, final_kernel=kernel, padding=padding)
         before, after = (separated(network, signal)[..., :70] for signal in (mixture, changed))
         assert torch.equal(before, after) == causal
 
@@ -279,6 +303,9 @@ def test_hdemucs_builds_for_every_window(nfft):
         (WaveUNet, {"activation": "tan"}, "unknown activation tan; choose from"),
         (WaveUNet, {"sources": 1, "difference": True}, "difference=true makes .*; use difference=false"),
         (WaveNet, {"stacks": 0}, "stacks=0 must be at least 1"),
+        (WaveNet, {"padding": "reflect", "causal": True}, "padding=reflect .* use padding=zeros or replicate"),
+        (WaveNet, {"inner_activation": "softmax"}, "unknown activation softmax; choose from relu, leaky_relu"),
+        (WaveUNet, {"padding": "same"}, "unknown padding same; choose from zeros, reflect, replicate"),
         (WaveNet, {"final": [8, 0]}, r"final\[1\]=0 must be at least 1"),
         (Demucs, {"kernel": 3}, "kernel=3 must be at least stride=4"),
         (Demucs, {"decoder_kernel": 2}, "decoder_kernel=2 must be odd; use 3"),

@@ -15,6 +15,7 @@ MODELS = {
     "lstm": RECURRENT,
     "bgru": RECURRENT,
     "gru": RECURRENT,
+    "dnn": {"layers": 1, "units": 8, "left_context": 1, "right_context": 1, "dropout": 0.0},
     "deep_clustering": {**RECURRENT, "dimensions": 4, "starts": 2},
     "chimera": {**RECURRENT, "dimensions": 4, "starts": 2},
     "attractor": {**RECURRENT, "dimensions": 4, "starts": 2},

@@ -9,7 +9,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from separate.models.filterbank import Decoder, Encoder
-from separate.models.layers import check_positive, make_activation
+from separate.models.layers import check_positive, make_activation, make_inner_activation
 from separate.models.norms import make_norm
 from separate.models.temporal import TemporalStack
 
@@ -21,12 +21,15 @@ class ConvTasNet(nn.Module):
     bottleneck: B, features between the blocks; hidden: H, within one; skip: Sc, of the skip paths (0: none, and the
     masks come from the last residual connection); convolution: P, taps of a depthwise convolution; layers: X, blocks
     in a repeat, with dilations 1 ... 2^(X - 1); repeats: R.  norm: global (gLN), cumulative (cLN) or batch.
+    padding: of the depthwise convolutions, zeros, reflect or replicate; inner_activation: in the blocks and before the
+    masks, prelu in the paper.
     activation: of the masks; encoder_activation: of the filterbank, whose mask products it then makes non-negative.
 
     The channels of a mixture enter the encoder together, and the decoder gives as many for each source.
     causal=True with norm=cumulative (or batch, once trained) has an algorithmic latency of one filter: the output
     at sample t depends on the input up to sample (floor(2 t / L) + 2) L / 2 - 1, at most L - 1 samples later.
-    On the CPU in float32 a training step of this model is hand-written: see `separate.models.temporal`.
+    On the CPU in float32 a training step with the default padding and activation is hand-written: see
+    `separate.models.temporal`.
     """
 
     provides = ("waveforms",)
@@ -45,6 +48,8 @@ class ConvTasNet(nn.Module):
         repeats: int = 3,
         norm: str = "global",
         causal: bool = False,
+        padding: str = "zeros",
+        inner_activation: str = "prelu",
         activation: str = "sigmoid",
         encoder_activation: str = "none",
     ) -> None:
@@ -54,8 +59,10 @@ class ConvTasNet(nn.Module):
         self.encoder = Encoder(filters, channels, kernel, activation=encoder_activation)
         self.norm = make_norm(norm, filters, causal)
         self.bottleneck = nn.Linear(filters, bottleneck)
-        self.stack = TemporalStack(bottleneck, hidden, skip, convolution, layers, repeats, norm, causal)
-        self.masks = FilterMasks(skip or bottleneck, sources, filters, activation)
+        self.stack = TemporalStack(
+            bottleneck, hidden, skip, convolution, layers, repeats, norm, causal, padding, inner_activation
+        )
+        self.masks = FilterMasks(skip or bottleneck, sources, filters, inner_activation, activation)
         self.decoder = Decoder(filters, channels, kernel)
 
     def forward(self, mixture: Tensor) -> dict[str, Tensor]:
@@ -70,14 +77,14 @@ class ConvTasNet(nn.Module):
 
 
 class FilterMasks(nn.Module):
-    """PReLU and a 1x1 convolution to a mask for each source: (B, M, features) -> (B, S, M, N)."""
+    """An activation and a 1x1 convolution to a mask for each source: (B, M, features) -> (B, S, M, N)."""
 
-    def __init__(self, features: int, sources: int, filters: int, name: str) -> None:
+    def __init__(self, features: int, sources: int, filters: int, inner_activation: str, activation: str) -> None:
         super().__init__()
         self.sources = sources
-        self.prelu = nn.PReLU()
+        self.prelu = make_inner_activation(inner_activation)
         self.linear = nn.Linear(features, sources * filters)
-        self.activation = make_activation(name)
+        self.activation = make_activation(activation)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.activation(rearrange(self.linear(self.prelu(x)), "b m (s n) -> b s m n", s=self.sources))

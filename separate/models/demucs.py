@@ -10,7 +10,15 @@ from torch import Tensor, nn
 
 from separate.arithmetic import precise
 from separate.audio import resample
-from separate.models.layers import Recurrent, check_at_most, check_positive
+from separate.models.layers import (
+    Convolution,
+    Recurrent,
+    check_at_most,
+    check_padding,
+    check_positive,
+    make_inner_activation,
+    pad,
+)
 
 QUIET = 1e-5  # added to the deviation of the mixture, so that silence stays silence
 
@@ -18,7 +26,8 @@ QUIET = 1e-5  # added to the deviation of the mixture, so that silence stays sil
 class Demucs(nn.Module):
     """Demucs, the second version (Défossez, Usunier, Bottou and Bach, 2019).
 
-    An encoder of `depth` levels: a convolution of `kernel` taps and `stride`, ReLU, and a 1x1 convolution with a GLU;
+    An encoder of `depth` levels: a convolution of `kernel` taps and `stride`, ReLU (or another `inner_activation`), and
+    a 1x1 convolution with a GLU;
     level n has `hidden` x growth^n channels.  Bidirectional LSTM layers and a linear layer back to as many channels.
     A decoder that mirrors the encoder and adds its output level by level: a convolution of `decoder_kernel` taps with
     a GLU, a transposed convolution, ReLU (none at the end).
@@ -27,7 +36,8 @@ class Demucs(nn.Module):
     estimates get its deviation back, and an equal part of its mean each.
     rescale: the initial weights and biases of a convolution with weights of deviation s are divided by
     sqrt(s / rescale); 0 leaves them.
-    The convolutions of the decoder pad with zeros, so that input and output are of one length.
+    The convolutions of the decoder pad, so that input and output are of one length, with `padding`: zeros, reflect or
+    replicate; the mixture is padded in the same way to the next valid length.
     """
 
     provides = ("waveforms",)
@@ -46,6 +56,8 @@ class Demucs(nn.Module):
         resample: int = 2,
         normalise: bool = True,
         rescale: float = 0.1,
+        padding: str = "zeros",
+        inner_activation: str = "relu",
     ) -> None:
         super().__init__()
         check_positive(hidden=hidden, depth=depth, kernel=kernel, stride=stride, decoder_kernel=decoder_kernel)
@@ -57,7 +69,8 @@ class Demucs(nn.Module):
             raise ValueError(f"decoder_kernel={decoder_kernel} must be odd; use {decoder_kernel + 1}")
         if lstm_layers < 0 or rescale < 0:
             raise ValueError(f"lstm_layers={lstm_layers} and rescale={rescale} must be at least 0")
-        self.sources, self.channels = sources, channels
+        check_padding(padding)
+        self.sources, self.channels, self.padding = sources, channels, padding
         self.depth, self.kernel, self.stride = depth, kernel, stride
         self.resample, self.normalise = resample, normalise
         self.valid_length(1)  # refuses kernels and strides that have none
@@ -68,15 +81,18 @@ class Demucs(nn.Module):
             above = widths[level - 1] if level else channels
             self.encoder.append(
                 nn.Sequential(
-                    nn.Conv1d(above, width, kernel, stride), nn.ReLU(), nn.Conv1d(width, 2 * width, 1), nn.GLU(dim=1)
+                    nn.Conv1d(above, width, kernel, stride),
+                    make_inner_activation(inner_activation),
+                    nn.Conv1d(width, 2 * width, 1),
+                    nn.GLU(dim=1),
                 )
             )
             self.decoder.append(
                 nn.Sequential(
-                    nn.Conv1d(width, 2 * width, decoder_kernel, padding=decoder_kernel // 2),
+                    Convolution(width, 2 * width, decoder_kernel, padding),
                     nn.GLU(dim=1),
                     nn.ConvTranspose1d(width, above if level else sources * channels, kernel, stride),
-                    nn.ReLU() if level else nn.Identity(),
+                    make_inner_activation(inner_activation) if level else nn.Identity(),
                 )
             )
         self.centre = Centre(widths[-1], lstm_layers) if lstm_layers else None
@@ -110,7 +126,7 @@ class Demucs(nn.Module):
             deviation = x.std(dim=(1, 2), keepdim=True, correction=0) + QUIET
             x = (x - mean) / deviation
         extra = self.valid_length(length) - length
-        x = nn.functional.pad(x, (extra // 2, extra - extra // 2))
+        x = pad(x, extra // 2, extra - extra // 2, self.padding)
         x = resampled(x, 1, self.resample)
         skips = []
         for encode in self.encoder:

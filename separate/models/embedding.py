@@ -160,17 +160,30 @@ class _UnitLength(torch.autograd.Function):
 
 
 class EmbeddingHead(nn.Module):
-    """A linear layer and an activation from (B, N, features) to embeddings (B, F, N, D), of unit length or not."""
+    """A linear layer and an activation from (B, N, features) to embeddings (B, F, N, D), of unit length or not.
 
-    def __init__(self, features: int, bins: int, dimensions: int, activation_name: str, unit_length: bool) -> None:
+    Where the representation has mel bands, the numbers of the bands are shared out to the bins before the activation.
+    """
+
+    def __init__(
+        self,
+        features: int,
+        representation: Representation,
+        dimensions: int,
+        activation_name: str,
+        unit_length: bool,
+    ) -> None:
         super().__init__()
         check_positive(dimensions=dimensions)
         self.dimensions, self.unit_length = dimensions, unit_length
-        self.linear = nn.Linear(features, bins * dimensions)
+        self.linear = nn.Linear(features, representation.bands * dimensions)
         self.activation: Callable[[Tensor], Tensor] = make_activation(activation_name)
 
-    def forward(self, x: Tensor) -> Tensor:
-        embeddings = rearrange(self.activation(self.linear(x)), "b n (f d) -> b f n d", d=self.dimensions)
+    def forward(self, x: Tensor, representation: Representation) -> Tensor:
+        embeddings = rearrange(self.linear(x), "b n (f d) -> b f n d", d=self.dimensions)
+        if representation.mel is not None:
+            embeddings = torch.einsum("mf,bmnd->bfnd", representation.mel, embeddings)
+        embeddings = self.activation(embeddings)
         return unit_length(embeddings) if self.unit_length else embeddings
 
 
@@ -179,6 +192,7 @@ class DeepClustering(nn.Module):
 
     Channels share the embeddings.  Separating goes by `Clusters`; its masks are not differentiable, so that this
     network trains under clustering losses.
+    mels: the network works on as many bands, and each bin's embedding is the mean of its bands' by their weight in it.
     """
 
     provides: tuple[str, ...] = ("embeddings",)
@@ -204,18 +218,21 @@ class DeepClustering(nn.Module):
         representation: str = "db",
         floor: float = -80.0,
         normalisation: str = "batch",
+        groups: int | None = None,
+        mels: int | None = None,
+        sample_rate: int | None = None,
     ) -> None:
         super().__init__()
         membership = choose(membership or self.memberships[0], {name: name for name in self.memberships}, "membership")
-        features = Representation(channels, bins, representation, floor, normalisation)
+        features = Representation(channels, bins, representation, floor, normalisation, mels, sample_rate, groups)
         self.body = RecurrentBody(features, channels, recurrent, layers, units, bidirectional, dropout)
         self.input_level = self.body.input_level
-        self.embeddings = EmbeddingHead(self.body.width, bins, dimensions, activation, self.unit_length)
+        self.embeddings = EmbeddingHead(self.body.width, features, dimensions, activation, self.unit_length)
         self.clusters = Clusters(sources, dimensions, interchangeable, membership, level, starts)
 
     def forward(self, spectrogram: Tensor) -> dict[str, Tensor]:
         """(B, C, F, N) complex -> embeddings (B, F, N, D)."""
-        return {"embeddings": self.embeddings(self.body(spectrogram))}
+        return {"embeddings": self.embeddings(self.body(spectrogram), self.body.representation)}
 
     def valid_length(self, frames: int) -> int:
         """Every number of frames is computed as it is."""
@@ -264,21 +281,25 @@ class Chimera(nn.Module):
         representation: str = "db",
         floor: float = -80.0,
         normalisation: str = "batch",
+        groups: int | None = None,
+        mels: int | None = None,
+        sample_rate: int | None = None,
     ) -> None:
         super().__init__()
-        features = Representation(channels, bins, representation, floor, normalisation)
+        features = Representation(channels, bins, representation, floor, normalisation, mels, sample_rate, groups)
         self.body = RecurrentBody(features, channels, recurrent, layers, units, bidirectional, dropout)
         self.input_level = self.body.input_level
         self.separates_by = choose(separates_by, {"masks": "masks", "embeddings": "embeddings"}, "head")
-        self.embeddings = EmbeddingHead(self.body.width, bins, dimensions, embedding_activation, unit_length=True)
+        self.embeddings = EmbeddingHead(self.body.width, features, dimensions, embedding_activation, unit_length=True)
         self.masks = Masks(sources, channels, activation, complex_masks=False)
-        self.mask_head = MaskHead(self.body.width, bins, self.masks)
+        self.mask_head = MaskHead(self.body.width, features.bands, self.masks)
         self.clusters = Clusters(sources, dimensions, interchangeable, membership, level, starts)
 
     def forward(self, spectrogram: Tensor) -> dict[str, Tensor]:
         """(B, C, F, N) complex -> embeddings (B, F, N, D) and masks (B, S, C, F, N)."""
-        x = self.body(spectrogram)
-        return {"embeddings": self.embeddings(x), **self.masks(self.mask_head(x))}
+        x, representation = self.body(spectrogram), self.body.representation
+        masks = self.masks(representation.to_bins(self.mask_head(x)))
+        return {"embeddings": self.embeddings(x, representation), **masks}
 
     def valid_length(self, frames: int) -> int:
         """Every number of frames is computed as it is."""

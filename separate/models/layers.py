@@ -20,6 +20,13 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "prelu": nn.PReLU,
     "none": nn.Identity,
 }
+INNER_ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
+    **{name: ACTIVATIONS[name] for name in ("relu", "leaky_relu", "prelu", "tanh", "sigmoid", "none")},
+    "elu": nn.ELU,
+    "gelu": nn.GELU,
+    "silu": nn.SiLU,
+}
+PADDINGS = ("zeros", "reflect", "replicate")
 RECURRENT: dict[str, type[nn.RNNBase]] = {"lstm": nn.LSTM, "gru": nn.GRU, "rnn": nn.RNN}
 
 
@@ -33,6 +40,35 @@ def choose(name: str, table: Mapping[str, Choice], what: str) -> Choice:
 def make_activation(name: str) -> nn.Module:
     """sigmoid, softmax (over dimension 1), tanh, relu, leaky_relu (slope 0.2), prelu or none."""
     return choose(name, ACTIVATIONS, "activation")()
+
+
+def make_inner_activation(name: str) -> nn.Module:
+    """relu, leaky_relu (slope 0.2), prelu, tanh, sigmoid, elu, gelu, silu or none, between the layers of a network."""
+    return choose(name, INNER_ACTIVATIONS, "activation")()
+
+
+def check_padding(padding: str, causal: bool = False) -> None:
+    """ValueError for an unknown padding, or one that shows the future to a causal network."""
+    choose(padding, dict.fromkeys(PADDINGS), "padding")
+    if causal and padding == "reflect":
+        raise ValueError("padding=reflect puts later frames before the first one, so that nothing is causal; "
+                         "use padding=zeros or replicate with causal=true")  # fmt: skip
+
+
+def pad(x: Tensor, before: int, after: int, padding: str = "zeros") -> Tensor:
+    """Pad the last dimension with zeros, with a reflection (the edge itself not repeated) or with its edge value.
+
+    (..., N) -> (..., before + N + after) for any N of at least 1; a short x is reflected at both ends again and again.
+    """
+    if padding == "zeros":
+        return nn.functional.pad(x, (before, after))
+    length = x.shape[-1]
+    index = torch.arange(-before, length + after, device=x.device)
+    if padding == "reflect":
+        period = max(2 * (length - 1), 1)
+        index = index % period
+        index = torch.minimum(index, period - index)
+    return x.index_select(-1, index.clamp(0, length - 1))
 
 
 def check_positive(**sizes: float) -> None:
@@ -58,6 +94,18 @@ def check_level(level: float) -> None:
     """ValueError for a level that is not below the loudest bin's, which has 0 dB."""
     if level >= 0:
         raise ValueError(f"level={level} must be below 0 dB, the loudest bin")
+
+
+class Convolution(nn.Conv1d):
+    """Convolution of an odd kernel, (B, F, N) -> (B, G, N); with padding=None nothing is padded: N - kernel + 1."""
+
+    def __init__(self, inputs: int, outputs: int, kernel: int, padding: str | None) -> None:
+        super().__init__(inputs, outputs, kernel, padding=kernel // 2 if padding == "zeros" else 0)
+        self.how = padding
+
+    def forward(self, x: Tensor) -> Tensor:
+        beyond = self.kernel_size[0] // 2
+        return super().forward(x if self.how in (None, "zeros") else pad(x, beyond, beyond, self.how))
 
 
 class Recurrent(nn.Module):

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from separate.models.layers import Recurrent, check_dropout, check_positive
 from separate.models.representation import Representation
+from separate.stft import mel_filterbank
 
 
 class OpenUnmix(nn.Module):
@@ -18,6 +19,8 @@ class OpenUnmix(nn.Module):
     Each: learned shift and scale of the magnitudes up to `bandwidth`, a linear layer to `hidden` features, three LSTM
     layers with a skip around them, two linear layers to all bins, learned scale and shift, ReLU; the linear layers are
     followed by batch normalisation.  bandwidth in Hz, None keeps all bins; hidden: of both directions together.
+    mels: bands up to `bandwidth` that the network sees, and bands of all bins that it answers in; these are shared out
+    to the bins before the learned scale and shift.
     """
 
     provides = ("masks",)
@@ -37,6 +40,8 @@ class OpenUnmix(nn.Module):
         representation: str = "linear",
         floor: float = -80.0,
         normalisation: str = "learnable",
+        groups: int | None = None,
+        mels: int | None = None,
     ) -> None:
         super().__init__()
         kept = bins
@@ -45,13 +50,16 @@ class OpenUnmix(nn.Module):
                 raise ValueError(f"bandwidth={bandwidth} must be above 0 Hz, or null for all bins")
             kept = min(bins, int(bandwidth * 2 * (bins - 1) / sample_rate) + 1)
         self.input_level = "rms" if bidirectional else "none"  # a causal network cannot know the level of what comes
+        seen = sample_rate * (kept - 1) / (bins - 1) if kept > 1 else sample_rate  # twice the highest frequency
+
+        def features() -> Representation:
+            return Representation(channels, kept, representation, floor, normalisation, mels, seen, groups)
+
+        to_bins = None if mels is None else mel_filterbank(bins, sample_rate, mels).T.contiguous()  # (F, M)
         self.parts = nn.ModuleList(
-            SourceNetwork(
-                channels, bins, kept, hidden, layers, recurrent, bidirectional, dropout, representation, floor,
-                normalisation,
-            )
+            SourceNetwork(features(), channels, bins, hidden, layers, recurrent, bidirectional, dropout, to_bins)
             for _ in range(sources)
-        )  # fmt: skip
+        )
 
     def valid_length(self, frames: int) -> int:
         """Every number of frames is computed as it is."""
@@ -63,42 +71,46 @@ class OpenUnmix(nn.Module):
 
 
 class SourceNetwork(nn.Module):
-    """The network of one source: (B, C, F, N) complex -> its mask (B, C, F, N).  kept: lowest bins that it sees."""
+    """The network of one source: (B, C, F, N) complex -> its mask (B, C, F, N).
+
+    representation: of the lowest bins, those that it sees; to_bins: (F, M), from the bands it answers in to all bins.
+    """
+
+    to_bins: Tensor | None
 
     def __init__(
         self,
+        representation: Representation,
         channels: int,
         bins: int,
-        kept: int,
         hidden: int,
         layers: int,
         recurrent: str,
         bidirectional: bool,
         dropout: float,
-        representation: str,
-        floor: float,
-        normalisation: str,
+        to_bins: Tensor | None = None,
     ) -> None:
         super().__init__()
         check_positive(hidden=hidden)
         check_dropout(dropout)
         if bidirectional and hidden % 2:
             raise ValueError(f"hidden={hidden} must be even for two directions")
-        self.kept = kept
-        self.representation = Representation(channels, kept, representation, floor, normalisation)
-        self.input = nn.Linear(channels * kept, hidden, bias=False)
+        bands = bins if to_bins is None else to_bins.shape[1]
+        self.representation = representation
+        self.register_buffer("to_bins", to_bins, persistent=False)
+        self.input = nn.Linear(channels * representation.bands, hidden, bias=False)
         self.input_norm = nn.BatchNorm1d(hidden)
         self.recurrent = Recurrent(recurrent, hidden, layers, hidden // (1 + bidirectional), bidirectional, dropout)
         self.middle = nn.Linear(2 * hidden, hidden, bias=False)
         self.middle_norm = nn.BatchNorm1d(hidden)
-        self.output = nn.Linear(hidden, channels * bins, bias=False)
-        self.output_norm = nn.BatchNorm1d(channels * bins)
+        self.output = nn.Linear(hidden, channels * bands, bias=False)
+        self.output_norm = nn.BatchNorm1d(channels * bands)
         self.scale = nn.Parameter(torch.ones(bins))
         self.shift = nn.Parameter(torch.ones(bins))
 
     def forward(self, spectrogram: Tensor) -> Tensor:
         batch, channels = spectrogram.shape[:2]
-        features = self.representation(spectrogram[:, :, : self.kept])
+        features = self.representation(spectrogram[:, :, : self.representation.bins])
         x = rearrange(features, "b c f n -> (b n) (c f)")
         x = torch.tanh(self.input_norm(self.input(x)))
         x = rearrange(x, "(b n) h -> b n h", b=batch)
@@ -106,6 +118,8 @@ class SourceNetwork(nn.Module):
         x = torch.relu(self.middle_norm(self.middle(x)))
         x = self.output_norm(self.output(x))
         x = rearrange(x, "(b n) (c f) -> b c n f", b=batch, c=channels)
+        if self.to_bins is not None:
+            x = x @ self.to_bins.mT
         return torch.relu(x * self.scale + self.shift).mT
 
 

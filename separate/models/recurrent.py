@@ -60,10 +60,11 @@ class MaskInference(nn.Module):
         representation: str = "db",
         floor: float = -80.0,
         normalisation: str = "batch",
+        groups: int | None = None,
         mels: int | None = None,
     ) -> None:
         super().__init__()
-        features = Representation(channels, bins, representation, floor, normalisation, mels, sample_rate)
+        features = Representation(channels, bins, representation, floor, normalisation, mels, sample_rate, groups)
         self.body = RecurrentBody(features, channels, recurrent, layers, units, bidirectional, dropout)
         self.masks = Masks(sources, channels, activation, complex_masks)
         self.provides = self.masks.provides

@@ -26,11 +26,13 @@ class Representation(nn.Module):
     normalisation, of each frequency unless it says otherwise:
       batch     over batch and frames (Ioffe and Szegedy, 2015)
       instance  over the frames of each example
-      group     over frames and frequencies of each channel
+      group     over the frames and frequencies of each group (Wu and He, 2018)
       layer     over channels and frequencies of each frame, so causal
       learnable a shift and a scale that are trained, begun with those of whiten
       whiten    mean and deviation of the training set, measured once
+      peak      divided by the largest magnitude of each example, so that linear magnitudes lie in [0, 1]
       none
+    groups: of neighbouring frequencies for normalisation=group; None: one for each channel, 1: all channels together.
     mels: bands that the bins are summed into (M = F without); sample_rate in Hz is needed for them alone.
     """
 
@@ -42,7 +44,8 @@ class Representation(nn.Module):
         floor: float = -80.0,
         normalisation: str = "batch",
         mels: int | None = None,
-        sample_rate: int | None = None,
+        sample_rate: float | None = None,
+        groups: int | None = None,
     ) -> None:
         super().__init__()
         self.bins = bins
@@ -57,7 +60,10 @@ class Representation(nn.Module):
                 raise ValueError(f"mels={mels} needs the sample rate")
             self.bands = mels
             self.register_buffer("mel", mel_filterbank(bins, sample_rate, mels), persistent=False)
-        self.normalise: Any = choose(normalisation, NORMALISATIONS, "normalisation")(channels, self.bands)
+        make = choose(normalisation, NORMALISATIONS, "normalisation")
+        if groups is not None and not 1 <= groups <= channels * self.bands:
+            raise ValueError(f"groups={groups} must lie between 1 and {channels * self.bands}, channels x frequencies")
+        self.normalise: Any = make(channels, self.bands, groups or channels)
 
     def forward(self, spectrogram: Tensor) -> Tensor:
         features: Tensor = self.normalise(self.scaled(spectrogram))
@@ -105,6 +111,32 @@ class InstanceNormalisation(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         variance, mean = torch.var_mean(features, dim=-1, keepdim=True, correction=0)
         return (features - mean) * torch.rsqrt(variance + 1e-5) * self.weight + self.bias
+
+
+class GroupNormalisation(nn.Module):
+    """Each group of neighbouring frequencies by its mean and deviation over these and the frames.
+
+    The channels x bands rows are cut into `groups` of equal size, or of two sizes that differ by one row; then a
+    learned scale and shift of each row.
+    """
+
+    def __init__(self, channels: int, bands: int, groups: int) -> None:
+        super().__init__()
+        self.groups = groups
+        self.weight = nn.Parameter(torch.ones(channels, bands, 1))
+        self.bias = nn.Parameter(torch.zeros(channels, bands, 1))
+
+    def forward(self, features: Tensor) -> Tensor:
+        rows = rearrange(features, "b c f n -> b (c f) n")
+        parts = [nn.functional.group_norm(part, 1) for part in rows.tensor_split(self.groups, dim=1)]
+        return torch.cat(parts, dim=1).reshape(features.shape) * self.weight + self.bias
+
+
+class PeakNormalisation(nn.Module):
+    """Each example divided by its largest absolute feature over channels, frequencies and frames; silence stays."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        return features / features.abs().amax(dim=(1, 2, 3), keepdim=True).clamp_min(1e-8)
 
 
 class LayerNormalisation(nn.LayerNorm):
@@ -163,14 +195,15 @@ class Standardisation(nn.Module):
         self.scale.copy_(1 / deviation)
 
 
-NORMALISATIONS: dict[str, Callable[[int, int], nn.Module]] = {
-    "batch": BatchNormalisation,
-    "instance": InstanceNormalisation,
-    "group": lambda channels, bands: nn.GroupNorm(channels, channels),
-    "layer": LayerNormalisation,
-    "learnable": lambda channels, bands: Standardisation(bands, trained=True),
-    "whiten": lambda channels, bands: Standardisation(bands, trained=False),
-    "none": lambda channels, bands: nn.Identity(),
+NORMALISATIONS: dict[str, Callable[[int, int, int], nn.Module]] = {  # of channels, bands, groups
+    "batch": lambda channels, bands, groups: BatchNormalisation(channels, bands),
+    "instance": lambda channels, bands, groups: InstanceNormalisation(channels, bands),
+    "group": GroupNormalisation,
+    "layer": lambda channels, bands, groups: LayerNormalisation(channels, bands),
+    "learnable": lambda channels, bands, groups: Standardisation(bands, trained=True),
+    "whiten": lambda channels, bands, groups: Standardisation(bands, trained=False),
+    "peak": lambda channels, bands, groups: PeakNormalisation(),
+    "none": lambda channels, bands, groups: nn.Identity(),
 }
 
 

@@ -40,13 +40,14 @@ UPSAMPLING: dict[str, Callable[[int], nn.Module]] = {
 class WaveUNet(nn.Module):
     """Wave-U-Net (Stoller, Ewert and Dixon, 2018): convolutions down and up at ever lower rates, with skips.
 
-    Level n has n x `filters` channels: a convolution of `down_kernel` taps and leaky ReLU, then every second sample.
-    On the way up: twice the rate, the features of the level (skip), a convolution of `up_kernel` taps, leaky ReLU.
+    Level n has n x `filters` channels: a convolution of `down_kernel` taps, an activation, then every second sample.
+    On the way up: twice the rate, the features of the level (skip), a convolution of `up_kernel` taps, an activation.
     The mixture joins before the last convolution (1 tap) and the `activation`.  The defaults are the paper's M1; its
     best network, M4, has context=True and difference=True.
     upsampling: linear, learned (interpolation with a weight for each feature) or transposed (convolution).
     context: nothing is padded inside, so that all samples are computed as if from the middle of a recording; the
-    network pads the mixture itself, by `context_length` zeros on each side.  Otherwise every convolution pads.
+    network pads the mixture itself, by `context_length` samples on each side.  Otherwise every convolution pads.
+    padding: what is put there, zeros, reflect or replicate.  inner_activation: leaky_relu in the paper.
     difference: the last source is the mixture minus the others, so that the estimates sum to the mixture.
     """
 
@@ -64,6 +65,8 @@ class WaveUNet(nn.Module):
         upsampling: str = "linear",
         context: bool = False,
         difference: bool = False,
+        padding: str = "zeros",
+        inner_activation: str = "leaky_relu",
         activation: str = "tanh",
     ) -> None:
         super().__init__()
@@ -74,15 +77,15 @@ class WaveUNet(nn.Module):
                 raise ValueError(f"{name}={kernel} must be odd, or the levels would not align; use {kernel + 1}")
         if difference and sources == 1:
             raise ValueError("difference=true makes the only source the mixture itself; use difference=false")
+        layers.check_padding(padding)
         self.sources, self.channels, self.context, self.difference = sources, channels, context, difference
+        self.padding = padding
         self.levels, self.up_kernel = levels, up_kernel
         upsample = choose(upsampling, UPSAMPLING, "upsampling")
 
         def convolution(inputs: int, outputs: int, kernel: int) -> nn.Module:
-            padding = 0 if context else kernel // 2
-            return nn.Sequential(
-                nn.Conv1d(inputs, outputs, kernel, padding=padding), layers.make_activation("leaky_relu")
-            )
+            inner = layers.Convolution(inputs, outputs, kernel, None if context else padding)
+            return nn.Sequential(inner, layers.make_inner_activation(inner_activation))
 
         widths = [filters * level for level in range(1, levels + 2)]  # the last one of the middle
         self.down = nn.ModuleList(
@@ -119,7 +122,7 @@ class WaveUNet(nn.Module):
         x = mixture
         if self.context:
             after = self.context_length + self.valid_length(length) - length
-            x = nn.functional.pad(mixture, (self.context_length, after))
+            x = layers.pad(mixture, self.context_length, after, self.padding)
         skips = [x]
         for down in self.down:
             x = down(x)

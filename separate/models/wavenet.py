@@ -10,7 +10,7 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from separate.models.layers import check_at_most, check_positive
+from separate.models.layers import check_at_most, check_padding, check_positive, make_inner_activation, pad
 
 
 class Convolution(nn.Conv1d):
@@ -19,33 +19,46 @@ class Convolution(nn.Conv1d):
     causal: an output sees nothing after itself; otherwise as much before as after, and the odd one after.
     """
 
-    def __init__(self, inputs: int, outputs: int, kernel: int, dilation: int = 1, causal: bool = False) -> None:
+    def __init__(
+        self, inputs: int, outputs: int, kernel: int, dilation: int = 1, causal: bool = False, padding: str = "zeros"
+    ) -> None:
         span = dilation * (kernel - 1)
         before = span if causal else span // 2
         after = span - before
-        padding = before if before == after else 0  # torch pads evenly without a copy
-        super().__init__(inputs, outputs, kernel, dilation=dilation, padding=padding, bias=False)
-        self.uneven = (before - padding, after - padding)
+        even = before if before == after and padding == "zeros" else 0  # torch pads evenly without a copy
+        super().__init__(inputs, outputs, kernel, dilation=dilation, padding=even, bias=False)
+        self.uneven, self.how = (before - even, after - even), padding
 
     def forward(self, x: Tensor) -> Tensor:
-        return super().forward(nn.functional.pad(x, self.uneven) if any(self.uneven) else x)
+        return super().forward(pad(x, *self.uneven, self.how) if any(self.uneven) else x)
 
 
 class GatedLayer(nn.Module):
-    """tanh x sigmoid of a dilated convolution, added to the input and passed to the output by a 1x1 convolution.
+    """Activation x sigmoid of a dilated convolution, added to the input and passed to the output by a 1x1 convolution.
 
     (B, residual, T) -> the same, and (B, skip, T).  last: nothing comes after it, and the input stays as it is.
     """
 
-    def __init__(self, residual: int, skip: int, kernel: int, dilation: int, causal: bool, last: bool) -> None:
+    def __init__(
+        self,
+        residual: int,
+        skip: int,
+        kernel: int,
+        dilation: int,
+        causal: bool,
+        padding: str,
+        inner_activation: str,
+        last: bool,
+    ) -> None:
         super().__init__()
         self.widths = [0 if last else residual, skip]
-        self.dilated = Convolution(residual, 2 * residual, kernel, dilation, causal)
+        self.dilated = Convolution(residual, 2 * residual, kernel, dilation, causal, padding)
+        self.activation = make_inner_activation(inner_activation)
         self.split = nn.Conv1d(residual, sum(self.widths), 1, bias=False)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         signal, gate = self.dilated(x).chunk(2, dim=1)
-        change, skip = self.split(torch.tanh(signal) * torch.sigmoid(gate)).split(self.widths, dim=1)
+        change, skip = self.split(self.activation(signal) * torch.sigmoid(gate)).split(self.widths, dim=1)
         return (x + change if change.shape[1] else x), skip
 
 
@@ -53,9 +66,10 @@ class WaveNet(nn.Module):
     """A WaveNet that maps samples to samples (Rethage, Pons and Serra, 2018; Lluís, Pons and Serra, 2019).
 
     A convolution to `residual` channels; `stacks` times `layers` gated layers with dilations 1, 2, 4 ...; the sum of
-    their `skip` channels through ReLU and convolutions of `final` channels, and one of 1 tap to the samples, which
-    have neither softmax nor bound.  An output sees (kernel - 1) x stacks x (2^layers - 1) samples around itself and
-    a few more.  kernel, final_kernel: taps; causal: no output depends on later samples.
+    their `skip` channels through an activation and convolutions of `final` channels, and one of 1 tap to the samples,
+    which have neither softmax nor bound.  An output sees (kernel - 1) x stacks x (2^layers - 1) samples around itself
+    and a few more.  kernel, final_kernel: taps; causal: no output depends on later samples; padding: of all layers;
+    inner_activation: of the signal in a gated layer; final_activation: before each of the final convolutions.
     The defaults are those of Lluís et al.; Rethage et al. have stacks=3, residual=128, skip=128.
     """
 
@@ -73,23 +87,31 @@ class WaveNet(nn.Module):
         final: Sequence[int] = (2048, 256),
         final_kernel: int = 3,
         causal: bool = False,
+        padding: str = "zeros",
+        inner_activation: str = "tanh",
+        final_activation: str = "relu",
     ) -> None:
         super().__init__()
+        check_padding(padding, causal)
         check_positive(layers=layers, stacks=stacks, residual=residual, skip=skip, kernel=kernel)
         check_at_most(16, layers=layers)  # whose dilations double
         check_positive(final_kernel=final_kernel, **{f"final[{index}]": width for index, width in enumerate(final)})
         self.channels = channels
         self.input_level = "none" if causal else "rms"  # a causal network cannot know the level of what comes
-        self.input = Convolution(channels, residual, kernel, causal=causal)
+        self.input = Convolution(channels, residual, kernel, causal=causal, padding=padding)
         count = stacks * layers
         self.layers = nn.ModuleList(
-            GatedLayer(residual, skip, kernel, 2 ** (index % layers), causal, last=index == count - 1)
+            GatedLayer(
+                residual, skip, kernel, 2 ** (index % layers), causal, padding, inner_activation, index == count - 1
+            )
             for index in range(count)
         )
         widths = [skip, *final]
         self.final = nn.ModuleList(
-            Convolution(inputs, outputs, final_kernel, causal=causal) for inputs, outputs in pairwise(widths)
+            Convolution(inputs, outputs, final_kernel, causal=causal, padding=padding)
+            for inputs, outputs in pairwise(widths)
         )
+        self.final_activations = nn.ModuleList(make_inner_activation(final_activation) for _ in final)
         self.output = nn.Conv1d(widths[-1], sources * channels, 1)
         for module in self.modules():
             if isinstance(module, nn.Conv1d):
@@ -107,6 +129,6 @@ class WaveNet(nn.Module):
             x, skip = layer(x)
             total = total + skip
         x = total
-        for convolution in self.final:
-            x = convolution(torch.relu(x))
+        for activation, convolution in zip(self.final_activations, self.final, strict=True):
+            x = convolution(activation(x))
         return {"waveforms": rearrange(self.output(x), "b (s c) t -> b s c t", c=self.channels)}

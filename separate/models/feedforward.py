@@ -1,0 +1,77 @@
+"""Mask inference with feed-forward layers."""
+
+from __future__ import annotations
+
+from einops import rearrange
+from torch import Tensor, nn
+
+from separate.models.layers import Masks, check_dropout, check_positive, make_inner_activation, pad
+from separate.models.recurrent import MaskHead
+from separate.models.representation import Representation
+
+
+class FeedForward(nn.Module):
+    """Linear layers over a frame and its neighbours, and one mask for each source (Huang et al., 2015).
+
+    Each frame is seen with `left_context` frames before it and `right_context` after it; beyond the ends the first
+    and the last frame stand in.  Then `layers` of `units` with an activation and dropout, and a linear layer to S x C
+    masks.  With right_context=0 and a normalisation that is causal (batch, layer, learnable, whiten, none) the masks
+    up to a frame do not depend on later ones.
+    complex_masks: each mask gets a real and an imaginary part, both with the activation.
+    mels: the network works on as many bands; what it says of them is projected back to the bins before the activation.
+    """
+
+    provides: tuple[str, ...] = ("masks",)
+
+    def __init__(
+        self,
+        sources: int,
+        channels: int,
+        bins: int,
+        sample_rate: int,
+        layers: int = 3,
+        units: int = 1024,
+        left_context: int = 5,
+        right_context: int = 5,
+        inner_activation: str = "relu",
+        dropout: float = 0.2,
+        activation: str = "sigmoid",
+        complex_masks: bool = False,
+        representation: str = "db",
+        floor: float = -80.0,
+        normalisation: str = "batch",
+        groups: int | None = None,
+        mels: int | None = None,
+    ) -> None:
+        super().__init__()
+        check_positive(layers=layers, units=units)
+        check_dropout(dropout)
+        if min(left_context, right_context) < 0:
+            raise ValueError(
+                f"left_context={left_context} and right_context={right_context} must be at least 0 (frames)"
+            )
+        self.context = (left_context, right_context)
+        self.representation = Representation(
+            channels, bins, representation, floor, normalisation, mels, sample_rate, groups
+        )
+        features = channels * self.representation.bands
+        # a linear layer over the frames of a context, as a convolution, so that they are never laid side by side
+        self.first = nn.Conv1d(features, units, left_context + 1 + right_context)
+        self.start = nn.Sequential(make_inner_activation(inner_activation), nn.Dropout(dropout))
+        self.rest = nn.Sequential()
+        for _ in range(layers - 1):
+            self.rest.extend([nn.Linear(units, units), make_inner_activation(inner_activation), nn.Dropout(dropout)])
+        self.masks = Masks(sources, channels, activation, complex_masks)
+        self.provides = self.masks.provides
+        self.head = MaskHead(units, self.representation.bands, self.masks)
+
+    def forward(self, spectrogram: Tensor) -> dict[str, Tensor]:
+        """(B, C, F, N) complex -> masks or complex_masks (B, S, C, F, N)."""
+        x = rearrange(self.representation(spectrogram), "b c f n -> b (c f) n")
+        x = self.start(self.first(pad(x, *self.context, "replicate")))
+        x = self.rest(rearrange(x, "b h n -> b n h"))
+        return self.masks(self.representation.to_bins(self.head(x)))
+
+    def valid_length(self, frames: int) -> int:
+        """Every number of frames is computed as it is."""
+        return frames
