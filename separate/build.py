@@ -32,7 +32,7 @@ def build(spec: Mapping[str, Any], where: str, trust: Sequence[str] | None = Non
     context: values that a configuration cannot know (sizes, the target of a loss).
     trust: the package prefixes that may be imported; None trusts all, as in the user's own configuration.
     """
-    name = spec.get("_target_")
+    name = spec.get("_target_") if isinstance(spec, Mapping) else spec
     if not isinstance(name, str) or not all(part.isidentifier() for part in name.split(".")) or "." not in name:
         raise UsageError(f"{where}._target_={brief(name)} must be the dotted name of a class or function")
     if trust is not None and not name.startswith(tuple(trust)):

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from separate.separator import Separator
 
+PICKLED = 2**22  # bytes of all but the tensors' numbers
 FORMAT = 2  # raised when an older program could not read what is written
 
 
@@ -47,13 +48,20 @@ def read(path: Path) -> dict[str, Any]:
     try:
         size = path.stat().st_size
         with ZipFile(path) as packed:
-            sound = sum(part.file_size for part in packed.infolist()) <= size  # torch does not compress
+            parts = packed.infolist()
+        sound = sum(part.file_size for part in parts) <= size  # torch does not compress
+        sound &= all(part.file_size <= PICKLED for part in parts if part.filename.endswith("data.pkl"))
         contents = torch.load(path, map_location="cpu", weights_only=True) if sound else None
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror or error}") from None
     except Exception:  # unpickling what was never pickled can fail in any way
         contents = None
-    if not isinstance(contents, dict) or not isinstance(contents.get("format"), int) or "config" not in contents:
+    if (
+        not isinstance(contents, dict)
+        or type(contents.get("format")) is not int
+        or contents["format"] < 1
+        or "config" not in contents
+    ):
         raise UsageError(f"{path} is not a checkpoint of separate-train; give a run's folder or its best.ckpt")
     if contents["format"] > FORMAT:
         versions = contents.get("versions")

@@ -324,7 +324,9 @@ def check_stored(config: Any) -> None:
     for section in ("data", "stft", "model", "seed"):
         if section not in config:
             raise UsageError(f"the checkpoint's configuration and weights do not fit each other: it has no {section}")
-    for section, schema in (("data", DataConfig), ("stft", STFTConfig)):
+    for section, schema in (("data", DataConfig), ("stft", STFTConfig), ("cache", CacheConfig)):
+        if section not in config:
+            continue
         check_containers(schema, config[section], f"{section}.")
         check_ranges(schema, config[section], f"{section}.")
     check_ranges(TrainConfig, {key: config[key] for key in ("outputs", "consistency", "seed") if key in config})

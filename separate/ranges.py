@@ -79,6 +79,8 @@ def check_ranges(schema: type, values: Mapping[str, Any], prefix: str = "") -> N
         value, key = values[one.name], f"{prefix}{one.name}"
         if is_dataclass(value):
             check_ranges(type(value), vars(value), f"{key}.")
+        elif is_dataclass(hints[one.name]) and isinstance(value, Mapping):
+            check_ranges(hints[one.name], value, f"{key}.")
         elif not fits(value, hints[one.name]):
             raise mistyped(schema, one.name, value, key)
         elif dict[str, Any] not in _choices(hints[one.name]):

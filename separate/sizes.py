@@ -43,18 +43,19 @@ def check_size(make: Callable[[], Any], sample_rate: int, hop: int, stored: Mapp
 @contextmanager
 def _at_most(parts: float, elements: float, holder: str) -> Iterator[None]:
     """Count what is registered with modules, and stop where that is more."""
-    seen = {"parts": 0, "elements": 0}
+    seen: dict[int, nn.Module | Tensor] = {}  # some are registered again, as by weight *= 2
+    weights = 0
 
     def count(module: nn.Module, name: str, part: nn.Module | Tensor | None) -> None:
-        seen["parts"] += 1
-        if isinstance(part, Tensor):
-            seen["elements"] += part.numel()
-        if seen["parts"] > parts:
-            raise UsageError(f"model: the network has more layers than {holder} holds; use fewer or smaller ones")
-        if seen["elements"] > elements:
+        nonlocal weights
+        if part is None or id(part) in seen:
+            return
+        seen[id(part)] = part
+        weights += part.numel() if isinstance(part, Tensor) else 0
+        if len(seen) > parts or weights > elements:
             raise UsageError(
-                f"model: the network has more than {seen['elements'] / 1e6:,.1f} M weights, and {holder} holds "
-                f"{elements / 1e6:,.1f} M; use fewer or smaller layers"
+                f"model: the network has at least {len(seen):,} layers and {weights:,} weights, more than {holder} "
+                f"holds ({elements:,.0f} weights); use fewer or smaller layers"
             )
 
     hooks = [

@@ -77,7 +77,7 @@ def test_a_number_outside_its_range_is_refused_by_key_value_range_and_example(ov
         ("model.units=[1]", "model.units=[1] must be of type int, e.g. model.units=300"),
         (f"model.units={DIGITS}", f"model.units={DIGITS} must be a finite number of at most 64 bits"),
         ("model.units=-3", "units=-3 must be at least 1"),
-        ("model.units=10000000", "weights, and the machine holds"),
+        ("model.units=10000000", "more than the machine holds"),
         ("model.layers=1000000000", "the machine holds"),
         ("model.mels=1000000000", "mels=1000000000 must lie between 1 and the number of bins, 129"),
         ("model=unet model.patch=1000000000", "seconds where one is given"),

@@ -30,6 +30,7 @@ from separate.device import choose_device
 from separate.errors import SeparateError, UsageError
 from separate.files import FULL, printable, replace_file
 from separate.interrupts import protect_native_code
+from separate.ranges import brief, check_ranges
 from separate.training.runlog import RunLog
 from separate.training.state import State, higher_is_better
 from separate.training.trainer import Training, fit, how_to_go_on, measure, precision
@@ -59,11 +60,18 @@ def run(config: TrainConfig, folder: Path, changed: Sequence[str] = ()) -> float
         written = plain["data"]
         plain = resumed_config(resumed["config"], plain, changed)
         refuse_commands(plain["data"], written)
+        check_ranges(TrainConfig, plain)
     state, training = prepare(plain, folder, trust, None if resumed is None else resumed["model"])
     _say_what_is_trained(state, training)
     if resumed is not None:
         _check_same_examples(resumed, training, folder)
-        state.restore(resumed)
+        try:
+            state.restore(resumed)
+        except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+            raise UsageError(
+                f"{folder}/checkpoints/last.ckpt holds no training state that fits its configuration ({brief(error)}); "
+                f"start another run"
+            ) from None
         log.info("going on in %s after epoch %d, step %d", folder, state.epoch, state.step)
     else:
         measure(state, training)
@@ -146,7 +154,7 @@ def _checkpoint_to_resume(config: TrainConfig, folder: Path) -> dict[str, Any] |
     if config.resume is False:
         raise UsageError(f"{folder} holds a run already; go on with it by resume=true, or choose another run=FOLDER")
     contents = checkpoint.read(path)
-    if "training" not in contents:
+    if not isinstance(contents.get("training"), dict) or "examples" not in contents:
         raise UsageError(f"{path} holds no training state; start another run")
     return contents
 
