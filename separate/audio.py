@@ -178,11 +178,14 @@ def _refuse_absurd(info: Info, size: int, format: str) -> None:
         raise UnreadableError(f"its header claims {info.frames} samples, and its {size} bytes hold {most} at most")
 
 
-def most_frames(info: Info, size: int, format: str = "") -> int | None:
-    """Samples that a file of `size` bytes can hold at most; None where silence compresses to next to nothing."""
-    if format == "MP3" or info.subtype.startswith("MPEG"):
+def most_frames(info: Info, size: int, format: str) -> int | None:
+    """Samples that a file of `size` bytes can hold at most; None where silence compresses to next to nothing.
+
+    format: libsndfile's name of it, as FLAC, whose subtypes are those of plain samples.
+    """
+    if format == "MP3":
         return MP3_DENSITY * size
-    width = SAMPLE_BYTES.get(info.subtype)
+    width = None if format == "FLAC" else SAMPLE_BYTES.get(info.subtype)
     return size // (width * info.channels) if width else None
 
 

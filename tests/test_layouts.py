@@ -293,10 +293,10 @@ def test_headers_are_remembered_until_a_file_changes(tmp_path, monkeypatch):
     assert problems == [f"{tmp_path}/none.wav: is missing"]
     write(tmp_path / "1.wav", tone(200, seconds=0.9))
     probed = []
-    monkeypatch.setattr("separate.data.headers._probe", lambda path: probed.append(path) or Info(1, 1, 1))
+    monkeypatch.setattr("separate.data.headers._probe", lambda path: probed.append(path) or Info(1, 8000, 1))
     second, _ = Headers(tmp_path / "memory", tmp_path).read(paths)
     assert probed == [paths[1]]
-    assert [second[path] for path in paths] == [first[paths[0]], Info(1, 1, 1), first[paths[2]]]
+    assert [second[path] for path in paths] == [first[paths[0]], Info(1, 8000, 1), first[paths[2]]]
     probed.clear()
     Headers(tmp_path / "memory", tmp_path).read(paths)
     assert probed == []

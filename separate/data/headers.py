@@ -152,16 +152,16 @@ def _unpack(content: bytes) -> dict[tuple[str, int, int], Info]:
     known = {}
     for path, size, time, frames, rate, channels, kind in zip(paths, *(c.tolist() for c in columns), strict=True):
         info = Info(frames, rate, channels, kinds[kind])
-        if _plausible(info, size):
+        if _plausible(info, size, path):
             known[path, size, time] = info
     return known
 
 
-def _plausible(info: Info, size: int) -> bool:
+def _plausible(info: Info, size: int, path: str) -> bool:
     """Whether a file of `size` bytes can have this header."""
     if info.frames < 0 or not RATES[0] <= info.sample_rate <= RATES[1] or not 1 <= info.channels <= MOST_CHANNELS:
         return False
-    most = most_frames(info, size)
+    most = most_frames(info, size, os.path.splitext(path)[1][1:].upper())
     return most is None or info.frames <= most
 
 

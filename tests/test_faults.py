@@ -1,0 +1,256 @@
+"""Faults that nothing foresaw: a sentence of their own, a traceback in a file, nothing half-written.
+
+They come from a network of another package, in every place that it can fail in.
+"""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from separate import checkpoint
+from separate.cli import evaluate, infer, train
+from separate.cli import data as data_program
+from tests.conftest import TINY_TOY, tone, write
+
+NETWORK = """
+import os
+import torch
+
+class Gain(torch.nn.Module):
+    '''Fails as FAIL says, where the number of its calls reaches AFTER.'''
+    provides = ('waveforms',)
+    calls = 0
+
+    def __init__(self, sources: int, when: str = ''):
+        super().__init__()
+        if when == 'built':
+            raise LookupError('no such thing')
+        self.gain = torch.nn.Parameter(torch.full((sources, 1, 1), 0.5))
+
+    def forward(self, mixture):
+        fail, after = os.environ.get('FAIL', ''), int(os.environ.get('AFTER', 0))
+        Gain.calls += 1
+        if fail and Gain.calls > after:
+            if fail == 'key':
+                raise KeyError('steps')
+            if fail == 'memory':
+                torch.empty(2**60)
+            if fail == 'numpy':
+                import numpy
+                numpy.empty(2**58)
+            if fail == 'shape':
+                raise RuntimeError('shapes\\nof two lines')
+            if fail == 'system':
+                raise OSError('of no file')
+            raise AssertionError
+        return {'waveforms': mixture.unsqueeze(1) * self.gain}
+"""
+OWN = [a for a in TINY_TOY if not a.startswith("model.")]
+TRAIN = ["--config-dir", "mine", "model=gain", "loss=si_sdr", "data.workers=0", *OWN]
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory, program) -> Path:
+    """A folder with a package of another's, and a run of its network."""
+    folder = tmp_path_factory.mktemp("own")
+    (folder / "faulty.py").write_text(NETWORK)
+    (folder / "mine" / "model").mkdir(parents=True)
+    (folder / "mine" / "model" / "gain.yaml").write_text("_target_: faulty.Gain\nwhen: ''\n")
+    write(folder / "mix.wav", tone(300, 3.0))
+    done = run("train", *TRAIN, "run=r", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def run(name: str, *arguments: str, cwd: Path, **environment: str) -> "subprocess.CompletedProcess[str]":
+    path = Path(sys.executable).parent / f"separate-{name}"
+    variables = {**os.environ, "PYTHONPATH": str(cwd), "TMPDIR": str(cwd), **environment}
+    return subprocess.run([str(path), *arguments], cwd=cwd, env=variables, capture_output=True, text=True)
+
+
+def fault(done: "subprocess.CompletedProcess[str]", what: str) -> Path:
+    """Where the traceback of a fault was written, which is said in one sentence."""
+    assert done.returncode == 70, (done.stdout, done.stderr)
+    assert "Traceback (most recent" not in done.stderr
+    (said,) = [line for line in done.stderr.splitlines() if "a fault of the program" in line]
+    assert f"unexpected {what}: a fault of the program or of a package that it uses, not of your command" in said
+    assert said.endswith("SEPARATE_DEBUG=1 shows it here")
+    path = Path(re.search(r"The traceback is in (\S+);", said)[1])
+    assert not path.with_name(f"{path.name}.part").exists()
+    return path
+
+
+def test_a_fault_while_training_is_told_and_kept_in_the_run(own):
+    done = run("train", *TRAIN, "run=broken", cwd=own, FAIL="key", AFTER="0")
+    path = fault(done, "KeyError: 'steps' (faulty.py, line 23)")
+    assert path == own / "broken" / "traceback.txt"
+    text = path.read_text()
+    assert "separate-train" in text and "run=broken" in text and "torch 2." in text
+    assert "Traceback (most recent call last)" in text and "raise KeyError('steps')" in text
+    done = run("train", *TRAIN, "run=shown", cwd=own, FAIL="key", SEPARATE_DEBUG="1")
+    assert done.returncode == 1
+    assert "Traceback (most recent call last)" in done.stderr and "KeyError: 'steps'" in done.stderr
+
+
+def test_a_fault_before_the_run_has_begun_leaves_no_run(own):
+    done = run("train", *TRAIN, "run=early", "model.when=built", cwd=own)
+    path = fault(done, "LookupError: no such thing (faulty.py, line 13)")
+    assert path.is_file() and path.parent.parent == own
+    assert not (own / "early").exists()
+
+
+@pytest.mark.slow
+def test_a_fault_in_a_job_of_a_sweep_lets_the_others_go_on(own):
+    sweep = ["-m", "model.when=built,never,''", "hydra.sweep.dir=sweep"]
+    done = run("train", *TRAIN, *sweep, cwd=own)
+    fault(done, "LookupError: no such thing (faulty.py, line 13)")
+    assert "job 0 failed: unexpected LookupError" in done.stdout
+    assert sorted(path.parts[-3] for path in own.glob("sweep/*/checkpoints/best.ckpt")) == ["1", "2"]
+
+
+def test_a_fault_in_a_worker_is_told_by_what_was_raised_there(own, monkeypatch, tmp_path):
+    """The data fail: the file of a clip is a folder's by the time that the worker opens it."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os, sys\n"
+        "class Found:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name == 'separate.data.toy' and not os.environ.get('WITHIN'):\n"
+        "            os.environ['WITHIN'] = '1'\n"
+        "            import separate.data.toy as toy\n"
+        "            def draw(self, *arguments):\n"
+        "                return {}['no such key']\n"
+        "            toy.ToyExamples.draw = draw\n"
+        "sys.meta_path.insert(0, Found())\n"
+    )
+    arguments = [a for a in TRAIN if a != "data.workers=0"]
+    done = run(
+        "train",
+        *arguments,
+        "data.workers=1",
+        "run=worker",
+        cwd=own,
+        PYTHONPATH=os.pathsep.join([str(tmp_path), str(own)]),
+    )
+    path = fault(done, "KeyError: 'no such key' (sitecustomize.py, line 8)")
+    assert "in DataLoader worker process 0" in path.read_text()
+
+
+def test_a_fault_while_scoring_is_told(own):
+    done = run("eval", "run=r", "trust=[faulty]", "device=cpu", cwd=own, FAIL="shape")
+    assert fault(done, "RuntimeError: shapes (faulty.py, line 30)").is_file()
+    assert not (own / "r" / "eval").exists()
+
+
+@pytest.mark.parametrize(("fail", "what"), [
+    ("key", "KeyError: 'steps' (faulty.py, line 23)"),
+    ("system", "OSError: of no file (faulty.py, line 32)"),
+    ("nothing said", "AssertionError (faulty.py, line 33)"),
+])  # fmt: skip
+def test_a_fault_while_separating_leaves_no_stem(own, fail, what):
+    """In the second chunk, when the stems of the first have been written."""
+    done = run(
+        "infer", "-c", "r", "-o", fail, "--trust", "faulty", "--device", "cpu", "--chunk", "1", "--overlap", "0.1",
+        "mix.wav", cwd=own, FAIL=fail, AFTER="1",
+    )  # fmt: skip
+    assert fault(done, what).is_file()
+    assert list((own / fail).rglob("*")) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "fail", "sentence"),
+    [
+        (
+            "train",
+            [*TRAIN, "run=full"],
+            "memory",
+            r"out of memory \(4.61e\+09 GB could not be had\); lower batch_size, ",
+        ),
+        ("train", [*TRAIN, "run=full2"], "numpy", r"out of memory \(2.00 EiB could not be had\); lower batch_size, "),
+        (
+            "eval",
+            ["run=r", "trust=[faulty]"],
+            "memory",
+            r"out of memory \(4.61e\+09 GB could not be had\); lower chunk",
+        ),
+        ("infer", ["-c", "r", "--trust", "faulty", "-o", "o", "mix.wav"], "numpy", r"2.00 EiB .*; lower --chunk"),
+    ],
+)
+def test_memory_that_cannot_be_had_is_said_with_what_takes_less(own, name, arguments, fail, sentence):
+    done = run(name, *arguments, cwd=own, FAIL=fail)
+    assert done.returncode == 1, done.stderr
+    assert "Traceback" not in done.stderr
+    assert re.search(sentence, done.stderr.strip().splitlines()[-1]), done.stderr
+
+
+def test_a_worker_that_the_system_ends_is_told_as_lack_of_memory(own, tmp_path):
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os, signal, sys\n"
+        "class Found:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name == 'separate.data.toy' and not os.environ.get('WITHIN'):\n"
+        "            os.environ['WITHIN'] = '1'\n"
+        "            import separate.data.toy as toy\n"
+        "            def draw(self, *arguments):\n"
+        "                os.kill(os.getpid(), signal.SIGKILL)\n"
+        "            toy.ToyExamples.draw = draw\n"
+        "sys.meta_path.insert(0, Found())\n"
+    )
+    arguments = [a for a in TRAIN if a != "data.workers=0"]
+    done = run(
+        "train",
+        *arguments,
+        "data.workers=1",
+        "run=killed",
+        cwd=own,
+        PYTHONPATH=os.pathsep.join([str(tmp_path), str(own)]),
+    )
+    assert done.returncode == 1, done.stderr
+    assert "out of memory (the system ended a worker process); lower batch_size" in done.stderr
+
+
+def test_separating_that_is_terminated_leaves_nothing_behind(own):
+    """SIGTERM, as a scheduler sends it, between two chunks."""
+    (own / "terminated.py").write_text(
+        "import faulty, os, signal, torch\n"
+        "class Gain(faulty.Gain):\n"
+        "    def forward(self, mixture):\n"
+        "        if faulty.Gain.calls == 1:\n"
+        "            os.kill(os.getpid(), signal.SIGTERM)\n"
+        "        return super().forward(mixture)\n"
+    )
+    contents = checkpoint.read(own / "r" / "checkpoints" / "best.ckpt")
+    contents["config"]["model"]["_target_"] = "terminated.Gain"
+    checkpoint.save(own / "terminated.ckpt", contents)
+    done = run("infer", "-c", "terminated.ckpt", "-o", "out", "--trust", "terminated", "--chunk", "1", "--overlap", "0.1",
+               "mix.wav", cwd=own)  # fmt: skip
+    assert done.returncode == 128 + 15, done.stderr
+    assert list((own / "out").iterdir()) == []
+
+
+def test_a_fault_in_separate_data_is_told(own, stems):
+    (own / "sitecustomize.py").write_text("")
+    done = run("data", "info", "data=stems", f"data.root={stems}", "data.sources=[low,high]", "data.sample_rate=8000",
+               "picture=info.xyz", cwd=own)  # fmt: skip
+    assert done.returncode == 2, done.stderr
+    assert "picture=info.xyz: no picture can be written as xyz; choose from" in done.stderr
+
+
+@pytest.mark.parametrize("module", [train, evaluate, infer, data_program], ids=lambda module: module.__name__)
+def test_every_program_tells_a_fault(module, call, tmp_path, monkeypatch):
+    """Where even the temporary folder cannot be written to, the sentence says so."""
+    name = f"separate-{module.__name__.rpartition('.')[2]}".replace("evaluate", "eval")
+
+    from separate.cli.faults import Fault, told
+
+    try:
+        np.zeros(3).reshape(2)
+    except ValueError as error:
+        monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "nowhere"))
+        found = told(name, error)
+    assert isinstance(found, Fault)
+    assert "unexpected ValueError: cannot reshape" in str(found) and "could not be written" in str(found)
