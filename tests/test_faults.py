@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from separate import checkpoint
-from separate.cli import evaluate, infer, train
 from separate.cli import data as data_program
+from separate.cli import evaluate, infer, train
 from tests.conftest import TINY_TOY, tone, write
 
 NETWORK = """
@@ -226,8 +226,8 @@ def test_separating_that_is_terminated_leaves_nothing_behind(own):
     contents = checkpoint.read(own / "r" / "checkpoints" / "best.ckpt")
     contents["config"]["model"]["_target_"] = "terminated.Gain"
     checkpoint.save(own / "terminated.ckpt", contents)
-    done = run("infer", "-c", "terminated.ckpt", "-o", "out", "--trust", "terminated", "--chunk", "1", "--overlap", "0.1",
-               "mix.wav", cwd=own)  # fmt: skip
+    options = ["--trust", "terminated", "--chunk", "1", "--overlap", "0.1"]
+    done = run("infer", "-c", "terminated.ckpt", "-o", "out", *options, "mix.wav", cwd=own)
     assert done.returncode == 128 + 15, done.stderr
     assert list((own / "out").iterdir()) == []
 
