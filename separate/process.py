@@ -1,0 +1,88 @@
+"""The process that torch computes in: memory, threads and denormals, set for speed on a CPU."""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import os
+import sys
+
+log = logging.getLogger(__name__)
+
+SWITCH = "SEPARATE_TUNE"  # 0: memory, waiting threads and denormals stay as the system has them
+MOST_KEPT = 2**31 - 1  # bytes, the most that mallopt takes
+SPINS = 10_000  # rounds that a thread spins at a barrier before it sleeps; libgomp's default is 300,000
+MOST_WORKERS = 8
+
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # from glibc's malloc.h
+
+
+def tune() -> None:
+    """Set what must be set before torch is loaded, unless the user has set it.
+
+    Freed memory: large tensors come from the heap, and up to MOST_KEPT bytes that are free at its end stay with the
+    process. By default glibc returns each of them to the system, which fills the pages with zeros at the next step.
+    Threads: OpenMP's spin at a barrier for a short time and then sleep. By default they spin on, and take the cores from
+    whatever else runs.
+    """
+    if not tuned() or "torch" in sys.modules:
+        return
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # torch asks for huge pages
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", str(SPINS))
+    if not any(name.startswith("MALLOC_") or name == "GLIBC_TUNABLES" for name in os.environ):
+        _glibc("mallopt", M_MMAP_MAX, 0)
+        _glibc("mallopt", M_TRIM_THRESHOLD, MOST_KEPT)
+
+
+def settle(threads: int | str = "auto") -> None:
+    """Set the number of threads, and denormals to zero in all of them; to be called before torch starts any.
+
+    Denormals (below 1.2e-38) appear where silence decays, and each costs a processor some 100 cycles.
+    """
+    import torch
+
+    if tuned():
+        torch.set_flush_denormal(True)  # of this thread, which those that it starts inherit
+    torch.set_num_threads(thread_count(threads))
+
+
+def release() -> None:
+    """Return freed memory to the system."""
+    if tuned():
+        _glibc("malloc_trim", 0)
+
+
+def tuned() -> bool:
+    """Whether the user left SEPARATE_TUNE on."""
+    return os.environ.get(SWITCH) != "0"
+
+
+def thread_count(asked: int | str) -> int:
+    """auto: OMP_NUM_THREADS where it is set, else all cores."""
+    if asked != "auto":
+        return int(asked)
+    return min(cores(), int(os.environ.get("OMP_NUM_THREADS", "").partition(",")[0] or cores()))
+
+
+def worker_count(asked: int | str, gpu: bool = False) -> int:
+    """auto: on a GPU a process for each core but one, at most MOST_WORKERS; one beside a training on the CPU."""
+    if asked != "auto":
+        return int(asked)
+    spare = cores() - 1
+    return min(spare, MOST_WORKERS if gpu else 1)
+
+
+def cores() -> int:
+    """The cores that the affinity and the container of this process leave to it."""
+    from loky import cpu_count
+
+    return int(cpu_count())
+
+
+def _glibc(name: str, *arguments: int) -> None:
+    """Call a function of glibc; do nothing where the C library has none of that name."""
+    if sys.platform == "linux":
+        function = getattr(ctypes.CDLL(None), name, None)
+        if function is not None:
+            function(*arguments)
