@@ -103,7 +103,7 @@ def plain(case: str, root: Path, threads: int) -> Step:
     seconds = float(next(item for item in CASES[case] if item.startswith("data.excerpt=")).partition("=")[2])
     stems = ["vocals", "other"] if case == "open_unmix" else ["vocals", "drums", "bass", "other"]
     dataset = _Excerpts(root, None if speech else stems, round(seconds * (8000 if speech else 44100)))
-    loader = torch.utils.data.DataLoader(dataset, batch_size, num_workers=1)
+    loader: Any = torch.utils.data.DataLoader(dataset, batch_size, num_workers=1)  # type: ignore[arg-type]
     loss, parameters = LOOPS[case]()
     optimizer = torch.optim.Adam(parameters, lr=1e-3)
     batches = iter(loader)
@@ -258,9 +258,12 @@ def measure(case: str, root: Path, threads: int, rounds: int, steps: int, busy: 
                 seconds, peaks[name] = map(float, process.stdout.readline().split())
                 taken[name].append(seconds / steps)
     finally:
-        for process in [*started.values(), *([other] if other else [])]:
+        for process in started.values():
             process.kill()
             process.wait()
+        if other:
+            other.kill()
+            other.wait()
     return {name: {"seconds": statistics.median(taken[name]), "megabytes": peaks[name]} for name in CONTESTANTS}
 
 

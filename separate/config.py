@@ -41,7 +41,7 @@ class DataConfig:
     sample_rate: int = number(MISSING, least=1, most=1_536_000, unit="Hz", example=44100)
     channels: int = number(1, least=1, most=1024)
     excerpt: float = number(MISSING, above=0, most=86_400, unit="seconds", example=4.0)
-    workers: int = number(0, least=0, most=1024, example=2)
+    workers: int | str = number("auto", least=0, most=1024, example=2, words=("auto",))
     licence: str | None = None
 
 
@@ -139,6 +139,7 @@ class TrainerConfig:
     min_delta: float = number(0.0, least=0, most=10**9)
     clip: float | None = number(5.0, above=0, most=10**9)
     precision: str = "auto"
+    threads: int | str = number("auto", least=1, most=1024, example=2, words=("auto",))
     checkpoint_minutes: float = number(10.0, above=0, most=10**7, unit="minutes")
     valid_steps: int | None = number(None, least=1, most=10**9, example=10)
 

@@ -27,7 +27,7 @@ def protect_native_code() -> None:
         out = sys.__stderr__ or os.open(os.devnull, os.O_WRONLY)
         faulthandler.enable(out)  # sets that stack, and tells where native code dies
     with signals_held():
-        torch.zeros(2**16).add_(1)  # twice what one thread would do alone
+        torch.zeros(2**15 * torch.get_num_threads()).add_(1)  # a thread is started for each 2**15 numbers
 
 
 @contextmanager

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import ctypes
-import logging
 import os
 import sys
 
-log = logging.getLogger(__name__)
+from separate.interrupts import protect_native_code
 
 SWITCH = "SEPARATE_TUNE"  # 0: memory, waiting threads and denormals stay as the system has them
 MOST_KEPT = 2**31 - 1  # bytes, the most that mallopt takes
@@ -22,8 +21,8 @@ def tune() -> None:
 
     Freed memory: large tensors come from the heap, and up to MOST_KEPT bytes that are free at its end stay with the
     process. By default glibc returns each of them to the system, which fills the pages with zeros at the next step.
-    Threads: OpenMP's spin at a barrier for a short time and then sleep. By default they spin on, and take the cores from
-    whatever else runs.
+    Threads: OpenMP's spin at a barrier for a short time and then sleep. By default they go on spinning, and take the
+    cores from whatever else runs.
     """
     if not tuned() or "torch" in sys.modules:
         return
@@ -36,7 +35,7 @@ def tune() -> None:
 
 
 def settle(threads: int | str = "auto") -> None:
-    """Set the number of threads, and denormals to zero in all of them; to be called before torch starts any.
+    """Set the number of threads and start them, with denormals set to zero and kept from signals.
 
     Denormals (below 1.2e-38) appear where silence decays, and each costs a processor some 100 cycles.
     """
@@ -45,6 +44,7 @@ def settle(threads: int | str = "auto") -> None:
     if tuned():
         torch.set_flush_denormal(True)  # of this thread, which those that it starts inherit
     torch.set_num_threads(thread_count(threads))
+    protect_native_code()
 
 
 def release() -> None:

@@ -22,6 +22,8 @@ SHOWN = 40  # characters of a refused value
 class Range:
     """The numbers that an option takes, ends included; `above` excludes the lower one.  unit: seconds, Hz, dB ...
 
+    words: texts that it takes instead of a number.
+
     NaN and infinity lie in no range, nor do integers beyond 64 bits.
     """
 
@@ -30,6 +32,7 @@ class Range:
     above: bool = False
     unit: str = ""
     example: Any = None
+    words: tuple[str, ...] = ()
 
     def holds(self, value: float) -> bool:
         if isinstance(value, int) and abs(value) > LARGEST_INTEGER:
@@ -54,13 +57,15 @@ def number(
     above: float | None = None,
     unit: str = "",
     example: Any = None,
+    words: tuple[str, ...] = (),
 ) -> Any:
     """A dataclass field for a number, or for a list or mapping of numbers, with its range.
 
     above: a lower bound that is itself excluded.  example: a value that works, by default the default.
+    words: texts that stand for a number, as auto.
     """
     example = default if example is None else example
-    allowed = Range(least if above is None else above, most, above is not None, unit, example)
+    allowed = Range(least if above is None else above, most, above is not None, unit, example, words)
     metadata = {"range": allowed}
     if isinstance(default, (list, dict)):
         return field(default_factory=lambda: copy.copy(default), metadata=metadata)
@@ -81,7 +86,7 @@ def check_ranges(schema: type, values: Mapping[str, Any], prefix: str = "") -> N
             check_ranges(type(value), vars(value), f"{key}.")
         elif is_dataclass(hints[one.name]) and isinstance(value, Mapping):
             check_ranges(hints[one.name], value, f"{key}.")
-        elif not fits(value, hints[one.name]):
+        elif not fits(value, hints[one.name]) or _no_word(value, one.metadata.get("range", ANY)):
             raise mistyped(schema, one.name, value, key)
         elif dict[str, Any] not in _choices(hints[one.name]):
             check_numbers(key, value, one.metadata.get("range", ANY))
@@ -108,11 +113,21 @@ def mistyped(schema: type, name: str, value: Any, key: str) -> UsageError:
     one = next(one for one in fields(schema) if one.name == name)
     allowed, hint = one.metadata.get("range"), _hints(schema)[name]
     example = f", e.g. {key}={brief(allowed.example)}" if allowed and allowed.example is not None else ""
-    kinds = [_WORDS.get(choice, getattr(choice, "__name__", "a value")) for choice in _choices(hint)]
+    kinds = [
+        " or ".join(allowed.words)
+        if allowed and allowed.words and choice is str
+        else _WORDS.get(choice, getattr(choice, "__name__", "a value"))
+        for choice in _choices(hint)
+    ]
     if not example and kinds[0] == _WORDS[list[str]]:
         example = f", e.g. {key}=[a,b]"
     bounds = f", {allowed}" if allowed else ""
     return UsageError(f"{key}={brief(value)} must be {' or '.join(kinds)}{bounds}{example}")
+
+
+def _no_word(value: Any, allowed: Range) -> bool:
+    """Whether a value is a text in place of a number, and none of those that may be."""
+    return bool(allowed.words) and isinstance(value, str) and value not in allowed.words
 
 
 def range_of(schema: type, name: str) -> Range:

@@ -15,6 +15,7 @@ from typing import Any
 from separate.cli.faults import DEBUG, told
 from separate.cli.streams import prepare_streams
 from separate.files import FULL
+from separate.process import tune
 
 log = logging.getLogger(__name__)
 started: list[str] = []  # jobs, whose configuration could be composed
@@ -56,6 +57,7 @@ def run_hydra(program: str, main: Callable[[], Any], primary: str) -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands the exception on instead of printing it
     logging.raiseExceptions = False  # a full disk is told once, not at every line of the log
     threading.excepthook = _quiet_when_full
+    tune()
     with one_sentence(program):
         try:
             with _commented(primary) if {"--cfg", "-c"} & set(sys.argv) else nullcontext():

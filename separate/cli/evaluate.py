@@ -25,7 +25,7 @@ def _evaluate(cfg: DictConfig) -> float | None:
     from separate.data.fetching import refuse_commands
     from separate.device import choose_device
     from separate.evaluation import recordings, report
-    from separate.interrupts import protect_native_code
+    from separate.process import settle
 
     config = from_hydra(cfg, EvalConfig)
     path = checkpoint.find(config.run)
@@ -33,7 +33,7 @@ def _evaluate(cfg: DictConfig) -> float | None:
     contents = checkpoint.read(path)
     data = evaluation_data(contents["config"]["data"], config.data)
     refuse_commands(vars(data), config.data)
-    protect_native_code()
+    settle()
     separator = checkpoint.restore(contents, config.trust).to(choose_device(config.device))
     kept = contents["config"].get("cache", {})  # where what had to be decoded or fetched is
     cache = CacheConfig(folder=kept.get("folder"), limit=kept.get("limit"))

@@ -11,6 +11,7 @@ from separate.cli import one_sentence
 from separate.cli.streams import prepare_streams
 from separate.config import EvalConfig
 from separate.errors import UsageError
+from separate.process import tune
 from separate.ranges import check_numbers, range_of
 
 # File names may hold anything, so this program takes its arguments plainly and not through Hydra's grammar.
@@ -47,6 +48,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main() -> None:
+    tune()
     prepare_streams()
     arguments = _parser().parse_args()
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # so that nothing half-written is left
@@ -61,12 +63,12 @@ def _infer(arguments: argparse.Namespace) -> None:
         raise UsageError(f"--overlap={arguments.overlap:g} must be at most half of --chunk={arguments.chunk:g} seconds")
     from separate import checkpoint
     from separate.inference.files import plan, refuse_overwriting, separate_file
-    from separate.interrupts import protect_native_code
+    from separate.process import settle
 
     jobs, infos = plan(arguments.inputs, arguments.out)
     path = checkpoint.find(arguments.checkpoint)
     print(f"checkpoint: {path}")
-    protect_native_code()
+    settle()
     separator = checkpoint.load(path, arguments.device, arguments.trust)
     refuse_overwriting(jobs, separator.sources)
     for file, folder in jobs.items():

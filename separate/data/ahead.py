@@ -11,7 +11,7 @@ from separate.data.reading import CachedReader, Region, SpectrogramReader
 from separate.errors import UsageError
 
 
-def fill(reader: CachedReader, regions: Sequence[Region], workers: int) -> None:
+def fill(reader: CachedReader, regions: Sequence[Region], workers: int | str) -> None:
     """Make every entry that is missing.  An interrupted build leaves those that were ready."""
     sweep(reader.cache.folder)
     check_room(reader, regions)

@@ -16,6 +16,7 @@ from separate.data.mixing import Drawn, collate
 from separate.data.parallel import end_with_parent
 from separate.errors import SeparateError
 from separate.interrupts import ignore_stops, signals_held
+from separate.process import worker_count
 
 
 class TrainingSteps(Dataset):
@@ -81,13 +82,16 @@ class FixedBatches(Dataset):
             return error
 
 
-def load(dataset: Dataset, items: range, workers: int, pin: bool) -> Generator[Drawn, None, None]:
+def load(dataset: Dataset, items: range, workers: int | str, pin: bool) -> Generator[Drawn, None, None]:
     """These items of a data set in order, prepared by worker processes ahead of time (0: in this process).
+
+    workers: how many, or auto, see `worker_count`.  pin: for a GPU.
 
     To be closed where it is not read to its end: only then are the workers sure to end.
     """
     options: dict[str, Any] = {}
-    if workers:
+    processes = worker_count(workers, gpu=pin)
+    if processes:
         options["prefetch_factor"] = 4
         if sys.platform == "linux":  # a forked process shares the lists of files; Python 3.14 would copy them
             options["multiprocessing_context"] = "fork"
@@ -95,7 +99,7 @@ def load(dataset: Dataset, items: range, workers: int, pin: bool) -> Generator[D
         dataset,
         batch_size=None,
         sampler=items,
-        num_workers=workers,
+        num_workers=processes,
         pin_memory=pin,
         worker_init_fn=_start_worker,
         generator=torch.Generator(),  # its draws leave the global state, which dropout uses, alone

@@ -73,7 +73,7 @@ def integrated(tenths: np.ndarray) -> float:
 class LoudnessIndex:
     """The energies of many regions, packed, made once and kept in the cache."""
 
-    def __init__(self, regions: Sequence[Region], reader: Reader, cache: Cache, workers: int) -> None:
+    def __init__(self, regions: Sequence[Region], reader: Reader, cache: Cache, workers: int | str) -> None:
         known = [(region[1:], [cache.identity(path, False) for path, _ in region.signal]) for region in regions]
         how = [VERSION, "loudness", reader.sample_rate, reader.channels, known]
         key = hashlib.sha256(json.dumps(how).encode()).hexdigest()

@@ -58,7 +58,13 @@ class Songs:
 
 
 def list_musdb18(
-    root: Path, splits: Mapping[str, str], split: str, sources: Sequence[str], mixture: str, kept: Songs, workers: int
+    root: Path,
+    splits: Mapping[str, str],
+    split: str,
+    sources: Sequence[str],
+    mixture: str,
+    kept: Songs,
+    workers: int | str,
 ) -> Listing:
     """ROOT/SPLIT/NAME.stem.mp4; MUSDB18's validation tracks are held out of train.
 

@@ -15,23 +15,27 @@ from typing import Generic, TypeVar
 from tqdm import tqdm
 
 from separate.errors import SeparateError
+from separate.process import cores
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 PR_SET_PDEATHSIG = 1  # of linux/prctl.h
 
 
-def in_parallel(work: Callable[[Item], Result], items: Sequence[Item], workers: int, description: str) -> list[Result]:
-    """work(item) of each item, in order.  workers: processes beside this one; with 0, or few items, it does all.
+def in_parallel(
+    work: Callable[[Item], Result], items: Sequence[Item], workers: int | str, description: str
+) -> list[Result]:
+    """work(item) of each item, in order.  workers: processes beside this one, auto for one a core;
+    with 0, or few items, it does all.
 
     A SeparateError of one item is raised when all are done, together with those of the others.
     """
-    workers = min(workers, len(items) // 2)
-    if workers < 1 or sys.platform != "linux":
+    processes = min(cores() if workers == "auto" else int(workers), len(items) // 2)
+    if processes < 1 or sys.platform != "linux":
         return _collect(map(_Guarded(work), items), len(items), description)
     context = multiprocessing.get_context("fork")
-    with context.Pool(workers, _start) as pool:
-        chunk = max(1, min(32, len(items) // (8 * workers)))
+    with context.Pool(processes, _start) as pool:
+        chunk = max(1, min(32, len(items) // (8 * processes)))
         return _collect(pool.imap(_Guarded(work), items, chunk), len(items), description)
 
 

@@ -29,7 +29,7 @@ def list_shards(
     sources: Sequence[str],
     mixture: str,
     shards: Shards,
-    workers: int,
+    workers: int | str,
 ) -> Listing:
     """KEY.SOURCE.wav in the tar files ROOT/PATTERN, where `splits` gives the pattern: * in a folder, or {000..146}.
 

@@ -26,6 +26,7 @@ class DPRNN(nn.Module):
     """
 
     provides = ("waveforms",)
+    faster_in_bfloat16 = True  # on a CPU that has it
 
     def __init__(
         self,

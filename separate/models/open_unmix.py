@@ -24,6 +24,7 @@ class OpenUnmix(nn.Module):
     """
 
     provides = ("masks",)
+    faster_in_bfloat16 = True  # on a CPU that has it
 
     def __init__(
         self,

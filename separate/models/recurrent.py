@@ -43,6 +43,7 @@ class MaskInference(nn.Module):
     """
 
     provides: tuple[str, ...] = ("masks",)
+    faster_in_bfloat16 = True  # on a CPU that has it
 
     def __init__(
         self,

@@ -29,7 +29,7 @@ from separate.data.fetching import refuse_commands
 from separate.device import choose_device
 from separate.errors import SeparateError, UsageError
 from separate.files import FULL, printable, replace_file
-from separate.interrupts import protect_native_code
+from separate.process import settle, worker_count
 from separate.ranges import brief, check_ranges
 from separate.training.runlog import RunLog
 from separate.training.state import State, higher_is_better
@@ -41,6 +41,7 @@ log = logging.getLogger(__name__)
 MAY_CHANGE = (
     "run", "resume", "trust", "device", "data.root", "data.workers", "cache", "logger",
     "trainer.epochs", "trainer.max_minutes", "trainer.patience", "trainer.min_delta", "trainer.checkpoint_minutes",
+    "trainer.threads",
 )  # fmt: skip
 
 # what a run did that is older than these keys; auto stays what it was when the run was started
@@ -61,6 +62,7 @@ def run(config: TrainConfig, folder: Path, changed: Sequence[str] = ()) -> float
         plain = resumed_config(resumed["config"], plain, changed)
         refuse_commands(plain["data"], written)
         check_ranges(TrainConfig, plain)
+    settle(typed(TrainerConfig, plain["trainer"], "trainer.").threads)
     state, training = prepare(plain, folder, trust, None if resumed is None else resumed["model"])
     _say_what_is_trained(state, training)
     if resumed is not None:
@@ -105,7 +107,6 @@ def prepare(
 ) -> tuple[State, Training]:
     """The parts of a run, freshly initialised from the seed.  trust: as in `build`; stored: as in `build_separator`."""
     device = choose_device(config["device"])
-    protect_native_code()
     options = typed(TrainerConfig, config["trainer"], "trainer.")
     torch.manual_seed(config["seed"])
     separator = build_separator(config, trust, stored)
@@ -123,7 +124,8 @@ def prepare(
     separator.to(device)
     mode = "max" if higher_is_better(options.monitor) else "min"
     optimizer, scheduler = build_optimizer(config, separator.parameters(), mode, trust)
-    scaler = torch.amp.GradScaler(device.type, enabled=precision(options.precision, device) == torch.float16)
+    dtype = precision(options.precision, separator)
+    scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
     state = State(separator, optimizer, scheduler, scaler)
     training = Training(
         loss=loss.to(device),
@@ -137,6 +139,7 @@ def prepare(
         config={**config, "rescale": separator.rescale, "input_level": separator.input_level},  # no auto any more
         augment=augment,
         lags=device.type != "cpu",
+        dtype=dtype,
     )
     return state, training
 
@@ -230,11 +233,14 @@ def _write_config(folder: Path, config: Mapping[str, Any]) -> None:
 def _say_what_is_trained(state: State, training: Training) -> None:
     parameters = sum(p.numel() for p in state.separator.parameters())
     log.info(
-        "%s, %.2f M parameters, on %s in %s; %d training and %d validation examples, %d steps of %d in an epoch",
+        "%s, %.2f M parameters, on %s in %s with %d threads and %d workers; %d training and %d validation examples, "
+        "%d steps of %d in an epoch",
         type(state.separator.network).__name__,
         parameters / 1e6,
         state.separator.device,
-        str(precision(training.options.precision, state.separator.device)).removeprefix("torch."),
+        str(training.dtype).removeprefix("torch."),
+        torch.get_num_threads(),
+        worker_count(training.workers, state.separator.device.type == "cuda"),
         len(training.train),
         len(training.valid),
         training.steps_per_epoch,

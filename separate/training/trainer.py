@@ -28,6 +28,8 @@ from separate.evaluation.scores import METRICS, score
 from separate.files import replace_file
 from separate.losses import Loss
 from separate.models.representation import observers
+from separate.process import release
+from separate.separator import Separator
 from separate.training import late
 from separate.training.runlog import RunLog
 from separate.training.state import State, higher_is_better
@@ -61,12 +63,13 @@ class Training:
     options: TrainerConfig
     batch_size: int
     seed: int
-    workers: int
+    workers: int | str
     folder: Path
     config: dict[str, Any]
     augment: Augment | None = None
     log: RunLog | None = None
     lags: bool = False
+    dtype: torch.dtype = torch.float32
 
     @property
     def steps_per_epoch(self) -> int:
@@ -86,11 +89,21 @@ class Training:
         return ["valid/loss", *(f"valid/{metric}" for metric in METRICS)]
 
 
-def precision(name: str, device: torch.device) -> torch.dtype:
-    """The dtype that training computes in; auto is bfloat16 on a CUDA device that has it, else float32."""
-    if name == "auto":
-        return torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float32
-    return PRECISIONS[name]
+def precision(name: str, separator: Separator) -> torch.dtype:
+    """The dtype that training computes in.
+
+    auto: bfloat16 on a CUDA device that has it, and on a CPU that has it for networks that are `faster_in_bfloat16`
+    there; else float32.
+    """
+    if name != "auto":
+        return PRECISIONS[name]
+    kind, faster = separator.device.type, False
+    if kind == "cuda":
+        faster = torch.cuda.is_bf16_supported()
+    elif kind == "cpu" and getattr(separator.network, "faster_in_bfloat16", False):
+        there = torch.cpu.get_capabilities()
+        faster = bool(there.get("avx512_bf16") or there.get("amx_bf16"))
+    return torch.bfloat16 if faster else torch.float32
 
 
 def fit(state: State, training: Training) -> float | None:
@@ -110,6 +123,7 @@ def fit(state: State, training: Training) -> float | None:
                 means = train_epoch(state, training, batches, interruption)
                 means.update(validate(state, training, interruption))
                 end_epoch(state, training, means)
+                release()
         except Interrupted:
             save(state, training, "last")
             log.info("saved checkpoints/last.ckpt after step %d", state.step)  # before processes and threads end
@@ -194,7 +208,7 @@ def train_step(state: State, training: Training, drawn: Drawn) -> dict[str, floa
     """
     separator, optimizer, scaler = state.separator, state.optimizer, state.scaler
     device = separator.device
-    dtype = precision(training.options.precision, device)
+    dtype = training.dtype
     buffers = late.statistics(separator)
     buffers_before = late.copies(buffers)
     before: late.OptimizerState | None = None
