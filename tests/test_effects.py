@@ -6,6 +6,7 @@ import scipy.signal
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from separate.cli import train
 from separate.config import AugmentConfig
@@ -220,6 +221,21 @@ def test_an_attack_keeps_its_waveform(factor):
         assert (scores / energy).max() > 0.9
 
 
+@pytest.mark.parametrize(("factor", "lost"), [(0.9, 0.8), (1.1, 0.8), (0.8, 1.5), (1.25, 1.5)])
+@pytest.mark.parametrize("rate", [8000, 44100])
+def test_weak_sources_and_dense_clicks_keep_most_of_their_level(rate, factor, lost):
+    frames, time = round(2 * rate / factor), torch.arange(2 * rate) / rate
+    partials = torch.arange(1, int(0.45 * rate / 150))
+    loud = (torch.sin(2 * torch.pi * 150 * partials[:, None] * time) / partials[:, None]).sum(0)[None, None]
+    hiss = 0.01 * noise(1, 1, 2 * rate)
+    found = vocode(torch.cat([hiss, loud]), frames, rate)
+    assert -lost < level_change(found[:1], hiss, rate // 4) < 0.2
+    assert level_change(found[1:], loud, rate // 4) == pytest.approx(0, abs=0.1)
+    clicks = torch.zeros(1, 1, 2 * rate)
+    clicks[..., :: rate * 3 // 100] = 1  # 30 ms apart
+    assert level_change(vocode(clicks, frames, rate), clicks, rate // 4) == pytest.approx(0, abs=0.4)
+
+
 def test_the_vocoder_does_not_depend_on_the_level():
     audio = noise(1, 1, 8000)
     torch.testing.assert_close(vocode(audio * 1e-3, 7000, 8000) * 1e3, vocode(audio, 7000, 8000), atol=2e-2, rtol=0)
@@ -270,6 +286,25 @@ def test_vocoded_sources_add_up_to_the_vocoded_mixture():
     for frames in (28000, 35000):
         whole = vocode(sources.sum(0, keepdim=True), frames, 8000)
         torch.testing.assert_close(vocode(sources, frames, 8000).sum(0, keepdim=True), whole, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("turned", [[1.0, -1.0], [1.0, 1.0]])
+def test_channels_and_sources_that_cancel_are_stretched_all_the_same(turned):
+    one, signs = noise(8000), torch.tensor(turned)
+    whole = vocode(one[None, None], 7000, 8000)[0, 0]
+    torch.testing.assert_close(
+        vocode((one * signs[:, None])[None], 7000, 8000)[0], whole * signs[:, None], atol=1e-3, rtol=0
+    )
+    opposed = vocode(torch.stack([one, -one])[:, None], 7000, 8000)
+    assert opposed.isfinite().all()
+    torch.testing.assert_close(opposed[0], -opposed[1])
+
+
+def test_stretching_asks_the_device_for_no_value():
+    with FakeTensorMode():
+        for asked in ((1.0, 1.1, 0.0), (1.0, 1.0, 2.0), (0.9, 1.0, 0.0)):
+            how = Stretch.of(20000, *asked)
+            assert stretch(torch.empty(2, 2, how.read), how, 8000).shape == (2, 2, 20000)
 
 
 # recorded mixtures --------------------------------------------------------------------------------------------------

@@ -113,6 +113,22 @@ def test_augmented_batches_are_the_same_on_a_cached_spectrogram(stems, tmp_path)
         torch.testing.assert_close(*(batch.spectrogram for batch in batches), atol=1e-5, rtol=1e-5)
 
 
+def test_recorded_mixtures_are_the_same_on_a_cached_spectrogram(wsj0mix, tmp_path):
+    for path in (wsj0mix / "tr" / "mix").iterdir():
+        write(path, tone(300) + tone(3000), subtype="FLOAT")
+    augment = augmented(1, gain=[-6.0, 6.0], polarity=0.5)
+    batches = [
+        TrainingSteps(open_split(speech_data("wsj0mix", wsj0mix), "train", 0, cache, STFTS), 4, 0, augment)[0]
+        for cache in (None, CacheConfig("spectrogram", str(tmp_path / "cache")))
+    ]
+    plain, cached = (batch.to(CPU, STFTS) for batch in batches)
+    torch.testing.assert_close(plain.spectrogram, cached.spectrogram, atol=1e-4, rtol=1e-4)
+    rest = plain.mixture - plain.sources.sum(1)
+    recorded = batches[0].recorded - batches[0].sources.sum(1)
+    torch.testing.assert_close(rest, recorded, atol=1e-5, rtol=0)
+    torch.testing.assert_close(cached.mixture - cached.sources.sum(1), recorded, atol=1e-4, rtol=0)
+
+
 def test_augmentation_leaves_the_drawn_excerpts_alone(stems):
     config = stems_data(stems, channels=2)
     plain, changed = (

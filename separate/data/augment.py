@@ -32,17 +32,17 @@ class Changes:
     """What is done to one example, in this order.
 
     stretch: speed, tempo and pitch, the same for all sources and for what a recorded mixture holds beside them, which
-    nothing else changes; curves: gains in dB of an equaliser, (S, BANDS); responses: of rooms, (S, C, L), unit energy;
-    referred: the first sample of each response that the reference hears, and the one after the last, (S, C, 2), None
-    where it hears all; matrices: new channels from old ones, (S, C, C); noise: as a source of the example is stored,
-    and snr in dB, at which it is added to the mixture.
+    no other change touches; curves: gains in dB of an equaliser, (S, BANDS); responses: of rooms, (S, C, L), of unit
+    energy; reference_spans: the samples of each response, from and up to, that the reference is convolved with,
+    (S, C, 2), None for the whole; matrices: new channels from old ones, (S, C, C); noise: as a source of the example is
+    stored, and snr in dB, at which it is added to the mixture.
     """
 
     matrices: np.ndarray
     stretch: Stretch | None = None
     curves: np.ndarray | None = None
     responses: np.ndarray | None = None
-    referred: np.ndarray | None = None
+    reference_spans: np.ndarray | None = None
     noise: np.ndarray | None = None
     snr: float = np.inf
 
@@ -110,9 +110,9 @@ class Augment:
         if options.equaliser:
             changes.curves = (options.equaliser * (2 * curves - 1)).astype(np.float32)
         if self.rooms:
-            responses, referred = zip(*(self._response(chance, which) for chance, which in echoes), strict=True)
+            responses, reference_spans = zip(*(self._response(chance, which) for chance, which in echoes), strict=True)
             changes.responses = np.stack(responses)
-            changes.referred = None if options.reverb_reference == "reverberant" else np.stack(referred)
+            changes.reference_spans = None if options.reverb_reference == "reverberant" else np.stack(reference_spans)
         if self.noise:
             changes.noise = self._noise(*place)
             changes.snr = float(_between(options.noise_snr, snr)) if sure < options.noise_probability else np.inf

@@ -37,7 +37,7 @@ class Drawn:
     stretches: list[Stretch] | None = None
     curves: Tensor | None = None
     responses: Tensor | None = None
-    referred: Tensor | None = None
+    reference_spans: Tensor | None = None
     matrices: Tensor | None = None
     noise: Tensor | None = None
     snr: Tensor | None = None
@@ -61,8 +61,8 @@ class Drawn:
         references = heard
         if self.responses is not None:
             references = heard = reverberate(dry := heard, self.responses)
-            if self.referred is not None:
-                references = reverberate(dry, _part(self.responses, self.referred))
+            if self.reference_spans is not None:
+                references = reverberate(dry, _within(self.responses, self.reference_spans))
         if self.matrices is not None:
             alike = references is heard
             heard = _change(self.matrices, heard)
@@ -141,7 +141,7 @@ def collate(examples: Sequence[Example], changes: Sequence[Changes] | None = Non
         stretches=stretches or None,
         curves=_stack([change.curves for change in changes]),
         responses=_stack([change.responses for change in changes]),
-        referred=_stack([change.referred for change in changes]),
+        reference_spans=_stack([change.reference_spans for change in changes]),
         matrices=_stack([change.matrices for change in changes]),
         noise=_stack([change.noise for change in changes]),
         snr=torch.tensor([change.snr for change in changes]),
@@ -172,7 +172,7 @@ def _change(matrices: Tensor, sources: Tensor) -> Tensor:
     return (weights * sources.unsqueeze(2)).sum(dim=3)
 
 
-def _part(responses: Tensor, bounds: Tensor) -> Tensor:
+def _within(responses: Tensor, bounds: Tensor) -> Tensor:
     """Responses (..., L) with nothing before bounds[..., 0] and from bounds[..., 1] on; bounds: (..., 2) in samples."""
     numbers = torch.arange(responses.shape[-1], device=responses.device)
     return responses * ((numbers >= bounds[..., :1]) & (numbers < bounds[..., 1:]))
