@@ -250,6 +250,76 @@ def test_the_attractor_loss_is_its_formula():
     torch.testing.assert_close(found, error.square().mean())
 
 
+# silence and the others
+
+
+def pulls(name: str, pit: bool, silence: str, decibels: float) -> tuple[dict[str, torch.Tensor], torch.Tensor | None]:
+    """Gradients by head of a batch in which something is silent, its estimate that far below the others' errors, and
+    the norms (B, S) of those of the waveforms or masks."""
+    generator = torch.Generator().manual_seed(0)
+    sources = 0.1 * torch.randn(4, 2, 1, 8000, generator=generator)
+    error = 0.03 * torch.randn(4, 2, 1, 8000, generator=generator)  # 10 dB below
+    quiet = {"nothing": (0, slice(0, 0)), "a source": (0, 1), "an example": (0, slice(None))}[silence]
+    sources[quiet] = 0
+    error[quiet] *= 10 ** (decibels / 20)
+    loss = MixITLoss(targets.waveform) if name == "mixit" else named(name, pit)
+    data = loss.prepare(Batch(sources.sum(1), sources, stft=STFT(256, 64)))
+    shape = data.spectrogram.shape
+    heads = (
+        {"waveforms": sources + error}
+        if "estimates" in loss.needs
+        else {"masks": torch.rand(4, 2, *shape[1:], generator=generator)}
+    )
+    if "embeddings" in loss.needs:
+        heads = {"embeddings": torch.randn(4, *shape[2:], 4, generator=generator)}
+    for head in heads.values():
+        head.requires_grad_()
+    loss(Separation(data, heads, Clusters(2, 4, True, "softmax")), data)[0].backward()
+    gradients = {key: head.grad for key, head in heads.items()}
+    paired = [g.flatten(2).norm(dim=2) for key, g in gradients.items() if key != "embeddings"]
+    return gradients, paired[0] if paired else None
+
+
+@pytest.mark.parametrize("name", [*LOSSES, "mixit"])
+@pytest.mark.parametrize("silence", ["a source", "an example"])
+@pytest.mark.parametrize("decibels", [0, -10, -60])
+@pytest.mark.parametrize("pit", [False, True])
+def test_a_silent_source_takes_no_more_than_its_share_of_a_step(name, silence, decibels, pit):
+    """It leaves the gradients of the others as they are, and its own, clipped with them, is at most twice as large."""
+    loud, _ = pulls(name, pit, "nothing", 0)
+    found, norms = pulls(name, pit, silence, decibels)
+    if name != "mixit":  # its mixtures of mixtures carry the silence on
+        for head, gradient in found.items():
+            torch.testing.assert_close(gradient[1:], loud[head][1:])
+    whole = next(iter(found.values())).flatten(1).norm(dim=1)  # (B,)
+    assert whole[0] < 2 * whole[1:].square().mean().sqrt()
+    if norms is not None:
+        assert norms[0, 1] < 2 * norms[1:].square().mean().sqrt()
+
+
+@pytest.mark.parametrize("name", ["log_mse", "snr", "sd_sdr", "multi_resolution_stft"])
+def test_a_silent_source_still_asks_for_silence(name):
+    sources = torch.zeros(1, 2, 1, 4000)
+    sources[:, 0] = 0.1 * torch.randn(1, 4000, generator=torch.Generator().manual_seed(0))
+    leak = torch.randn(1, 4000, generator=torch.Generator().manual_seed(1))
+    costs = []
+    for level in (0.1, 0.03, 0.01, 0.001):
+        estimates = sources.clone()
+        estimates[:, 1] = level * leak
+        costs.append(named(name)(*waveforms(estimates, sources))[0].item())
+    assert costs == sorted(costs, reverse=True)
+    assert costs[0] > costs[1] + 0.1 * (costs[0] - costs[-1])
+
+
+def test_a_silent_source_costs_what_an_audible_one_does_in_several_stfts():
+    sources = 0.1 * torch.randn(2, 2, 1, 8000, generator=torch.Generator().manual_seed(0))
+    estimates = sources + 0.1 * torch.randn(sources.shape, generator=torch.Generator().manual_seed(1))
+    audible = named("multi_resolution_stft")(*waveforms(estimates, sources))[0]
+    sources[0, 1] = 0
+    silent = named("multi_resolution_stft")(*waveforms(estimates, sources))[0]
+    assert silent < 2 * audible
+
+
 # sums
 
 

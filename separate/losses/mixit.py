@@ -10,7 +10,7 @@ from torch import Tensor
 
 from separate.batch import Batch
 from separate.losses.base import Loss
-from separate.losses.waveform import QUIET, negative_snr, softness
+from separate.losses.waveform import QUIET, negative_snr, silence_floor, softness
 from separate.targets import Target
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ class MixITLoss(Loss):
 
     The network sees each example of a batch added to the next one, and of the 2^M ways to share M estimates out the
     best counts, by the negative SNR in dB with a soft threshold (dB).  Only mixtures are used, no source.
-    A silent mixture costs the level of what it is given above -80 dB.
+    A silent mixture costs the level of what it is given above -80 dB, which counts as at least 20 dB below the sum.
     """
 
     without_sources = True
@@ -43,8 +43,9 @@ class MixITLoss(Loss):
     def forward(self, separation: Separation, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         estimates, mixtures = separation.estimates.flatten(-2), batch.sources.flatten(-2)  # (B, M, T), (B, 2, T)
         with torch.autocast(estimates.device.type, enabled=False):
-            given = best_sharing(estimates.detach(), mixtures, self.soft) @ estimates
-            return negative_snr(given, mixtures, self.soft).mean(), {}
+            floor = silence_floor(mixtures, batch.mixture.flatten(1))  # (B, 2)
+            given = best_sharing(estimates.detach(), mixtures, self.soft, floor) @ estimates
+            return negative_snr(given, mixtures, self.soft, floor).mean(), {}
 
 
 @lru_cache
@@ -57,8 +58,8 @@ def _sharings(estimates: int, dtype: torch.dtype, device: torch.device) -> Tenso
         return torch.stack([first, 1 - first], dim=1).to(device, dtype)
 
 
-def best_sharing(estimates: Tensor, mixtures: Tensor, soft: float) -> Tensor:
-    """(B, M, T), (B, 2, T) -> (B, 2, M) of 0 and 1: the sharing that costs least.  soft: as in the loss.
+def best_sharing(estimates: Tensor, mixtures: Tensor, soft: float, floor: Tensor) -> Tensor:
+    """(B, M, T), (B, 2, T) -> (B, 2, M) of 0 and 1: the sharing that costs least.  soft, floor (B, 2): as in the loss.
 
     All errors come from one Gram product: |x - a E|^2 = |x|^2 - 2 a E x + a E E' a'.
     """
@@ -69,4 +70,4 @@ def best_sharing(estimates: Tensor, mixtures: Tensor, soft: float) -> Tensor:
     linear = torch.einsum("kim,bim->bki", sharings, products)
     energy = mixtures.square().sum(-1)  # (B, 2)
     error = (energy.unsqueeze(1) * (1 + soft) - 2 * linear + quadratic).clamp_min(0) / estimates.shape[-1]
-    return sharings[torch.log10(error + QUIET).sum(-1).argmin(dim=1)]
+    return sharings[torch.log10(error + floor.unsqueeze(1) + QUIET).sum(-1).argmin(dim=1)]

@@ -6,7 +6,7 @@ The channels of a source are taken together, as one long signal.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -21,13 +21,27 @@ if TYPE_CHECKING:
     from separate.separator import Separation
 
 QUIET = 1e-8  # mean square that is added where a logarithm is taken: -80 dB re full scale
-QUIETEST = 1e-2  # of the mixture's energy: a reference 20 dB below it, the least that a spectral error is relative to
+USUAL = 1e-2  # mean square of a mixture of a usual level, -20 dB re full scale
+SILENT = 1e-6  # of the mixture's energy: a source 60 dB below it, the most that counts as silent
+INACTIVE = 1e-2  # of the mixture's energy: 20 dB below it an estimate of a silent source is as good as silent
 
-DISTANCES: dict[str, Callable[[Tensor], Tensor]] = {
-    "l1": lambda error: error.abs().mean(-1),
-    "mse": lambda error: error.square().mean(-1),
-    "log_mse": lambda error: 10 * torch.log10(error.square().mean(-1) + QUIET),
+DISTANCES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "l1": lambda error, floor: error.abs().mean(-1),
+    "mse": lambda error, floor: error.square().mean(-1),
+    "log_mse": lambda error, floor: 10 * torch.log10(error.square().mean(-1) + floor + QUIET),
 }
+
+
+def silence_floor(reference: Tensor, mixture: Tensor) -> Tensor:
+    """The mean square that is added to the error of an estimate of a silent source; 0 where the source sounds.
+
+    The logarithm of an error that may go to 0 has no bounded gradient.  A silent source's goes from 20 dB below its
+    mixture on into a floor (Wisdom et al., 2021, the loss of inactive sources); a silent mixture counts as one of
+    -20 dB.  reference: (B, S, T); mixture: (B, T) -> (B, S)
+    """
+    energy, of_mixture = reference.square().mean(-1), mixture.square().mean(-1, keepdim=True)
+    of_mixture = torch.where(of_mixture > QUIET, of_mixture, USUAL)
+    return INACTIVE * of_mixture * (energy <= SILENT * of_mixture)
 
 
 class SampleLoss(PairedLoss):
@@ -37,10 +51,27 @@ class SampleLoss(PairedLoss):
         return separation.estimates.flatten(-2), self.target(batch.sources, batch.mixture).flatten(-2)
 
 
-class WaveformLoss(SampleLoss):
+class FlooredLoss(SampleLoss):
+    """What a subclass's `error` says of two signals (..., C T) and the `silence_floor` (...) of the second."""
+
+    def signals(self, separation: Separation, batch: Batch) -> tuple[Any, Any]:
+        estimate, reference = super().signals(separation, batch)
+        return estimate, (reference, silence_floor(reference, batch.mixture.flatten(1)))
+
+    def matched(self, estimate: Tensor, reference: tuple[Tensor, Tensor]) -> Tensor:
+        return self.error(estimate, *reference)
+
+    def pairwise(self, estimate: Tensor, reference: tuple[Tensor, Tensor]) -> Tensor:
+        return self.error(estimate.unsqueeze(2), *(x.unsqueeze(1) for x in reference))
+
+    def error(self, estimate: Tensor, reference: Tensor, floor: Tensor) -> Tensor:
+        raise AssertionError("a loss says how far apart the two are")
+
+
+class WaveformLoss(FlooredLoss):
     """Mean over samples of the error (l1), of its square (mse), or that in dB (log_mse, Heitkaemper et al., 2020).
 
-    A silent reference asks for silence; log_mse has its floor at -80 dB.
+    A silent reference asks for silence; log_mse has its floor at -80 dB, or for that one 20 dB below the mixture.
     """
 
     def __init__(
@@ -52,10 +83,10 @@ class WaveformLoss(SampleLoss):
         sources: Sequence[str] | None = None,
     ) -> None:
         super().__init__(target, interchangeable, source_weights, sources)
-        self.error = choose(distance, DISTANCES, "distance")
+        self.measure = choose(distance, DISTANCES, "distance")
 
-    def distance(self, estimate: Tensor, reference: Tensor) -> Tensor:
-        return self.error(estimate - reference)
+    def error(self, estimate: Tensor, reference: Tensor, floor: Tensor) -> Tensor:
+        return self.measure(estimate - reference, floor)
 
 
 class SISDRLoss(SampleLoss):
@@ -92,10 +123,10 @@ class SISDRLoss(SampleLoss):
         return -pairwise_si_sdr(estimate, reference)  # one matrix product for all pairs
 
 
-def negative_snr(estimate: Tensor, reference: Tensor, soft: float) -> Tensor:
-    """10 log10((|s - e|^2 + soft |s|^2) / |s|^2) of (..., T) twice -> (...)"""
+def negative_snr(estimate: Tensor, reference: Tensor, soft: float, floor: Tensor) -> Tensor:
+    """10 log10((|s - e|^2 + soft |s|^2 + floor) / |s|^2) of (..., T) twice -> (...)"""
     error, energy = (reference - estimate).square().mean(-1), reference.square().mean(-1)
-    return 10 * torch.log10((error + soft * energy + QUIET) / (energy + QUIET))
+    return 10 * torch.log10((error + soft * energy + floor + QUIET) / (energy + QUIET))
 
 
 def softness(threshold: float) -> float:
@@ -103,12 +134,12 @@ def softness(threshold: float) -> float:
     return 10 ** (-threshold / 10)
 
 
-class SNRLoss(SampleLoss):
+class SNRLoss(FlooredLoss):
     """Negative SNR in dB, 10 log10((|s - e|^2 + t |s|^2) / |s|^2), so that levels count.
 
     threshold: dB, the SNR beyond which little is gained, t = 10^(-threshold / 10) (Wisdom et al., 2020, eq. 3); None
-    has none.  A silent reference costs the level of the estimate above -80 dB, a perfect estimate at most 80 dB less
-    than the reference's level.
+    has none.  A silent reference costs the level of the estimate above -80 dB, which counts as at least 20 dB below
+    the mixture; a perfect estimate at most 80 dB less than the reference's level.
     """
 
     def __init__(
@@ -122,30 +153,31 @@ class SNRLoss(SampleLoss):
         super().__init__(target, interchangeable, source_weights, sources)
         self.soft = 0.0 if threshold is None else softness(threshold)
 
-    def distance(self, estimate: Tensor, reference: Tensor) -> Tensor:
-        return negative_snr(estimate, reference, self.soft)
+    def error(self, estimate: Tensor, reference: Tensor, floor: Tensor) -> Tensor:
+        return negative_snr(estimate, reference, self.soft, floor)
 
 
-class SDSDRLoss(SampleLoss):
+class SDSDRLoss(FlooredLoss):
     """Negative scale-dependent SDR in dB, 10 log10(|s - e|^2 / |a s|^2) with a = <e, s> / |s|^2 (Le Roux et al., 2019).
 
-    A silent reference costs the level of the estimate above -80 dB; an estimate orthogonal to its reference costs
-    the level of the error above -80 dB.
+    A silent reference costs the level of the estimate above -80 dB, which counts as at least 20 dB below the mixture;
+    an estimate orthogonal to its reference costs the level of the error above -80 dB.
     """
 
-    def distance(self, estimate: Tensor, reference: Tensor) -> Tensor:
+    def error(self, estimate: Tensor, reference: Tensor, floor: Tensor) -> Tensor:
         error, energy = (reference - estimate).square().mean(-1), reference.square().mean(-1)
         scaled = (estimate * reference).mean(-1).square() / (energy + QUIET)  # mean square of a s
-        return 10 * torch.log10((error + QUIET) / (scaled + QUIET))
+        return 10 * torch.log10((error + floor + QUIET) / (scaled + QUIET))
 
 
 class MultiResolutionSTFTLoss(SampleLoss):
     """Spectral convergence and L1 of log magnitudes, mean over several STFTs (Yamamoto et al., 2020, eq. 3 to 6).
 
     ffts, hops, windows: samples, of each resolution (Hann windows).  Magnitudes below 1e-4 count as that.
-    The convergence is the error relative to the reference; for a reference more than 20 dB below its mixture it is
-    relative to that level, so that a silent reference asks for silence at the cost of a quiet one.  In a silent
-    mixture only the log magnitudes count.  The polarity of an estimate does not count.
+    The convergence is relative to the reference, at least to what is 20 dB below the mixture.  Where the reference is
+    silent it is relative to the mixture, and magnitudes 20 dB below those of the mixture are as good as silent: a
+    floor like that of `silence_floor`, so that no silent source outweighs the others.
+    The polarity of an estimate does not count.
     """
 
     keeps_levels = False
@@ -170,17 +202,16 @@ class MultiResolutionSTFTLoss(SampleLoss):
                 )
         self.resolutions = list(zip(ffts, hops, windows, strict=True))
 
-    def signals(self, separation: Separation, batch: Batch) -> tuple[list[Tensor], list[tuple[Tensor, Tensor]]]:
-        """The estimates' magnitudes; those of the references, each with what its error is relative to, (B, S, C)."""
-        references = self.magnitudes(self.target(batch.sources, batch.mixture))
-        energy = batch.mixture.square().sum(-1).mean(-1)[:, None, None]  # (B, 1, 1)
-        scales = []
-        for reference, (fft, hop, window) in zip(references, self.resolutions, strict=True):
-            # Parseval: what the STFT makes of the mixture's energy, in bins of positive frequency
-            of_mixture = energy * fft / 2 * (3 / 8 * window / hop)
-            quiet = torch.maximum(reference.square().sum((-2, -1)), QUIETEST * of_mixture).sqrt()
-            scales.append(quiet.masked_fill(of_mixture <= QUIET * reference[0, 0, 0].numel(), torch.inf))
-        return self.magnitudes(separation.estimates), list(zip(references, scales, strict=True))
+    def signals(self, separation: Separation, batch: Batch) -> tuple[list[Tensor], list[Reference]]:
+        target = self.target(batch.sources, batch.mixture)
+        silent = silence_floor(target.flatten(-2), batch.mixture.flatten(1)) > 0  # (B, S)
+        of_mixture = batch.mixture.square().mean((1, 2))
+        of_mixture = torch.where(of_mixture > QUIET, of_mixture, USUAL)[:, None, None]  # (B, 1, 1)
+        references = [
+            Reference.of(magnitude, silent, of_mixture * window * 3 / 8)  # by Parseval's theorem
+            for magnitude, (_, _, window) in zip(self.magnitudes(target), self.resolutions, strict=True)
+        ]
+        return self.magnitudes(separation.estimates), references
 
     def magnitudes(self, waveform: Tensor) -> list[Tensor]:
         """(B, S, C, T) -> (B, S, C, F, N) for each resolution."""
@@ -195,20 +226,43 @@ class MultiResolutionSTFTLoss(SampleLoss):
             found.append(power.clamp_min(QUIET).sqrt().reshape(*waveform.shape[:-1], *power.shape[-2:]))
         return found
 
-    def matched(self, estimate: list[Tensor], reference: list[tuple[Tensor, Tensor]]) -> Tensor:
-        costs = [_spectral_distance(e, *r) for e, r in zip(estimate, reference, strict=True)]
-        return torch.stack(costs).mean(0)
+    def matched(self, estimate: list[Tensor], reference: list[Reference]) -> Tensor:
+        return torch.stack([r.distance(e) for e, r in zip(estimate, reference, strict=True)]).mean(0)
 
-    def pairwise(self, estimate: list[Tensor], reference: list[tuple[Tensor, Tensor]]) -> Tensor:
-        references = [(magnitude.unsqueeze(1), scale.unsqueeze(1)) for magnitude, scale in reference]
-        return self.matched([e.unsqueeze(2) for e in estimate], references)
+    def pairwise(self, estimate: list[Tensor], reference: list[Reference]) -> Tensor:
+        return self.matched([e.unsqueeze(2) for e in estimate], [r.beside_all() for r in reference])
 
 
-def _spectral_distance(estimate: Tensor, reference: Tensor, scale: Tensor) -> Tensor:
-    """Magnitudes (..., C, F, N) twice, broadcast -> (...).  scale: (..., C), what the error is relative to."""
-    error = (reference - estimate).square().sum((-2, -1)).clamp_min(QUIET**2).sqrt()
-    logarithms = (reference.log() - estimate.log()).abs().mean((-2, -1))
-    return (error / scale + logarithms).mean(-1)
+class Reference(NamedTuple):
+    """What estimates are compared with in one resolution.
+
+    magnitude: (..., C, F, N); scale: (..., C), what the error is relative to; least: (..., C), the magnitude below
+    which an estimate counts as that.
+    """
+
+    magnitude: Tensor
+    scale: Tensor
+    least: Tensor
+
+    @classmethod
+    def of(cls, magnitude: Tensor, silent: Tensor, power: Tensor) -> Reference:
+        """magnitude: (B, S, C, F, N); silent: (B, S); power: (B, 1, 1), of a bin of the mixture, in the mean."""
+        energy = magnitude.square().sum((-2, -1))
+        of_mixture = power * magnitude.shape[-2:].numel()
+        scale = torch.where(silent.unsqueeze(-1), of_mixture, torch.maximum(energy, INACTIVE * of_mixture)).sqrt()
+        least = (INACTIVE * power * silent.unsqueeze(-1)).clamp_min(QUIET).sqrt().expand_as(scale)
+        return cls(magnitude, scale, least)
+
+    def beside_all(self) -> Reference:
+        """The same, (B, S, ...) as (B, 1, S, ...)."""
+        return Reference(*(x.unsqueeze(1) for x in self))
+
+    def distance(self, estimate: Tensor) -> Tensor:
+        """Of magnitudes (..., C, F, N), broadcast -> (...)."""
+        error = (self.magnitude - estimate).square().sum((-2, -1)).clamp_min(QUIET**2).sqrt()
+        least = self.least[..., None, None]
+        logarithms = (torch.maximum(self.magnitude, least).log() - torch.maximum(estimate, least).log()).abs()
+        return (error / self.scale + logarithms.mean((-2, -1))).mean(-1)
 
 
 def _padded(waveform: Tensor, length: int) -> Tensor:
