@@ -368,18 +368,22 @@ class _Interpolator:
         import torch
 
         low, high = self.reach(start, frames)
-        taps = torch.arange(-self.width, self.width + 2, device=audio.device)
-        places = torch.arange(start, start + frames, device=audio.device) * self.old
+        device = torch.device("cpu") if audio.device.type == "mps" else audio.device  # MPS has no float64
+        taps = torch.arange(-self.width, self.width + 2, device=device)
+        places = torch.arange(start, start + frames, device=device) * self.old
         whole = places.div(self.new, rounding_mode="floor")
         fraction = (places - whole * self.new).double() / self.new
         distance = (taps - fraction[:, None]).abs_().mul_(self.cutoff * TABLE).clamp_(max=LOWPASS_WIDTH * TABLE)
         entry = distance.int()  # (frames, taps)
-        between = distance.sub_(entry).to(audio)
-        weights = between.mul_(self.slopes.to(audio)[entry]).add_(self.table.to(audio)[entry])
+        between = distance.sub_(entry).to(audio.dtype)
+        slopes, table = (values.to(device, audio.dtype)[entry] for values in (self.slopes, self.table))
+        weights = between.mul_(slopes).add_(table).to(audio)
         seen = audio[..., max(low - first, 0) : max(high - first, 0)]
         before = max(first - low, 0)
         seen = torch.nn.functional.pad(seen, (before, high - low - before - seen.shape[-1]))
-        return torch.einsum("...nt,nt->...n", seen.unfold(-1, len(taps), 1)[..., whole - whole[0], :], weights)
+        return torch.einsum(
+            "...nt,nt->...n", seen.unfold(-1, len(taps), 1)[..., (whole - whole[0]).to(audio.device), :], weights
+        )
 
 
 @lru_cache(maxsize=8)

@@ -121,7 +121,12 @@ next(batches)
 POOL = """
 import time
 from separate.data.parallel import in_parallel
-in_parallel(lambda item: print("started", flush=True) or time.sleep(60), range(8), 2, "waiting")
+
+def work(item):
+    print("started", flush=True)
+    time.sleep(60)
+
+in_parallel(work, range(8), 2, "waiting")
 """
 
 

@@ -363,6 +363,26 @@ def test_bad_input_is_named_all_at_once_and_nothing_is_written(trained, call, tm
     assert good.exists()
 
 
+def test_what_a_header_claims_is_separated_or_refused_in_bounded_memory(trained, tmp_path):
+    """655,351 Hz shares no factor with any usual rate: the kernel of that ratio would take 42 GB."""
+    for rate in (655351, 2**31 - 1):
+        path = write(tmp_path / f"{rate}.wav", tone(300, channels=2), subtype="FLOAT")
+        raw = bytearray(path.read_bytes())
+        raw[24:28] = rate.to_bytes(4, "little")
+        path.write_bytes(raw)
+    arguments = ["-c", str(trained / "runs" / "tiny"), "-o", "out", "--device", "cpu"]
+    program = str(Path(sys.executable).parent / "separate-infer")
+    process = subprocess.Popen([program, *arguments, "655351.wav"], cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    _, status, used = os.wait4(process.pid, 0)
+    assert status == 0, process.communicate()
+    assert used.ru_maxrss < 1.5e6  # KB
+    stem, rate = soundfile.read(tmp_path / "out" / "655351" / "voice.wav")
+    assert (stem.shape, rate) == ((16000, 2), 655351)
+    done = subprocess.run([program, *arguments, f"{2**31 - 1}.wav"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "its header claims a sample rate of 2147483647 Hz, and files of 1000 to 1000000 Hz are read" in done.stderr
+
+
 def test_stems_that_do_not_fit_on_the_disk_leave_nothing_behind(trained, tmp_path):
     """A limit on the size of files stands in for a full disk: writing fails in the same place."""
     import resource

@@ -91,7 +91,7 @@ def end_with_parent() -> None:
 
 
 def _killed_by_kernel() -> bool:
-    """Ask the kernel for a SIGKILL when the parent ends; whether it will come."""
+    """Ask the kernel for a SIGKILL when the thread that forked this process ends; whether it will come."""
     if sys.platform != "linux":
         return False
     try:
