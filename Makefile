@@ -31,6 +31,7 @@ test: $(INSTALLED)  ## all tests, 5 minutes on two cores
 bench: $(INSTALLED)  ## time and memory beside peers, tables and JSON, 15 minutes on two cores
 	$(BIN)/python scripts/bench.py
 	$(BIN)/python scripts/bench_data.py
+	$(BIN)/python scripts/bench_training.py
 
 lint: $(INSTALLED)  ## ruff
 	$(BIN)/ruff format --check .
