@@ -35,7 +35,7 @@ class Stretch:
     def of(cls, frames: int, speed: float, tempo: float, semitones: float) -> Stretch:
         """For `frames` samples at `speed` times the speed, `tempo` times the tempo and so many semitones higher.
 
-        The ratio of the resampler is that of two integers, and within 0.9 cents of the one asked for.
+        The resampler's ratio is one of integers, within 0.9 cents of the ratio asked for from 1,000 samples on.
         """
         ratio = speed * 2 ** (semitones / 12)
         lengths = _lengths(frames, ratio)

@@ -52,32 +52,36 @@ def _turned(mixture: Tensor, heard: Tensor, centre: Tensor, window: Tensor, samp
 
 
 def _time_map(mixture: Tensor, frames: int, n_fft: int) -> tuple[Tensor, Tensor]:
-    """Where the frames of the output lie in the input, and the frame of the onset that each belongs to, or -1.
+    """For each frame of the output, its centre in the input in samples, and the number of the frame at its onset.
 
-    Both (K,), in samples of the input and in frames.  Frame k of the output is centred at (k - 1) * n_fft / 4.
+    Both (K,); the second is -1 away from onsets.  Frame k is centred at (k - 1) * n_fft / 4 in the output.
     """
     length, hop, around = mixture.shape[-1], n_fft // 4, n_fft * 3 // 8
+    block, onsets = n_fft // BLOCKS, _onsets(mixture, n_fft, max(1.0, length / frames))
+    count = len(onsets)
+    numbers = torch.arange(count, device=mixture.device)
+    latest = torch.where(onsets, numbers, -1).cummax(0).values
+    coming = pad(torch.where(onsets, numbers, count).flip(0).cummin(0).values.flip(0), (0, 1), value=count)
+
     placed = hop * torch.arange(-1, (frames - 1) // hop + 3, device=mixture.device)
-    onsets = _onsets(mixture, n_fft, max(1.0, length / frames))
-    block = n_fft // BLOCKS
-    numbers = torch.arange(len(onsets), device=mixture.device)
-    last = torch.where(onsets, numbers, -1).cummax(0).values
-    following = torch.where(onsets, numbers, len(onsets)).flip(0).cummin(0).values.flip(0)
-    here = (placed * length // frames // block).clamp(0, len(onsets) - 1)
-    before, after = last[here], following[(here + 1).clamp_max(len(onsets) - 1)]
-    after = torch.where(here + 1 < len(onsets), after, len(onsets))
-    sounds, lands = (torch.stack([before, after]) * block + block // 2), None
+    here = (placed * length // frames // block).clamp(0, count - 1)
+    onset = torch.stack([latest[here], coming[here + 1]])  # (2, K) blocks: before and after each frame
+    missing = (onset < 0) | (onset == count)
+    sounds = onset * block + block // 2
     lands = sounds * frames // length
-    # without an onset the ends of the signal are the fixed points
-    none_before, none_after = before < 0, after == len(onsets)
-    left = torch.where(none_before, 0, lands[0] + around), torch.where(none_before, 0, sounds[0] + around)
-    right = torch.where(none_after, frames, lands[1] - around), torch.where(none_after, length, sounds[1] - around)
-    between = left[1] + (placed - left[0]) * (right[1] - left[1]) // (right[0] - left[0]).clamp_min(1)
-    in_left, in_right = ~none_before & (placed < left[0]), ~none_after & (placed > right[0])
-    heard = torch.where(in_left, left[1] + placed - left[0], between)
-    heard = torch.where(in_right, right[1] + placed - right[0], heard)
-    centre = torch.where(in_left, lands[0], torch.where(in_right, lands[1], -hop * 2))
-    return heard.clamp(-n_fft // 2, length + n_fft // 2), (centre + hop // 2) // hop + 1
+
+    # what is fixed on either side: the edge of the surroundings of an onset, or the end of the signal
+    after = torch.arange(2, device=mixture.device)[:, None]  # 0 for before; made on the device, so without waiting
+    side = around * (1 - 2 * after)
+    heard = torch.where(missing, after * length, sounds + side)
+    given = torch.where(missing, after * frames, lands + side)
+    between = heard[0] + (placed - given[0]) * (heard[1] - heard[0]) // (given[1] - given[0]).clamp_min(1)
+    near = torch.stack([placed < given[0], placed > given[1]]) & ~missing
+    place = torch.where(near[0], heard[0] + placed - given[0], between)
+    place = torch.where(near[1], heard[1] + placed - given[1], place)
+    at_onset = (lands + hop // 2) // hop + 1
+    centre = torch.where(near[0], at_onset[0], torch.where(near[1], at_onset[1], -1))
+    return place.clamp(-n_fft // 2, length + n_fft // 2), centre
 
 
 def _onsets(mixture: Tensor, n_fft: int, factor: float) -> Tensor:
