@@ -19,6 +19,9 @@ class DPRNN(nn.Module):
     an inter-chunk recurrent layer of `units` in each direction with linear layer, normalisation and residual
     connection; recurrent: lstm, gru or rnn; dropout: after each recurrent layer; activation: of the masks.
 
+    The defaults are the paper's but for kernel and chunk, those of its fastest network; its best is
+    experiment=dprnn_paper.
+
     The channels of a mixture enter the encoder together, and the decoder gives as many for each source.
     causal=True: the inter-chunk layers run forward only and all normalisation is cumulative.  A chunk is still read
     in both directions, so that the output at a sample depends on at most (chunk - 1) kernel / 2 + kernel - 1 later

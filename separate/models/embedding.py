@@ -242,6 +242,8 @@ class DeepClustering(nn.Module):
 class Attractor(DeepClustering):
     """Deep attractor network (Chen et al., 2017): embeddings of any length, and masks by their similarity to centres.
 
+    The default has 600 units in each direction, the authors' code 300; see experiment=attractor_paper.
+
     In training the centres are the attractors of the true sources, and the masks are differentiable, so that every
     loss on masks or waveforms trains it.  Separating goes by `Clusters`.
     """

@@ -18,6 +18,8 @@ WINDOWS = (64, 256, 1024, 2048, 4096, 16384)  # for which both branches meet at 
 class HDemucs(nn.Module):
     """torchaudio's Hybrid Demucs (Défossez, 2021), for mixtures of any length.
 
+    dconv_init is torchaudio's by default, a tenth of the authors'; see experiment=hdemucs_paper.
+
     Both branches have `hidden` x growth^level channels, and each level divides bins and samples by 4, until one bin is
     left and the branches are added; the levels after that divide by `time_stride`.
     nfft: window of the STFT in samples, with a step of nfft / 4; torchaudio suggests 4096 and depth=6 for 44.1 kHz,

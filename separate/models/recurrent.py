@@ -38,6 +38,8 @@ class MaskInference(nn.Module):
     The representation, `layers` x `units` (in each direction) with dropout between them, and a linear layer to S x C
     masks.  With bidirectional=False and a normalisation that is causal (batch, layer, learnable, whiten, none) the
     masks up to a frame do not depend on later ones.
+    The sizes are smaller than the papers', and the input is in decibels by batch normalisation instead of mel bands by
+    the statistics of the training set; see experiment=blstm_paper.
     complex_masks: each mask gets a real and an imaginary part (Williamson et al., 2016), both with the activation.
     mels: the network works on as many bands; what it says of them is projected back to the bins before the activation.
     """

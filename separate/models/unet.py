@@ -127,6 +127,9 @@ class UNet(nn.Module):
     downsampling: stride, max or average (pooling); upsampling: transposed, nearest or bilinear; kernel: odd; padding:
     of all convolutions that are not transposed.  joint=False makes one network for each source, as in the paper.
 
+    On purpose unlike the paper by default: one network for all sources, and magnitudes as they are instead of scaled to
+    [0, 1] (normalisation=peak); see experiment=unet_paper.
+
     The frames come in patches of `patch` frames; patch=None takes all frames as one.  When separating, patches
     overlap by half and their masks are cross-faded, since at its ends a patch knows only one side; the last one is
     padded with silence.  In training they lie side by side but for the last, which ends where the excerpt ends, so that

@@ -70,6 +70,7 @@ class WaveNet(nn.Module):
     which have neither softmax nor bound.  An output sees (kernel - 1) x stacks x (2^layers - 1) samples around itself
     and a few more.  kernel, final_kernel: taps; causal: no output depends on later samples; padding: of all layers;
     inner_activation: of the signal in a gated layer; final_activation: before each of the final convolutions.
+    All samples are estimated and count in the loss; the authors train on 1,601 in the middle of what the network sees.
     The defaults are those of Lluís et al.; Rethage et al. have stacks=3, residual=128, skip=128.
     """
 
