@@ -125,13 +125,18 @@ class _Bytes:
         return count
 
 
+def file_name(path: str | Path) -> str | bytes:
+    """A path as soundfile opens it, whether or not its name is valid in the locale's encoding."""
+    return os.fsencode(path) if os.name == "posix" else str(path)
+
+
 @contextmanager
 def _sound(path: str | Path) -> Iterator[soundfile.SoundFile]:
     """A path opened; UnreadableError, without the path, where it cannot be."""
     part = member_of(str(path))
     try:
         if part is None:
-            with soundfile.SoundFile(path) as file:
+            with soundfile.SoundFile(file_name(path)) as file:
                 yield file
         else:
             with _Bytes(part) as bytes_, soundfile.SoundFile(bytes_) as file:
@@ -148,8 +153,8 @@ def probe(path: str | Path) -> Info:
         part = member_of(str(path)) or Member(str(path), 0, Path(path).stat().st_size)
         with _Bytes(part) as bytes_:
             _refuse_truncated_wav(bytes_)
-    except OSError as error:
-        raise UnreadableError(f"cannot be opened ({error.strerror or error})") from None
+    except (OSError, ValueError) as error:  # a name that no file can have is a ValueError
+        raise UnreadableError(f"cannot be opened ({getattr(error, 'strerror', None) or error})") from None
     with _sound(path) as file:
         info = Info(file.frames, file.samplerate, file.channels, file.subtype)
         _refuse_absurd(info, part.size, file.format)
@@ -405,4 +410,4 @@ def _tensor(audio: np.ndarray) -> Tensor:
 def create(path: Path, frames: int, sample_rate: int, channels: int, subtype: str = "FLOAT") -> soundfile.SoundFile:
     """Open a WAV file to write `frames` samples to, RF64 where they would pass 4 GiB; blocks are (n, C)."""
     large = frames * channels * 4 > 2**32 - 2**16
-    return soundfile.SoundFile(path, "w", sample_rate, channels, subtype, format="RF64" if large else "WAV")
+    return soundfile.SoundFile(file_name(path), "w", sample_rate, channels, subtype, format="RF64" if large else "WAV")

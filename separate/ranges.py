@@ -101,6 +101,8 @@ def check_containers(schema: type, values: Any, prefix: str = "") -> None:
         hint = hints.get(key) if isinstance(key, str) else None
         if is_dataclass(hint):
             check_containers(hint, value, f"{prefix}{key}.")  # type: ignore[arg-type]
+        elif any(isinstance(one, int) and abs(one) > LARGEST_INTEGER for _, one in numbers_in(value)) and hint:
+            check_numbers(f"{prefix}{key}", value, range_of(schema, key))  # which could not be converted
         elif hint not in (None, Any) and value is not None and value != "???":
             inner = [typing.get_origin(one) or one for one in _choices(hint)]
             kind = next((k for k in (list, dict) if isinstance(value, k)), None)
@@ -209,7 +211,7 @@ def brief(value: Any) -> str:
         text = f"{{{', '.join(f'{name}: {brief(one)}' for name, one in list(value.items())[:10])}}}"
     else:
         text = str(value)
-    text = " ".join(text.split())
+    text = " ".join(text.encode(errors="backslashreplace").decode().split())
     return text if len(text) <= 4 * SHOWN else f"{text[: 4 * SHOWN]}…"
 
 
@@ -236,7 +238,7 @@ def check_plain(values: Any, where: str = "") -> None:
             )
         if isinstance(value, dict):
             for name, one in value.items():
-                if not isinstance(name, str):
+                if not isinstance(name, str) or not _encodes(name):
                     raise UsageError(f"{key or 'the configuration'} has the key {brief(name)}, which is no text")
                 waiting.append((f"{key}.{name}" if key else name, one, depth + 1))
         elif isinstance(value, (list, tuple)):
@@ -246,7 +248,16 @@ def check_plain(values: Any, where: str = "") -> None:
                 raise UsageError(
                     f"{key}={brief(value)} is an interpolation, which is not resolved here; write its value"
                 )
-            if "\0" in value:
-                raise UsageError(f"{key} holds a zero byte, which neither a name nor a text can")
+            if "\0" in value or not _encodes(value):
+                raise UsageError(f"{key} holds a zero byte or invalid Unicode, which neither a name nor a text can")
         elif not isinstance(value, (bool, int, float, type(None))):
             raise UsageError(f"{key} is of type {type(value).__name__}, and must be a number, text, list or section")
+
+
+def _encodes(text: str) -> bool:
+    """Whether it is Unicode, or bytes of another encoding as Python keeps them in names of files."""
+    try:
+        text.encode(errors="surrogateescape")
+    except UnicodeEncodeError:
+        return False
+    return True

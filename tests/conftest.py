@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -32,7 +33,7 @@ def tone(frequency: float, seconds: float = 2.0, rate: int = RATE, channels: int
 
 def write(path: Path, audio: np.ndarray, rate: int = RATE, **options: str) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    soundfile.write(path, audio, rate, **options)
+    soundfile.write(os.fsencode(path), audio, rate, **options)
     return path
 
 

@@ -27,7 +27,7 @@ from tests.test_shards import data as shards_data
 from tests.test_shards import example, pack, split_of
 
 SPLITS = {"train": "train", "valid": "valid", "test": "test"}
-SIGNS = ["$^$", "$\\frac$", "a\tb", "é", "漢", "🎻", "a\u2028b", "_{", "<b>", "'\"", "%s", "{}"]
+SIGNS = ["$^$", "$\\frac$ \t_{", "漢 🎻 \u2028", "<b>'\"%s{}"]
 
 
 # manifests
@@ -252,12 +252,8 @@ def forged_tar(path: Path, size: bytes, name: bytes = b"a.x.wav") -> Path:
 )
 def test_a_tar_that_claims_an_impossible_size_is_refused(tmp_path, size):
     path = forged_tar(tmp_path / "train-0.tar", size)
-    try:
-        found = contents_of(path)
-    except DataError as error:
-        assert "not readable as an uncompressed tar file" in str(error)
-    else:
-        assert all(len(row) == 4 for row in found.members), "no header of audio"
+    with pytest.raises(DataError, match="not readable as an uncompressed tar file"):
+        contents_of(path)
 
 
 def header_of(rate: int, channels: int = 1) -> bytes:

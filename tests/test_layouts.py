@@ -247,7 +247,7 @@ def test_a_manifest_says_what_is_wrong_by_line(tmp_path):
         "all.jsonl:2: has no source s2 (it has s1); null stands for silence",
         'all.jsonl:3: has the key "strat"',
         'all.jsonl:4: has no "id"',
-        """all.jsonl:5: "start" is 'soon', and must be seconds""",
+        """all.jsonl:5: "start" is soon, and must be at least 0 and at most 1e+09 seconds""",
         "all.jsonl:6: names no file",
         "all.jsonl:8: has the id of line 7, twice",
         "starts at 5.0 s, where its files have ended",

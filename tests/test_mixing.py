@@ -277,10 +277,13 @@ def test_what_changes_samples_is_refused_on_cached_spectrograms(tmp_path):
     ("options", "sentence"),
     [
         ({"gain": [6.0, -6.0]}, "augment.gain=[6.0, -6.0] must be the least and the most, e.g. [-6,6]"),
-        ({"speed": [0.0, 1.0]}, "augment.speed=[0.0, 1.0] must be the least and the most, e.g. [0.9,1.1]"),
+        (
+            {"speed": [0.0, 1.0]},
+            "augment.speed[0]=0.0 must be at least 0.1 and at most 10, e.g. augment.speed=[0.9,1.1]",
+        ),
         ({"pitch": [1.0]}, "augment.pitch=[1.0] must be the least and the most"),
-        ({"polarity": 1.5}, "augment.polarity=1.5 must lie between 0 and 1"),
-        ({"equaliser": -3.0}, "augment.equaliser=-3.0 must not be below 0"),
+        ({"polarity": 1.5}, "augment.polarity=1.5 must be at least 0 and at most 1"),
+        ({"equaliser": -3.0}, "augment.equaliser=-3.0 must be at least 0 and at most 100 dB"),
     ],
 )
 def test_values_that_mean_nothing_are_refused(options, sentence):

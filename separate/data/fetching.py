@@ -264,6 +264,8 @@ def index_of(root: str) -> dict[str, Contents] | str:
                 raise DataError(
                     f"{where} is of another version of separate; make it anew with scripts/prepare_shards.py"
                 )
+            if not isinstance(entry["place"], str):
+                raise TypeError(entry["place"])
             one = Contents(**{**entry, "place": f"{root}/{entry['place']}"})
             if one.sha256 is None:
                 raise ValueError(one.sha256)
@@ -278,8 +280,11 @@ def contents_of(file: Path, place: str | None = None) -> Contents:
     place = place or str(file)
     found: list[list[str | int]] = []
     try:
+        length = file.stat().st_size
         with tarfile.open(file, "r:") as tar:
             for member in audio_in(tar):
+                if not 0 <= member.size <= length - member.offset_data:
+                    raise tarfile.ReadError(f"{member.name} claims {member.size} bytes, which it does not have")
                 row: list[str | int] = [member.name, member.offset_data, member.size]
                 try:
                     info = probe(Member(str(file), member.offset_data, member.size, member.name).path)
@@ -295,7 +300,7 @@ def contents_of(file: Path, place: str | None = None) -> Contents:
                 raise tarfile.ReadError("it ends too early")
     except (tarfile.TarError, OSError, ValueError, ArithmeticError, RecursionError) as error:  # of forged headers
         raise DataError(f"{place}: not readable as an uncompressed tar file ({error})") from None
-    return Contents(place, file.stat().st_size, None, found)
+    return Contents(place, length, None, found)
 
 
 def within(least: int, value: Any, most: float) -> None:

@@ -242,7 +242,7 @@ def list_manifest(root: Path, splits: Mapping[str, str], split: str, sources: Se
     try:
         lines = read_text(root).split("\n")  # and not at other ends of lines, which names may hold
     except TextError as error:
-        raise DataError(f"{root} {error}; data.root is the path of lines of JSON") from None
+        raise DataError(f"{root} {error}; data.root is the manifest's path") from None
     name = split_name(splits, split)
     listing = Listing([], f'lines of {root} with "split": "{name}" and sources {", ".join(sources)}')
     ids: dict[str, int] = {}

@@ -136,5 +136,5 @@ def _convert(stem: Path, gain: float, subtype: str, info: audio.Info) -> None:
 
 
 def _blocks(path: Path) -> Iterator[np.ndarray]:
-    with soundfile.SoundFile(path) as file:
+    with soundfile.SoundFile(audio.file_name(path)) as file:
         yield from file.blocks(BLOCK, dtype="float32")
