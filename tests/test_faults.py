@@ -7,12 +7,18 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
+import traceback
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
+import torch
 
 from separate import checkpoint
 from separate.cli import data as data_program
+from separate.cli import evaluate, infer, train
 from separate.cli.faults import told
 from tests.conftest import TINY_TOY, tone, write
 
@@ -59,6 +65,14 @@ class Gain(torch.nn.Module):
         return {'waveforms': mixture.unsqueeze(1) * self.gain}
 """
 
+PROGRAMS = {"train": train, "eval": evaluate, "infer": infer, "data": data_program}
+
+
+class Done(NamedTuple):
+    returncode: int
+    stdout: str
+    stderr: str
+
 
 def line(words: str) -> int:
     """The line of the network's file in which these words stand first."""
@@ -70,7 +84,7 @@ TRAIN = ["--config-dir", "mine", "model=gain", "loss=si_sdr", "data.workers=0", 
 
 
 @pytest.fixture(scope="module")
-def own(tmp_path_factory, program) -> Path:
+def own(tmp_path_factory) -> Path:
     """A folder with a package of another's, and a run of its network."""
     folder = tmp_path_factory.mktemp("own")
     (folder / "faulty.py").write_text(NETWORK)
@@ -82,13 +96,44 @@ def own(tmp_path_factory, program) -> Path:
     return folder
 
 
-def run(name: str, *arguments: str, cwd: Path, **environment: str) -> "subprocess.CompletedProcess[str]":
-    path = Path(sys.executable).parent / f"separate-{name}"
-    variables = {**os.environ, "PYTHONPATH": str(cwd), "TMPDIR": str(cwd), **environment}
-    return subprocess.run([str(path), *arguments], cwd=cwd, env=variables, capture_output=True, text=True)
+def run(name: str, *arguments: str, cwd: Path, **environment: str) -> Done:
+    """A program's main() in a process of its own, forked so that torch need not be loaded again."""
+    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
+        code = _forked(name, arguments, cwd, environment, out.fileno(), err.fileno())
+        out.seek(0)
+        err.seek(0)
+        return Done(code, out.read(), err.read())
 
 
-def fault(done: "subprocess.CompletedProcess[str]", what: str) -> Path:
+def _forked(name: str, arguments: Sequence[str], cwd: Path, environment: dict[str, str], out: int, err: int) -> int:
+    child = os.fork()
+    if child == 0:
+        code: object = 1
+        try:
+            os.chdir(cwd)
+            os.dup2(out, 1)
+            os.dup2(err, 2)
+            sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")
+            os.environ.update({"HYDRA_FULL_ERROR": "0", **environment})
+            tempfile.tempdir = str(cwd)
+            sys.path.insert(0, str(cwd))
+            sys.argv = [f"separate-{name}", *arguments]
+            torch.set_num_threads(1)  # the parent's threads are not here
+            PROGRAMS[name].main()
+            code = 0
+        except SystemExit as stopped:
+            code = stopped.code or 0
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code if isinstance(code, int) else 1)
+    _, status = os.waitpid(child, 0)
+    return os.waitstatus_to_exitcode(status)
+
+
+def fault(done: Done, what: str) -> Path:
     """Where the traceback of a fault was written, which is said in one sentence."""
     assert done.returncode == 70, (done.stdout, done.stderr)
     assert "Traceback (most recent" not in done.stderr
@@ -208,7 +253,13 @@ def test_a_fault_of_a_library_is_told_by_separate_data_too(stems, tmp_path):
     (tmp_path / "matplotlib").mkdir()
     (tmp_path / "matplotlib" / "__init__.py").write_text("{}['broken']\n")
     arguments = ["info", "data=stems", f"data.root={stems}", "data.sources=[low,high]", "data.sample_rate=8000"]
-    done = run("data", *arguments, "picture=a.png", cwd=tmp_path)
+    program = str(Path(sys.executable).parent / "separate-data")
+    places = {"PYTHONPATH": str(tmp_path), "TMPDIR": str(tmp_path)}
+    ended = subprocess.run(
+        [program, *arguments, "picture=a.png"],
+        cwd=tmp_path, env={**os.environ, **places}, capture_output=True, text=True,
+    )  # fmt: skip
+    done = Done(ended.returncode, ended.stdout, ended.stderr)
     assert fault(done, "KeyError: 'broken' (__init__.py, line 1)").parent.parent == tmp_path
     assert not (tmp_path / "a.png").exists()
 

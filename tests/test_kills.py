@@ -28,18 +28,21 @@ def scalars(folder: Path) -> dict[str, list[int]]:
 
 def log_epochs(folder: Path, done: int, epochs: list[int], die: bool) -> None:
     """Log these epochs, of 10 steps each, in a process that is killed afterwards.  done: epochs that were saved."""
-    script = (
-        "import os, signal, sys\n"
-        "from pathlib import Path\n"
-        "from separate.config import LoggerConfig\n"
-        "from separate.training.runlog import RunLog\n"
-        f"log = RunLog(Path({str(folder)!r}), LoggerConfig(), {done})\n"
-        f"for epoch in {epochs}:\n"
-        f"    log.epoch({{**{FACTS}, 'epoch': epoch, 'step': 10 * epoch}}, False)\n"
-        + ("os.kill(os.getpid(), signal.SIGKILL)\n" if die else "log.close()\n")
-    )
-    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
-    assert ended.returncode == (-signal.SIGKILL if die else 0), ended.stderr
+    time.sleep(1.05)  # event files are ordered by the second that they were begun in
+    child = os.fork()
+    if child == 0:
+        try:
+            log = RunLog(folder, LoggerConfig(), done)
+            for epoch in epochs:
+                log.epoch({**FACTS, "epoch": epoch, "step": 10 * epoch}, False)
+            if die:
+                os.kill(os.getpid(), signal.SIGKILL)
+            log.close()
+            os._exit(0)
+        finally:
+            os._exit(1)
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == (-signal.SIGKILL if die else 0)
 
 
 @pytest.mark.parametrize(

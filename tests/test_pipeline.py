@@ -374,7 +374,8 @@ def test_what_a_header_claims_is_separated_or_refused_in_bounded_memory(trained,
     program = str(Path(sys.executable).parent / "separate-infer")
     process = subprocess.Popen([program, *arguments, "655351.wav"], cwd=tmp_path, stderr=subprocess.PIPE, text=True)
     _, status, used = os.wait4(process.pid, 0)
-    assert status == 0, process.communicate()
+    process.returncode = os.waitstatus_to_exitcode(status)
+    assert process.returncode == 0, process.communicate()
     assert used.ru_maxrss < 1.5e6  # KB
     stem, rate = soundfile.read(tmp_path / "out" / "655351" / "voice.wav")
     assert (stem.shape, rate) == ((16000, 2), 655351)
