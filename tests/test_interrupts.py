@@ -6,25 +6,33 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from separate import checkpoint
+from separate.cli import train
 from separate.data.batches import TrainingSteps
 from separate.errors import SeparateError
 from separate.training import trainer
+from tests.conftest import RATE, write
 from tests.test_trainer import start
 
 STORM = """
 import signal, sys
+from importlib import import_module
 signal.signal(signal.SIGALRM, lambda *_: None)
-from separate.cli.train import main
-signal.setitimer(signal.ITIMER_REAL, 1e-3, float(sys.argv.pop(1)))
-try:
-    main()
-finally:
-    signal.setitimer(signal.ITIMER_REAL, 0)
-"""
+program, *arguments = sys.argv[1:]
+main = import_module(f"separate.cli.{program}").main
+for name, often in (("calm", 0), ("hit", 1e-3)):
+    print(name)
+    sys.argv[1:] = [argument.replace("NAME", name) for argument in arguments]
+    signal.setitimer(signal.ITIMER_REAL, often, often)
+    try:
+        main()
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+"""  # a program twice, undisturbed and with a thousand signals each second
 RECURRENT = ["model=blstm", "model.units=100", "model.layers=2"]
 ENCODER = ["model=tasnet", "loss=si_sdr", "model.filters=64", "model.layers=1", "model.units=32"]
 
@@ -39,6 +47,7 @@ def python(code: str, *arguments: str, cwd: Path, **environment: str) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="no such signals")
 @pytest.mark.parametrize("model", [RECURRENT, ENCODER], ids=["blstm", "tasnet"])
 @pytest.mark.parametrize("threads", ["1", "2"])
@@ -47,11 +56,29 @@ def test_a_training_that_is_hit_by_signals_all_the_time_learns_the_same(model, t
         "data.tracks={train: 1, valid: 1, test: 1}", "data.excerpt=2", "batch_size=4", "trainer.epochs=1",
         "trainer.steps_per_epoch=6", "logger.tensorboard=false", "device=cpu", "trainer.precision=float32",
     ]  # fmt: skip
-    environment = {"OMP_NUM_THREADS": threads, "OMP_WAIT_POLICY": "PASSIVE"}
-    for run, often in (("calm", "0"), ("hit", "1e-3")):
-        python(STORM, often, *model, *options, f"run={run}", cwd=tmp_path, **environment)
+    python(
+        STORM, "train", *model, *options, "run=NAME", cwd=tmp_path, OMP_NUM_THREADS=threads, OMP_WAIT_POLICY="PASSIVE"
+    )
     calm, hit = (checkpoint.read(tmp_path / run / "checkpoints" / "last.ckpt")["model"] for run in ("calm", "hit"))
     assert all(torch.equal(value, hit[name]) for name, value in calm.items())
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="no such signals")
+def test_an_evaluation_and_a_separation_that_are_hit_by_signals_give_the_same(tmp_path, call):
+    tiny = ["debug=fast", "data.tracks={train: 1, valid: 1, test: 2}", "logger.tensorboard=false", "device=cpu"]
+    code, _, err = call(train, *tiny, *RECURRENT, "run=r", cwd=tmp_path)
+    assert code == 0, err
+    write(tmp_path / "mix.wav", np.random.default_rng(0).normal(scale=0.1, size=(4 * RATE, 1)))
+    environment = {"OMP_NUM_THREADS": "2", "OMP_WAIT_POLICY": "PASSIVE"}
+    separation = ["-c", "r", "-o", "NAME", "--device", "cpu", "--chunk", "2", "--overlap", "0.5", "mix.wav"]
+    python(STORM, "infer", *separation, cwd=tmp_path, **environment)
+    calm, hit = (sorted((tmp_path / name / "mix").iterdir()) for name in ("calm", "hit"))
+    assert len(calm) == 3
+    assert [path.read_bytes() for path in calm] == [path.read_bytes() for path in hit]
+    said = python(STORM, "evaluate", "run=r", "device=cpu", cwd=tmp_path, **environment)
+    assert "SI-SDR" in said
+    assert said.removeprefix("calm\n").split("hit\n")[0] == said.split("hit\n")[1]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
