@@ -51,6 +51,9 @@ class OnCuda(Tensor):
     def __repr__(self) -> str:
         return f"OnCuda({self.held!r})"
 
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return self.held.__reduce_ex__(protocol)  # a checkpoint of it opens anywhere
+
     @classmethod
     def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         raise AssertionError(f"{func} on a tensor of the pretended device, outside of it")
@@ -72,7 +75,7 @@ class Pretending(TorchDispatchMode):
         goes = there if target is None else target.type != "cpu"  # C++ asks for meta tensors
         if func.overloadpacket is aten.copy_:
             goes = isinstance(args[0], OnCuda)
-            self._check_copy(func, args[0], args[1], len(args) > 2 and args[2] or kwargs.get("non_blocking"))
+            self._check_copy(func, args[0], args[1], (len(args) > 2 and args[2]) or kwargs.get("non_blocking"))
         elif func.overloadpacket is aten._to_copy:
             if goes != there and not kwargs.get("non_blocking"):
                 self._wait()
