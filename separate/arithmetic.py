@@ -1,4 +1,4 @@
-"""The precision that sums are taken in, and the size of the blocks that long ones are taken by."""
+"""The precision of sums, the size of the blocks that long ones are taken by, and decisions that wait for a device."""
 
 from __future__ import annotations
 
@@ -17,6 +17,11 @@ def precise(x: Tensor) -> torch.dtype:
 def wide(x: Tensor) -> torch.dtype:
     """float64, or float32 on MPS, which has no other."""
     return torch.float32 if x.device.type == "mps" else torch.float64
+
+
+def settled(condition: Tensor) -> bool:
+    """A truth value that decides what comes next, so that the host waits for the device: in no step of a training."""
+    return bool(condition)
 
 
 def block(x: Tensor, numbers: int) -> int:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from separate.arithmetic import block, precise, wide
+from separate.arithmetic import block, precise, settled, wide
 from separate.models.layers import check_positive
 
 TOLERANCE = 1e-4  # of the mean variance of a dimension: converged when the centres of a start move less
@@ -50,7 +50,7 @@ def kmeans(
             moved = _lloyd(x, weighted, centres)
             shift = (moved - centres).square().sum((2, 3))  # (B, R)
             centres = moved
-            if (shift <= still).all():
+            if settled((shift <= still).all()):
                 break
         gain = torch.bmm(_scores(x, centres).amax(2), w.unsqueeze(2))  # (B, R, 1): inertia = constant - 2 gain
         best = gain.argmax(1).reshape(-1, 1, 1, 1).expand(-1, 1, *centres.shape[2:])
@@ -104,7 +104,7 @@ def _lloyd(x: Tensor, weighted: Tensor, centres: Tensor) -> Tensor:
     mass = sums[..., -1:]
     empty = mass == 0
     moved = sums[..., :-1] / mass
-    if empty.any():
+    if x.device.type != "cpu" or empty.any():  # elsewhere to ask takes longer
         return torch.where(empty, _farthest(x, weighted[..., -1], best.squeeze(2), empty.squeeze(3)), moved)
     return moved
 

@@ -6,23 +6,69 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
+import torch
+
+from tests.pretend import CUDA, Pretending, pretended_cuda
 
 RATE = 8000
 TINY = ["model.units=16", "model.layers=1", "logger.tensorboard=false", "device=cpu"]
 TINY_TOY = ["debug=fast", "data.tracks={train: 4, valid: 2, test: 2}", *TINY]
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    import torch
+def devices() -> list[str]:
+    """The CPU, a GPU that the tests pretend to have, and one that is there."""
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    return ["cpu", "pretended", *(name for name, found in there.items() if found)]
 
-    for item in items:
-        if item.get_closest_marker("gpu") and not torch.cuda.is_available():
-            item.add_marker(pytest.mark.skipif(True, reason="needs a CUDA device"))
+
+@pytest.fixture(params=devices())
+def device_and_mode(request: pytest.FixtureRequest) -> Iterator[tuple[torch.device, Pretending | None]]:
+    if request.param == "pretended":
+        with pretended_cuda() as mode:
+            yield CUDA, mode
+    else:
+        yield torch.device(request.param), None
+
+
+@pytest.fixture
+def device(device_and_mode: tuple[torch.device, Pretending | None]) -> torch.device:
+    """Each device in turn: a test that asks for it runs on all of them."""
+    return device_and_mode[0]
+
+
+@pytest.fixture
+def pretended() -> Iterator[Pretending]:
+    """A CUDA device that is not there, and where the host has waited for it."""
+    with pretended_cuda() as mode:
+        yield mode
+
+
+@pytest.fixture
+def waits(device_and_mode: tuple[torch.device, Pretending | None]) -> Callable[[], AbstractContextManager[list[str]]]:
+    """waits() -> where the host waits for the device within it; of a device that is there an error instead."""
+
+    @contextmanager
+    def watching() -> Iterator[list[str]]:
+        place, mode = device_and_mode
+        found: list[str] = []
+        if mode is not None:
+            mode.waits.clear()
+        if place.type == "cuda" and mode is None:
+            torch.cuda.set_sync_debug_mode("error")
+        try:
+            yield found
+        finally:
+            found += mode.waits if mode is not None else []
+            if place.type == "cuda" and mode is None:
+                torch.cuda.set_sync_debug_mode("default")
+
+    return watching
 
 
 def tone(frequency: float, seconds: float = 2.0, rate: int = RATE, channels: int = 1) -> np.ndarray:

@@ -9,7 +9,10 @@ from itertools import permutations
 import torch
 from torch import Tensor
 
+from separate.arithmetic import wide
+
 MOST_ORDERS = 24  # those of 4 sources: more take longer to try than the Hungarian method needs
+MOST_ON_DEVICE = 16  # estimates with 2^16 subsets
 
 
 @lru_cache
@@ -23,27 +26,58 @@ def best_permutation(pairwise: Tensor) -> Tensor:
     """pairwise: (B, M estimates, S references), a cost -> (B, S), the estimate that belongs to each reference.
 
     With M > S the estimates that are left over belong to none; ValueError for M < S.  Up to 24 orders are all tried
-    (Yu et al., 2017), where the costs lie; beyond, and so for 5 sources, it is the Hungarian method (Kuhn, 1955) on
-    the CPU.  An example with a cost that is not finite keeps its order.
+    (Yu et al., 2017); beyond, and so for 5 sources, it is the Hungarian method (Kuhn, 1955) on the CPU, and elsewhere
+    dynamic programming over the subsets of estimates (Held and Karp, 1962), which the host does not wait for; beyond
+    16 estimates the costs are copied to the CPU.  An example with a cost that is not finite keeps its order.
     """
     _, estimates, references = pairwise.shape
     if estimates < references:
         raise ValueError(f"{estimates} estimates cannot be paired with {references} references; give at least as many")
     if math.perm(estimates, references) > MOST_ORDERS:
-        return _hungarian(pairwise)
+        on_device = pairwise.device.type != "cpu" and estimates <= MOST_ON_DEVICE
+        return by_subsets(pairwise) if on_device else _hungarian(pairwise)
     orders = _orders(estimates, references, pairwise.device)  # (orders, S)
     cost = pairwise[:, orders, torch.arange(references, device=pairwise.device)].sum(-1)  # (B, orders)
-    finite = pairwise.isfinite().all(-1).all(-1)
-    return orders[cost.argmin(dim=1).where(finite, 0)]  # the first order changes nothing
+    return orders[cost.argmin(dim=1).where(_finite(pairwise), 0)]  # the first order changes nothing
+
+
+def _finite(pairwise: Tensor) -> Tensor:
+    return pairwise.isfinite().all(-1).all(-1)
 
 
 def _hungarian(pairwise: Tensor) -> Tensor:
     from scipy.optimize import linear_sum_assignment  # slow to import, seldom needed
 
-    costs = pairwise.detach().cpu().double().mT  # (B, S, M)
+    costs = pairwise.detach().cpu().double().mT  # (B, S, M), for which the host waits
     unmoved = torch.arange(costs.shape[1])
     found = [torch.from_numpy(linear_sum_assignment(cost)[1]) if cost.isfinite().all() else unmoved for cost in costs]
     return torch.stack(found).to(pairwise.device)
+
+
+def by_subsets(pairwise: Tensor) -> Tensor:
+    """As `best_permutation`, in S rounds of 2^M x M steps.
+
+    Round s finds for each subset of s estimates what the first s references cost with it at least, and which estimate
+    the last of them then has; the best subset of S is followed back.
+    """
+    batch, estimates, references = pairwise.shape
+    subsets = torch.arange(2**estimates, device=pairwise.device).unsqueeze(1)  # (2^M, 1), a bit for each estimate
+    bits = 2 ** torch.arange(estimates, device=pairwise.device)  # (M,)
+    without = torch.where(subsets & bits > 0, subsets ^ bits, 0)  # (2^M, M)
+    barred = torch.where(subsets & bits > 0, 0.0, torch.inf)
+    costs = pairwise.detach().to(wide(pairwise))
+    least = torch.where(subsets.T == 0, 0.0, torch.inf).to(costs).expand(batch, -1)  # (B, 2^M)
+    last = []
+    for reference in range(references):
+        least, chosen = (least[:, without] + barred + costs[:, None, :, reference]).min(dim=2)
+        last.append(chosen)  # (B, 2^M)
+    subset = least.argmin(dim=1, keepdim=True)
+    order = []
+    for chosen in reversed(last):
+        order.append(chosen.gather(1, subset))
+        subset = subset ^ bits[order[-1]]
+    unmoved = torch.arange(references, device=pairwise.device)
+    return torch.where(_finite(pairwise).unsqueeze(1), torch.cat(order[::-1], dim=1), unmoved)
 
 
 def select(sources: Tensor, order: Tensor) -> Tensor:

@@ -1,0 +1,194 @@
+"""The CPU, a pretended GPU and the GPU that is there: the same results, and no step in which the host waits for one."""
+
+from contextlib import nullcontext
+
+import pytest
+import torch
+
+from separate.build import build_loss, build_separator
+from separate.clustering import kmeans
+from separate.config import TrainerConfig, shipped
+from separate.data.effects import BANDS
+from separate.data.examples import Example
+from separate.data.mixing import Drawn, collate
+from separate.evaluation.scores import score
+from separate.losses.permutation import best_permutation
+from separate.stft import STFT
+from separate.training import run
+from separate.training.state import State
+from separate.training.trainer import Training, fit, flush, train_step
+from tests.pretend import CUDA
+from tests.test_table import cells
+from tests.test_trainer import CONFIG
+from tests.tiny import MODELS, config_of, section
+
+CPU = torch.device("cpu")
+EMBEDDING = ("deep_clustering", "chimera", "attractor")
+
+
+def own_loss(model: str) -> str:
+    return next((next(iter(default.values())) for default in shipped("model")[model].get("defaults", [])), "tpsa")
+
+
+# (model, loss, interchangeable): each model under its own loss, and each loss with one model
+STEPS = [
+    *((model, own_loss(model), True) for model in MODELS),
+    *((model, own_loss(model), False) for model in EMBEDDING),
+    *(("blstm", loss, loss == "mixit") for loss in sorted(shipped("loss")) if cells("blstm", loss, loss == "mixit")),
+    *(("attractor", loss, False) for loss in ("attractor", "dc_weighted", "dc_whitened")),
+]
+
+
+def drawn_of(sources: int = 2) -> Drawn:
+    generator = torch.Generator().manual_seed(1)
+    signals = 0.1 * torch.randn(2, sources, 1, 320, generator=generator)
+    return collate([Example("noise", signal.numpy()) for signal in signals])
+
+
+def config_for(model: str, loss: str, interchangeable: bool) -> dict:
+    own = str(next(iter(shipped("loss")[loss].get("defaults", [{"": "tpsa"}])[0].values())))
+    fitting = cells(model, loss, interchangeable)
+    target = section("target", own if own in fitting else fitting[0])
+    outputs = 4 if loss == "mixit" else None
+    return config_of(model, interchangeable, loss=section("loss", loss), target=target, outputs=outputs)
+
+
+def steps_on(device, config, folder, waits, count=2):
+    """The figures of steps on one batch, where the host waited after the first, and the separator."""
+    torch.manual_seed(0)
+    separator = build_separator(config)
+    loss = build_loss(config, separator).to(device)
+    optimizer = torch.optim.Adam(separator.to(device).train().parameters(), lr=1e-3)
+    state = State(separator, optimizer, None, torch.amp.GradScaler(device.type, enabled=False))
+    options = TrainerConfig(precision="float32")
+    training = Training(loss, [], [], options, 2, 0, 0, folder, {}, lags=device.type != "cpu")  # type: ignore[arg-type]
+    drawn = drawn_of(len(config["data"]["sources"]))
+    found = [train_step(state, training, drawn)]
+    with waits() as waited:
+        found += [train_step(state, training, drawn) for _ in range(count - 1)]
+    found.append(flush(state, training))
+    return [figures for figures in found if figures], waited, separator
+
+
+def test_every_model_and_every_loss_is_among_the_steps():
+    assert {model for model, _, _ in STEPS} == set(shipped("model"))
+    assert {loss for _, loss, _ in STEPS} == set(shipped("loss"))
+
+
+@pytest.mark.parametrize(("model", "loss", "interchangeable"), STEPS)
+def test_a_step_gives_what_it_gives_on_the_cpu_and_waits_once_for_the_one_before(
+    model, loss, interchangeable, device, waits, tmp_path
+):
+    config = config_for(model, loss, interchangeable)
+    expected, _, _ = steps_on(CPU, config, tmp_path, lambda: nullcontext([]))
+    found, waited, _ = steps_on(device, config, tmp_path, waits)
+    assert waited in ([], ["event"])
+    assert len(found) == len(expected) == 2
+    for ours, theirs in zip(found, expected, strict=True):
+        assert ours == pytest.approx(theirs, rel=2e-3, abs=2e-4)
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_scores_and_chunks_are_those_of_the_cpu_and_wait_only_where_the_code_says_so(model, device, waits):
+    torch.manual_seed(0)
+    separator = build_separator(config_of(model, interchangeable=True)).eval()
+    recording = 0.1 * torch.randn(500, generator=torch.Generator().manual_seed(2))
+    found = []
+    for place in (CPU, device):
+        separator.to(place)
+        batch = drawn_of().to(place, separator.stft)
+        with torch.inference_mode():
+            scores = score(separator.separate(batch).estimates, batch.sources, batch.mixture, interchangeable=True)
+            stems = separator(recording, 8000, chunk=0.04, overlap=0.01)
+        found.append([torch.stack(list(scores.values())).cpu(), *stems.values()])
+    for ours, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(theirs, ours, rtol=1e-2, atol=1e-2)
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_the_host_waits_for_chunks_and_for_k_means_and_for_nothing_else(model, pretended):
+    separator = build_separator(config_of(model, interchangeable=True)).eval().to(CUDA)
+    batch = drawn_of().to(CUDA, separator.stft)
+    pretended.waits.clear()
+    with torch.inference_mode():
+        score(separator.separate(batch).estimates, batch.sources, batch.mixture, interchangeable=True)
+        separated = pretended.waits.copy()
+        separator(torch.randn(500), 8000, chunk=0.04, overlap=0.01)
+    clustered = {"arithmetic.settled"} if model in ("deep_clustering", "attractor") else set()
+    assert set(separated) == clustered
+    chunks = [where for where in pretended.waits if where != "arithmetic.settled"]
+    assert chunks == ["separator.span", "separator.span"] * 2  # to the device and back, for each chunk
+
+
+def test_a_whole_training_is_that_of_the_cpu(device, tmp_path, monkeypatch):
+    monkeypatch.setattr(run, "choose_device", torch.device)
+    best = []
+    for place in (CPU, device):
+        folder = tmp_path / str(len(best))
+        options = {**CONFIG["trainer"], "precision": "float32", "epochs": 2, "steps_per_epoch": 2, "valid_steps": 1}
+        state, training = run.prepare({**CONFIG, "device": str(place), "trainer": options}, folder)
+        best.append(fit(state, training))
+        assert (state.step, state.epoch, state.pending) == (4, 2, None)
+        state.restore(torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True))
+    assert best[1] == pytest.approx(best[0], rel=1e-3)
+
+
+@pytest.mark.parametrize("shape", [(4, 4), (5, 5), (7, 4), (9, 9)])
+def test_sources_are_paired_as_on_the_cpu_without_waiting(shape, device, waits):
+    costs = torch.randn(6, *shape, generator=torch.Generator().manual_seed(0))
+    costs[2, 0, 0] = torch.nan
+    moved = costs.to(device)
+    best_permutation(moved)  # makes what it keeps on the device
+    with waits() as waited:
+        found = best_permutation(moved)
+    assert waited == []
+    assert torch.equal(found.cpu(), best_permutation(costs))
+
+
+def test_beyond_sixteen_estimates_the_host_waits_for_the_costs(pretended):
+    costs = torch.randn(2, 17, 17, generator=torch.Generator().manual_seed(0))
+    moved = costs.to(CUDA)
+    pretended.waits.clear()
+    assert torch.equal(best_permutation(moved).cpu(), best_permutation(costs))
+    assert set(pretended.waits) == {"permutation._hungarian", "the test"}
+
+
+def test_clusters_are_those_of_the_cpu(device):
+    points = torch.randn(2, 200, 3, generator=torch.Generator().manual_seed(0))
+    points[:, :100] += 4
+    for clusters in (2, 5, 250):  # of more clusters than points some are empty
+        expected = kmeans(points, clusters)
+        found = kmeans(points.to(device), clusters).cpu()
+        torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
+
+
+def test_a_batch_is_changed_and_mixed_as_on_the_cpu_without_waiting(device, waits):
+    generator = torch.Generator().manual_seed(0)
+    drawn = drawn_of()
+    drawn.recorded, drawn.is_sum = 0.1 * torch.randn(2, 1, 320, generator=generator), torch.tensor([True, False])
+    drawn.sample_rate = 8000
+    drawn.curves = torch.randn(2, 2, BANDS, generator=generator)
+    drawn.responses = torch.randn(2, 2, 1, 40, generator=generator)
+    drawn.matrices = torch.rand(2, 2, 1, 1, generator=generator)
+    drawn.noise, drawn.snr = torch.randn(2, 1, 320, generator=generator), torch.tensor([10.0, torch.inf])
+    expected = drawn.to(CPU, STFT(64, 32))
+    stft = STFT(64, 32).to(device)
+    with waits() as waited:
+        found = drawn.to(device, stft)
+    assert waited == []
+    for name in ("mixture", "sources"):
+        torch.testing.assert_close(getattr(found, name).cpu(), getattr(expected, name), rtol=1e-4, atol=1e-5)
+
+
+def test_the_pretended_device_refuses_what_a_gpu_refuses_and_tells_where_the_host_waits(pretended):
+    x = torch.randn(3).to(CUDA)
+    pretended.waits.clear()
+    with pytest.raises(RuntimeError, match="expected all tensors on one device"):
+        x + torch.randn(3)
+    assert pretended.waits == []
+    for wait in (x.sum().item, x.cpu, x.tolist, (x > 0).nonzero, lambda: x[x > 0], lambda: bool((x > 0).any())):
+        pretended.waits.clear()
+        wait()
+        assert set(pretended.waits) == {"the test"}
+    early = x.to("cpu", non_blocking=True)
+    assert early.isnan().all()  # nothing waited for the copy

@@ -1,0 +1,133 @@
+"""Steps whose figures are read a step later, as on a GPU, here with the numbers of the CPU: nothing else changes."""
+
+import pytest
+import torch
+
+from separate import checkpoint
+from separate.build import build_separator
+from separate.data.batches import TrainingSteps
+from separate.errors import SeparateError
+from separate.training import trainer
+from separate.training.late import statistics
+from separate.training.trainer import fit, flush, save, train_step
+from tests.test_trainer import first_batch, start, weights
+from tests.tiny import MODELS, batch_of, config_of
+
+
+def equal(a, b) -> bool:
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(equal(a[key], b[key]) for key in a)
+    if isinstance(a, (list, tuple)):
+        return len(a) == len(b) and all(map(equal, a, b))
+    return torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
+
+
+def test_a_run_with_steps_that_are_not_finite_is_the_same_bit_for_bit(tmp_path, monkeypatch):
+    whole = TrainingSteps.__getitem__
+
+    def spoiled(self, step):
+        drawn = whole(self, step)
+        if step in (0, 5, 6, 7):  # the very first, and the last of an epoch
+            drawn.sources[1, 0, 0, 100] = torch.nan
+        return drawn
+
+    monkeypatch.setattr(TrainingSteps, "__getitem__", spoiled)
+    monkeypatch.setattr(trainer.time, "perf_counter", lambda: 0.0)
+    found = []
+    for lags in (False, True):
+        state, training = start(tmp_path / str(lags), clip=1.0)
+        training.lags, training.options.checkpoint_minutes = lags, -1.0  # a checkpoint after each step
+        evidence = []
+        monkeypatch.setattr(trainer, "log", _Log(evidence))
+        fit(state, training)
+        contents = checkpoint.read(tmp_path / str(lags) / "checkpoints" / "last.ckpt")
+        batches = sorted(path.name for path in (tmp_path / str(lags) / "nonfinite").iterdir())
+        warned = [message.split(";")[0] for message in evidence]
+        found.append((contents["model"], contents["training"], contents["scores"], batches, warned))
+    assert found[0][3] == ["step_0.pt", "step_5.pt", "step_6.pt", "step_7.pt"]
+    assert equal(found[0], found[1])
+
+
+class _Log:
+    def __init__(self, warned):
+        self.warning = warned.append
+        self.info = lambda *message: None
+
+
+@pytest.mark.parametrize("name", ["Adam", "SGD", "RMSprop", "Adagrad", "Adadelta", "NAdam", "RAdam", "Rprop"])
+def test_no_optimizer_remembers_a_step_that_was_not_applied(name, tmp_path):
+    options = {"momentum": 0.9} if name == "SGD" else {}
+    states = []
+    for lags in (False, True):
+        state, training = start(tmp_path, clip=None)
+        training.lags = lags
+        state.optimizer = getattr(torch.optim, name)(state.separator.parameters(), lr=0.01, **options)
+        good, bad = first_batch(training), first_batch(training)
+        bad.sources[0, 0, 0, 7] = torch.inf
+        for drawn in (bad, good, bad, good):
+            train_step(state, training, drawn)
+        flush(state, training)
+        states.append((weights(state), state.optimizer.state_dict()))
+    assert equal(*states)
+    assert all(weight.isfinite().all() for weight in states[1][0])
+
+
+def test_a_step_gives_what_the_one_before_adds(tmp_path):
+    state, training = start(tmp_path)
+    training.lags = True
+    batch = first_batch(training)
+    assert train_step(state, training, batch) == {}
+    first = train_step(state, training, batch)
+    second = flush(state, training)
+    assert first["steps"] == second["steps"] == 1
+    assert second["loss"] < first["loss"]
+    assert flush(state, training) == {}
+
+
+def test_several_steps_in_a_row_stop_the_run_one_step_later(tmp_path):
+    state, training = start(tmp_path)
+    training.lags = True
+    batch = first_batch(training)
+    before = weights(state)
+    batch.sources[:] = torch.inf
+    for _ in range(trainer.MOST_SKIPPED):
+        train_step(state, training, batch)
+    with pytest.raises(SeparateError, match=r"5 steps in a row.*step 4.*gradient norm.*song_.*Lower optimizer.lr"):
+        train_step(state, training, batch)
+    assert equal(before, weights(state))
+
+
+def test_a_checkpoint_holds_the_figures_of_the_last_step(tmp_path):
+    state, training = start(tmp_path)
+    training.lags = True
+    train_step(state, training, first_batch(training))
+    assert state.sums == {}
+    save(state, training, "last")
+    saved = checkpoint.read(tmp_path / "checkpoints" / "last.ckpt")["training"]["sums"]
+    assert saved == state.sums
+    assert saved["steps"] == 1
+
+
+@pytest.mark.parametrize("lags", [False, True])
+def test_an_overflow_is_the_scalers_to_handle(lags, tmp_path):
+    state, training = start(tmp_path)
+    training.lags = lags
+    state.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**127)
+    before = weights(state)
+    train_step(state, training, first_batch(training))
+    flush(state, training)
+    assert equal(before, weights(state))
+    assert state.scaler.get_scale() == 2.0**126
+    assert (state.skipped, state.step) == (0, 1)
+    assert not (tmp_path / "nonfinite").exists()
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_a_step_changes_no_buffer_but_those_of_a_checkpoint(model):
+    separator = build_separator(config_of(model)).train()
+    kept = {id(buffer) for buffer in statistics(separator)}
+    others = {name: buffer for name, buffer in separator.named_buffers() if id(buffer) not in kept}
+    assert "stft.window" in others
+    versions = {name: buffer._version for name, buffer in others.items()}
+    separator.separate(batch_of(separator.stft))
+    assert versions == {name: buffer._version for name, buffer in others.items()}
