@@ -5,6 +5,10 @@ import pytest
 import torch
 
 from separate import targets
+from separate.batch import Batch
+from separate.evaluation.recordings import tpsa_estimates
+from separate.evaluation.sdr import snr
+from separate.stft import STFT
 
 rng = np.random.default_rng(0)
 S = rng.standard_normal((2, 3, 1, 5, 7)) + 1j * rng.standard_normal((2, 3, 1, 5, 7))
@@ -73,3 +77,25 @@ def test_psa_of_the_sources_adds_up_to_the_mixture():
 def test_waveform_target_is_the_sources():
     x = torch.randn(2, 3, 1, 50)
     assert targets.waveform(x, x.sum(1)) is x
+
+
+def test_the_tpsa_mask_is_the_best_of_each_bin_and_not_of_the_samples():
+    stft = STFT(64, 16)
+    sources = torch.randn(1, 2, 1, 800, generator=torch.Generator().manual_seed(0))
+    batch = Batch(sources.sum(1), sources, stft=stft)
+    of_sources, mixture = batch.source_spectrograms, batch.spectrogram.unsqueeze(1)
+    mask = targets.tpsa(of_sources, batch.spectrogram) / mixture.abs()
+    error = (mask * mixture - of_sources).abs()
+    for other in torch.linspace(0, 1, 21):
+        assert (error <= (other * mixture - of_sources).abs() + 1e-5).all()
+    estimates = tpsa_estimates(batch)
+    torch.testing.assert_close(estimates, stft.inverse(mask * mixture, 800))
+    fitted = mask.clone().requires_grad_()
+    optimizer = torch.optim.Adam([fitted], lr=0.03)
+    for _ in range(60):
+        optimizer.zero_grad()
+        (stft.inverse(fitted * mixture, 800) - sources).square().mean().backward()
+        optimizer.step()
+        fitted.data.clamp_(0, 1)
+    best = stft.inverse(fitted.detach() * mixture, 800)
+    assert snr(best, sources).mean() > snr(estimates, sources).mean() + 0.5

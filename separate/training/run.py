@@ -180,7 +180,7 @@ def resumed_config(saved: Mapping[str, Any], composed: Mapping[str, Any], change
     anywhere = any(key in ("experiment", "debug") for key in keys)  # these set keys in every section
     named_sections = {key.partition(".")[0] for key in keys}
     since = {name: composed[name] for name in composed if name not in saved and name not in named_sections}
-    since.update({name: value for name, value in BEFORE.items() if name not in saved})
+    since.update({name: value for name, value in BEFORE.items() if name in composed and name not in saved})
     old, new = _flat({**since, **saved}), _flat(composed)  # a section that is younger than the run has its defaults
     if "trainer.epochs" in keys and "scheduler.T_max" in old and new["trainer.epochs"] != old["trainer.epochs"]:
         raise UsageError(
