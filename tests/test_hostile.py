@@ -98,8 +98,8 @@ def test_a_number_outside_its_range_is_refused_by_key_value_range_and_example(ov
     ],
 )
 def test_sections_of_open_choice_refuse_what_they_cannot_use(override, message):
-    config = asdict(composed(*override.split()))
     with pytest.raises(UsageError) as error:
+        config = asdict(composed(*override.split()))
         separator = build_separator(config)
         build_loss(config, separator)
         build_optimizer(config, separator.parameters(), "min")
