@@ -17,6 +17,8 @@ from separate.errors import UsageError
 MOST_PARTS = 100_000  # layers and weights together
 LONGEST = 600  # seconds that a network may compute for one, as where it takes whole patches
 
+MISFIT = "the checkpoint's configuration and weights do not fit each other"
+
 
 def check_size(make: Callable[[], Any], sample_rate: int, hop: int, stored: Mapping[str, Tensor] | None = None) -> None:
     """UsageError for a network that is too large, before memory is taken for it.
@@ -28,7 +30,7 @@ def check_size(make: Callable[[], Any], sample_rate: int, hop: int, stored: Mapp
     """
     parts = MOST_PARTS if stored is None else 1000 + 20 * len(stored)
     elements = _memory() / 4 if stored is None else sum(tensor.numel() for tensor in stored.values())
-    with torch.device("meta"), _at_most(parts, elements, "the machine" if stored is None else "the checkpoint"):
+    with torch.device("meta"), _at_most(parts, elements, stored is not None):
         network = make()
     if stored is not None and isinstance(network, nn.Module):
         _compare({f"network.{name}": tensor for name, tensor in network.state_dict().items()}, stored)
@@ -41,8 +43,9 @@ def check_size(make: Callable[[], Any], sample_rate: int, hop: int, stored: Mapp
 
 
 @contextmanager
-def _at_most(parts: float, elements: float, holder: str) -> Iterator[None]:
-    """Count what is registered with modules, and stop where that is more."""
+def _at_most(parts: float, elements: float, stored: bool) -> Iterator[None]:
+    """Count what is registered with modules, and stop where that is more than a checkpoint or the machine holds."""
+    where, holder = (MISFIT, "the checkpoint") if stored else ("model", "the machine")
     seen: dict[int, nn.Module | Tensor] = {}  # some are registered again, as by weight *= 2
     weights = 0
 
@@ -54,7 +57,7 @@ def _at_most(parts: float, elements: float, holder: str) -> Iterator[None]:
         weights += part.numel() if isinstance(part, Tensor) else 0
         if len(seen) > parts or weights > elements:
             raise UsageError(
-                f"model: the network has at least {len(seen):,} layers and {weights:,} weights, more than {holder} "
+                f"{where}: the network has at least {len(seen):,} layers and {weights:,} weights, more than {holder} "
                 f"holds ({elements:,.0f} weights); use fewer or smaller layers"
             )
 
@@ -77,9 +80,6 @@ def _compare(wanted: Mapping[str, Tensor], stored: Mapping[str, Tensor]) -> None
             raise UsageError(f"{MISFIT}: {name} is {tuple(stored[name].shape)} and must be {tuple(tensor.shape)}")
     if others := [name for name in stored if name not in wanted]:
         raise UsageError(f"{MISFIT}: the network has no {others[0]}")
-
-
-MISFIT = "the checkpoint's configuration and weights do not fit each other"
 
 
 def _memory() -> float:

@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hydra import compose, initialize_config_module
 
 import separate.cli.data
 import separate.cli.evaluate
 import separate.cli.infer
 import separate.cli.train
 from separate.build import build_loss, build_optimizer, build_separator
-from separate.config import AugmentConfig, EvalConfig, TrainConfig
+from separate.config import AugmentConfig, EvalConfig, TrainConfig, data_config
 from separate.data.augment import Augment
 from separate.errors import UsageError
 from separate.ranges import Range, brief
@@ -97,8 +98,8 @@ def test_a_number_outside_its_range_is_refused_by_key_value_range_and_example(ov
     ],
 )
 def test_sections_of_open_choice_refuse_what_they_cannot_use(override, message):
-    config = asdict(composed(*override.split()))
     with pytest.raises(UsageError) as error:
+        config = asdict(composed(*override.split()))
         separator = build_separator(config)
         build_loss(config, separator)
         build_optimizer(config, separator.parameters(), "min")
@@ -172,3 +173,35 @@ def test_chunks_that_are_no_length_are_refused(call, tmp_path, program, chunk):
 @pytest.mark.parametrize("overlap", ["nan", "-1", "6", "1e308"])
 def test_overlaps_that_do_not_fit_are_refused(call, tmp_path, overlap):
     assert "--overlap" in refused(call, separate.cli.infer, "--overlap", overlap, "x.wav", cwd=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"excerpt": 10**400}, "data.excerpt=an integer of about 401 digits must be above 0"),  # float() overflows
+        ({"pause": [0.1, 10**400]}, "data.pause[1]=an integer of about 401 digits must be at least 0"),
+        ({"\ud800": 1}, "which is no text"),
+        ({3: 1}, "has the key 3, which is no text"),
+        ({"licence": "\ud800"}, "data.licence holds a zero byte or invalid Unicode"),
+        ({"licence": "a\0"}, "data.licence holds a zero byte or invalid Unicode"),
+        ({"licence": b"x"}, "data.licence is of type bytes"),
+        ({"splits": {"train": ["a"]}}, "data.splits={train: [a]} must be names with names"),
+    ],
+)
+def test_values_that_no_file_of_configuration_should_hold_are_refused(change, message):
+    values = {"layout": "pools", "root": "x", "sources": ["a"], "sample_rate": 8000, "excerpt": 1.0}
+    with pytest.raises(UsageError) as error:
+        data_config({**values, **change})
+    assert message in str(error.value)
+    str(error.value).encode()
+
+
+def test_the_log_of_a_run_takes_names_in_any_encoding(tmp_path):
+    import logging
+
+    with initialize_config_module("separate.conf", version_base="1.3"):
+        options = compose("train", return_hydra_config=True).hydra.job_logging.handlers.file
+    handler = logging.FileHandler(tmp_path / "log", encoding=options.encoding, errors=options.errors)
+    handler.emit(logging.makeLogRecord({"msg": "é \udcff"}))
+    handler.close()
+    assert (tmp_path / "log").read_text("utf-8") == "é \\udcff\n"

@@ -214,8 +214,8 @@ NAMES = [
     ("unet", {"filters": ["a"]}, "must be a list of int"),
 ]
 LOSS_NAMES = [
-    ("sum", {"terms": ["tpsa"]}, r"loss.terms=\['tpsa'\] must be names with values"),
-    ("l1", {"source_weights": [1, 2]}, r"loss.source_weights=\[1, 2\] must be names with values"),
+    ("sum", {"terms": ["tpsa"]}, r"loss.terms=\[tpsa\] must be names with values"),
+    ("l1", {"source_weights": [1, 2]}, r"loss.source_weights=\[1,2\] must be names with values"),
     ("l1", {"source_weights": {"a": "heavy"}}, "must be names with values"),
     ("multi_resolution_stft", {"ffts": 1024}, "loss.ffts=1024 must be a list of int"),
     ("multi_resolution_stft", {"ffts": [64]}, "must be equally many"),

@@ -300,7 +300,7 @@ def _sought_in(entry: Any, split: str, sources: Sequence[str], folder: Path) -> 
         [[file] if file else [] for file in files],
         mixture,
         start=float(entry.get("start") or 0),
-        duration=None if entry.get("duration") is None else float(entry["duration"]),
+        duration=entry.get("duration"),
     )
 
 
