@@ -25,11 +25,10 @@ LESS_MEMORY = {
     "separate-infer": "lower --chunk, or free memory",
     "separate-data": "lower data.workers, or free memory",
 }
-OUT_OF_MEMORY = (
-    re.compile(  # of torch on the CPU and on a GPU, of NumPy in a worker, and of a worker that the system ended
-        "can't allocate memory|[Oo]ut of memory|Unable to allocate|out of shared memory|is killed by signal: Killed"
-    )
+OUT_OF_MEMORY = re.compile(  # torch's on the CPU and on a GPU, and NumPy's in a worker
+    "can't allocate memory|[Oo]ut of memory|Unable to allocate|out of shared memory"
 )
+WORKER_ENDED = re.compile(r"DataLoader worker \(pid.*\) (is killed by signal: Killed|exited unexpectedly$)")
 
 
 class Fault(SeparateError):
@@ -48,6 +47,10 @@ def told(program: str, error: Exception, folder: Path | None = None) -> Separate
         return error
     if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and OUT_OF_MEMORY.search(str(error))):
         return SeparateError(f"out of memory{_wanted(str(error))}; {LESS_MEMORY[program]}")
+    if isinstance(error, RuntimeError) and WORKER_ENDED.search(str(error)):
+        return SeparateError(
+            f"a worker process was ended by the system, most likely because memory ran out; {LESS_MEMORY[program]}"
+        )
     if isinstance(error, OSError) and error.errno == errno.ENOMEM:
         return SeparateError(f"out of memory; {LESS_MEMORY[program]}")
     if isinstance(error, OSError) and (error.filename is not None or error.errno in FULL):
@@ -61,8 +64,6 @@ def told(program: str, error: Exception, folder: Path | None = None) -> Separate
 
 def _wanted(text: str) -> str:
     """How much memory could not be had, where the message tells."""
-    if "is killed by signal" in text:
-        return " (the system ended a worker process)"
     if found := re.search(r"allocate (\d+) bytes", text):
         return f" ({int(found[1]) / 1e9:.3g} GB could not be had)"
     found = re.search(r"allocate ([\d.]+ [KMGTPE]i?B)", text)
