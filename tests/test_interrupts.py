@@ -79,8 +79,9 @@ def test_an_evaluation_and_a_separation_that_are_hit_by_signals_give_the_same(tm
     for path, other in zip(calm, hit, strict=True):  # the files themselves tell the time of day
         assert np.array_equal(soundfile.read(path)[0], soundfile.read(other)[0])
     said = python(STORM, "evaluate", "run=r", "device=cpu", cwd=tmp_path, **environment)
-    assert "SI-SDR" in said
-    assert said.removeprefix("calm\n").split("hit\n")[0] == said.split("hit\n")[1]
+    rows = [[line for line in half.splitlines() if line.startswith("model ")] for half in said.split("hit\n")]
+    assert len(rows[0]) >= 3
+    assert rows[0] == rows[1]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
