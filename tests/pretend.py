@@ -1,4 +1,4 @@
-"""A CUDA device that is not there: its tensors hold their values on the CPU, and what makes the host wait is written down.
+"""A CUDA device that is not there: tensors hold their values on the CPU, and what makes the host wait is written down.
 
 Real numbers flow, so that every branch runs and results can be compared.  What a GPU refuses is refused: an operation
 on tensors of both devices, and figures that are read before their copy is done.
@@ -69,6 +69,9 @@ class Pretending(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})
+        if torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), "CompositeImplicitAutograd"):
+            with self:  # in inference mode nothing else takes it apart
+                return func.decompose(*args, **kwargs)
         tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
         there = any(isinstance(tensor, OnCuda) for tensor in tensors)
         target = kwargs.get("device")

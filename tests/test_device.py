@@ -89,7 +89,7 @@ def test_a_step_gives_what_it_gives_on_the_cpu_and_waits_once_for_the_one_before
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_scores_and_chunks_are_those_of_the_cpu_and_wait_only_where_the_code_says_so(model, device, waits):
+def test_scores_and_chunks_are_those_of_the_cpu(model, device):
     torch.manual_seed(0)
     separator = build_separator(config_of(model, interchangeable=True)).eval()
     recording = 0.1 * torch.randn(500, generator=torch.Generator().manual_seed(2))

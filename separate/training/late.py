@@ -1,4 +1,4 @@
-"""Training steps that the host does not wait for: their figures are read a step later, and are undone where not finite."""
+"""Training steps that the host does not wait for: figures are read a step later, what is not finite is undone."""
 
 from __future__ import annotations
 

@@ -18,7 +18,6 @@ from torch import Tensor
 from tqdm import tqdm
 
 from separate import checkpoint
-from separate.batch import Batch
 from separate.config import TrainerConfig
 from separate.data.augment import Augment
 from separate.data.batches import FixedBatches, TrainingSteps, load
