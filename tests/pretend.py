@@ -46,6 +46,7 @@ class OnCuda(Tensor):
         return found
 
     device = property(lambda self: CUDA)
+    is_meta = property(lambda self: False)
     __torch_function__ = torch._C._disabled_torch_function_impl
 
     def __repr__(self) -> str:
@@ -104,7 +105,11 @@ class Pretending(TorchDispatchMode):
             return None
         if written:
             return written[0] if len(func._schema.returns) == 1 else tuple(written)
-        return tree_map(lambda x: OnCuda(x.resolve_conj()) if isinstance(x, Tensor) else x, found) if goes else found
+        if not goes:
+            return found
+        inference = tensors[0].is_inference() if func.is_view else torch.is_inference_mode_enabled()
+        with torch.inference_mode(inference):  # a view is what its base is
+            return tree_map(lambda x: OnCuda(x.resolve_conj()) if isinstance(x, Tensor) else x, found)
 
     def _check(self, func: Any, args: Any, tensors: list[Tensor]) -> None:
         packet = func.overloadpacket
