@@ -35,7 +35,7 @@ STEPS = [
     *((model, own_loss(model), True) for model in MODELS),
     *((model, own_loss(model), False) for model in EMBEDDING),
     *(("blstm", loss, loss == "mixit") for loss in sorted(shipped("loss")) if cells("blstm", loss, loss == "mixit")),
-    *(("attractor", loss, False) for loss in ("attractor", "dc_weighted", "dc_whitened")),
+    *(("attractor", loss, False) for loss in ("dc_weighted", "dc_whitened")),
 ]
 
 
@@ -61,7 +61,7 @@ def steps_on(device, config, folder, waits, count=2):
     optimizer = torch.optim.Adam(separator.to(device).train().parameters(), lr=1e-3)
     state = State(separator, optimizer, None, torch.amp.GradScaler(device.type, enabled=False))
     options = TrainerConfig(precision="float32")
-    training = Training(loss, [], [], options, 2, 0, 0, folder, {}, lags=device.type != "cpu")  # type: ignore[arg-type]
+    training = Training(loss, [], [], options, 2, 0, 0, folder, {}, lags=device.type != "cpu")
     drawn = drawn_of(len(config["data"]["sources"]))
     found = [train_step(state, training, drawn)]
     with waits() as waited:
