@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from separate.separator import Separator
 
 PICKLED = 2**22  # bytes of all but the tensors' numbers
-FORMAT = 2  # raised when an older program could not read what is written
+FORMAT = 3  # raised when an older program could not read what is written
 
 
 def save(path: Path, contents: dict[str, Any]) -> None:

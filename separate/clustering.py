@@ -140,7 +140,7 @@ def _draw(mass: Tensor, count: int, generator: torch.Generator) -> Tensor:
     """Indices (B, R, count) of points drawn with probabilities in proportion to mass (B, R, N)."""
     below = mass.cumsum(2)
     chance = 1 - torch.rand(*mass.shape[:2], count, generator=generator)  # in (0, 1]
-    return torch.searchsorted(below, chance.to(mass) * below[..., -1:]).clamp_max(mass.shape[2] - 1)
+    return torch.searchsorted(below, chance.to(mass, non_blocking=True) * below[..., -1:]).clamp_max(mass.shape[2] - 1)
 
 
 def _take(x: Tensor, index: Tensor) -> Tensor:
@@ -158,7 +158,7 @@ def _drawn(points: Tensor, weights: Tensor | None, count: int, generator: torch.
         return points.to(dtype), w / w.sum(1, keepdim=True)
     chance = 1 - torch.rand(batch, count, generator=generator, dtype=torch.float64)
     chance = (torch.arange(count) + chance) / count  # one in each count-th part of (0, 1]
-    chance = chance.to(points.device, wide(points))
+    chance = chance.to(points.device, wide(points), non_blocking=True)
     index = (chance * bins).ceil().long() - 1
     if weights is not None:
         parts = weights.split(block(weights, 8 * batch), dim=1)

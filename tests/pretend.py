@@ -1,4 +1,4 @@
-"""A CUDA device that is not there: its tensors hold their values on the CPU, and what makes the host wait is written down.
+"""A CUDA device that is not there: tensors hold their values on the CPU, and what makes the host wait is written down.
 
 Real numbers flow, so that every branch runs and results can be compared.  What a GPU refuses is refused: an operation
 on tensors of both devices, and figures that are read before their copy is done.
@@ -46,6 +46,7 @@ class OnCuda(Tensor):
         return found
 
     device = property(lambda self: CUDA)
+    is_meta = property(lambda self: False)
     __torch_function__ = torch._C._disabled_torch_function_impl
 
     def __repr__(self) -> str:
@@ -69,6 +70,9 @@ class Pretending(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})
+        if torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), "CompositeImplicitAutograd"):
+            with self:  # in inference mode nothing else takes it apart
+                return func.decompose(*args, **kwargs)
         tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
         there = any(isinstance(tensor, OnCuda) for tensor in tensors)
         target = kwargs.get("device")
@@ -101,7 +105,11 @@ class Pretending(TorchDispatchMode):
             return None
         if written:
             return written[0] if len(func._schema.returns) == 1 else tuple(written)
-        return tree_map(lambda x: OnCuda(x.resolve_conj()) if isinstance(x, Tensor) else x, found) if goes else found
+        if not goes:
+            return found
+        inference = tensors[0].is_inference() if func.is_view else torch.is_inference_mode_enabled()
+        with torch.inference_mode(inference):  # a view is what its base is
+            return tree_map(lambda x: OnCuda(x.resolve_conj()) if isinstance(x, Tensor) else x, found)
 
     def _check(self, func: Any, args: Any, tensors: list[Tensor]) -> None:
         packet = func.overloadpacket

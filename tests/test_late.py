@@ -13,6 +13,8 @@ from separate.training.trainer import fit, flush, save, train_step
 from tests.test_trainer import first_batch, start, weights
 from tests.tiny import MODELS, batch_of, config_of
 
+MEASURED = ("train/steps_per_second", "train/waiting")  # time
+
 
 def equal(a, b) -> bool:
     if isinstance(a, dict):
@@ -32,7 +34,6 @@ def test_a_run_with_steps_that_are_not_finite_is_the_same_bit_for_bit(tmp_path, 
         return drawn
 
     monkeypatch.setattr(TrainingSteps, "__getitem__", spoiled)
-    monkeypatch.setattr(trainer.time, "perf_counter", lambda: 0.0)
     found = []
     for lags in (False, True):
         state, training = start(tmp_path / str(lags), clip=1.0)
@@ -42,8 +43,10 @@ def test_a_run_with_steps_that_are_not_finite_is_the_same_bit_for_bit(tmp_path, 
         fit(state, training)
         contents = checkpoint.read(tmp_path / str(lags) / "checkpoints" / "last.ckpt")
         batches = sorted(path.name for path in (tmp_path / str(lags) / "nonfinite").iterdir())
-        warned = [message.split(";")[0] for message in evidence]
-        found.append((contents["model"], contents["training"], contents["scores"], batches, warned))
+        warned = [message.replace(str(tmp_path / str(lags)), "") for message in evidence]
+        scores = {name: value for name, value in contents["scores"].items() if name not in MEASURED}
+        del contents["training"]["seconds"]
+        found.append((contents["model"], contents["training"], scores, batches, warned))
     assert found[0][3] == ["step_0.pt", "step_5.pt", "step_6.pt", "step_7.pt"]
     assert equal(found[0], found[1])
 
@@ -88,13 +91,13 @@ def test_several_steps_in_a_row_stop_the_run_one_step_later(tmp_path):
     state, training = start(tmp_path)
     training.lags = True
     batch = first_batch(training)
-    before = weights(state)
+    before = [parameter.clone() for parameter in state.separator.parameters()]
     batch.sources[:] = torch.inf
     for _ in range(trainer.MOST_SKIPPED):
         train_step(state, training, batch)
     with pytest.raises(SeparateError, match=r"5 steps in a row.*step 4.*gradient norm.*song_.*Lower optimizer.lr"):
         train_step(state, training, batch)
-    assert equal(before, weights(state))
+    assert equal(before, list(state.separator.parameters()))
 
 
 def test_a_checkpoint_holds_the_figures_of_the_last_step(tmp_path):
@@ -114,7 +117,9 @@ def test_an_overflow_is_the_scalers_to_handle(lags, tmp_path):
     training.lags = lags
     state.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**127)
     before = weights(state)
-    train_step(state, training, first_batch(training))
+    loud = first_batch(training)
+    loud.sources *= 1e4
+    train_step(state, training, loud)
     flush(state, training)
     assert equal(before, weights(state))
     assert state.scaler.get_scale() == 2.0**126

@@ -1,4 +1,4 @@
-"""Training steps that the host does not wait for: figures are read a step later, and non-finite steps are undone."""
+"""Training steps that the host does not wait for: figures are read a step later, what is not finite is undone."""
 
 from __future__ import annotations
 
