@@ -74,8 +74,9 @@ def read(path: Path) -> dict[str, Any]:
         _check(contents, size)
     except UsageError as error:
         raise UsageError(f"{path}: {error}") from None
-    if contents["format"] == 1:
-        contents["model"] = {_renamed(name): value for name, value in contents["model"].items()}
+    if (format := contents["format"]) < FORMAT:
+        network = str(contents["config"]["model"].get("_target_"))
+        contents["model"] = {_renamed(name, format, network): value for name, value in contents["model"].items()}
     return contents
 
 
@@ -93,11 +94,18 @@ def _check(contents: dict[str, Any], size: int) -> None:
         raise UsageError(f"its weights claim to be larger than the file, which has {size:,} bytes")
 
 
-def _renamed(name: str) -> str:
-    """A weight of a checkpoint of format 1, which knew one network, by its name today."""
+def _renamed(name: str, format: int, network: str) -> str:
+    """A weight of an older format by its name today.  Format 1 knew one network; the U-Net of format 2 was one network always."""
     first, _, rest = name.removeprefix("network.").partition(".")
-    today = {"normalise": "body.representation.normalise", "recurrent": "body.recurrent.layers", "masks": "head.linear"}
-    return f"network.{today[first]}.{rest}" if name.startswith("network.") and first in today else name
+    if format == 1:
+        today = {
+            "normalise": "body.representation.normalise",
+            "recurrent": "body.recurrent.layers",
+            "masks": "head.linear",
+        }
+        return f"network.{today[first]}.{rest}" if name.startswith("network.") and first in today else name
+    inner = network == "separate.models.unet.UNet" and first in ("encoder", "decoder")
+    return f"network.networks.0.{first}.{rest}" if inner else name
 
 
 def find(where: str | Path | None) -> Path:

@@ -8,7 +8,9 @@ import torch
 
 import separate
 from separate import checkpoint
+from separate.build import build_separator
 from separate.errors import SeparateError, UsageError
+from tests.tiny import config_of
 
 
 def test_a_checkpoint_is_plain_and_enough_on_its_own(trained, tmp_path):
@@ -121,3 +123,16 @@ def test_weights_of_the_first_format_are_read_by_their_names_of_today(trained, t
     again = checkpoint.read(path)
     assert list(again["model"]) == list(contents["model"])
     checkpoint.restore(again)
+
+
+def test_a_unet_of_the_second_format_is_read_by_its_names_of_today(tmp_path):
+    config = config_of("unet")
+    config["seed"] = 0
+    separator = build_separator(config).eval()
+    now = separator.state_dict()
+    model = {name.replace("networks.0.", ""): value for name, value in now.items()}
+    assert set(model) != set(now)
+    path = tmp_path / "old.ckpt"
+    torch.save({"config": config, "format": 2, "model": model}, path)
+    read = checkpoint.load(path).state_dict()
+    assert set(read) == set(now) and all(torch.equal(read[name], now[name]) for name in now)
