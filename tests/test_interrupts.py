@@ -8,15 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import soundfile
 import torch
 
 from separate import checkpoint
-from separate.cli import train
 from separate.data.batches import TrainingSteps
 from separate.errors import SeparateError
 from separate.training import trainer
-from tests.conftest import RATE, write
+from tests.conftest import RATE, TINY_TOY, write
 from tests.test_trainer import start
 
 STORM = """
@@ -64,47 +62,35 @@ def test_a_training_that_is_hit_by_signals_all_the_time_learns_the_same(model, t
     assert all(torch.equal(value, hit[name]) for name, value in calm.items())
 
 
+MASKS = """
+import os, re, sys, threading
+from importlib import import_module
+from pathlib import Path
+import_module(f"separate.cli.{sys.argv.pop(1)}").main()
+python = {str(thread.native_id) for thread in threading.enumerate()} - {str(os.getpid())}
+for task in [task for task in Path("/proc/self/task").iterdir() if task.name not in python]:
+    print("mask", task.name == str(os.getpid()), re.search("SigBlk:\\t(.+)", (task / "status").read_text())[1])
+"""  # signals that are held at its end by a program's main thread, and by those that are not Python's
+
+
 @pytest.mark.slow
-@pytest.mark.skipif(sys.platform == "win32", reason="no such signals")
-def test_an_evaluation_and_a_separation_that_are_hit_by_signals_give_the_same(tmp_path, call):
-    tiny = ["debug=fast", "data.tracks={train: 1, valid: 1, test: 2}", "logger.tensorboard=false", "device=cpu"]
-    code, _, err = call(train, *tiny, *RECURRENT, "run=r", cwd=tmp_path)
-    assert code == 0, err
-    write(tmp_path / "mix.wav", np.random.default_rng(0).normal(scale=0.1, size=(4 * RATE, 1)))
-    environment = {"OMP_NUM_THREADS": "2", "OMP_WAIT_POLICY": "PASSIVE"}
-    separation = ["-c", "r", "-o", "NAME", "--device", "cpu", "--chunk", "2", "--overlap", "0.5", "mix.wav"]
-    python(STORM, "infer", *separation, cwd=tmp_path, **environment)
-    calm, hit = (sorted((tmp_path / name / "mix").iterdir()) for name in ("calm", "hit"))
-    assert len(calm) == 3
-    for path, other in zip(calm, hit, strict=True):  # the files themselves tell the time of day
-        assert np.array_equal(soundfile.read(path)[0], soundfile.read(other)[0])
-    said = python(STORM, "evaluate", "run=r", "device=cpu", cwd=tmp_path, **environment)
-    rows = [[line for line in half.splitlines() if line.startswith("model ")] for half in said.split("hit\n")]
-    assert len(rows[0]) >= 3
-    assert rows[0] == rows[1]
-
-
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_signals_go_to_the_main_thread_and_not_to_those_of_openmp(tmp_path):
-    masks = """
-        import os, re
-        from pathlib import Path
-        from separate.interrupts import protect_native_code
-        import torch
-        protect_native_code()
-        torch.randn(500, 500) @ torch.randn(500, 500)
-        main = Path(f"/proc/self/task/{os.getpid()}")
-        for task in Path("/proc/self/task").iterdir():
-            print(task.name == main.name, re.search("SigBlk:\\t(.+)", (task / "status").read_text())[1])
-    """
+    write(tmp_path / "mix.wav", np.random.default_rng(0).normal(scale=0.1, size=(RATE, 1)))
     environment = {"OMP_NUM_THREADS": "2", "OPENBLAS_NUM_THREADS": "1"}  # NumPy's threads run no code of oneDNN
-    lines = python("if True:" + masks, cwd=tmp_path, **environment).splitlines()
-    blocked = {name == "True": int(mask, 16) for name, mask in map(str.split, lines)}
-    assert len(lines) == 2 and set(blocked) == {True, False}, lines
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD):
-        assert blocked[False] & 1 << number - 1, number
-        assert not blocked[True] & 1 << number - 1, number
-    assert not blocked[False] & 1 << signal.SIGSEGV - 1
+    for program, *arguments in (
+        ["train", *TINY_TOY, "run=r"],
+        ["infer", "-c", "r", "-o", "out", "--device", "cpu", "mix.wav"],
+        ["evaluate", "run=r", "device=cpu"],
+    ):
+        said = python(MASKS, program, *arguments, cwd=tmp_path, **environment)
+        found = [line.split()[1:] for line in said.splitlines() if line.startswith("mask ")]
+        blocked = {name == "True": int(mask, 16) for name, mask in found}
+        assert len(found) == 2 and set(blocked) == {True, False}, (program, found)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD):
+            assert blocked[False] & 1 << number - 1, (program, number)
+            assert not blocked[True] & 1 << number - 1, (program, number)
+        assert not blocked[False] & 1 << signal.SIGSEGV - 1
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="workers are forked on Linux")
