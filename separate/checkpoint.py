@@ -95,7 +95,7 @@ def _check(contents: dict[str, Any], size: int) -> None:
 
 
 def _renamed(name: str, format: int, network: str) -> str:
-    """A weight of an older format by its name today.  Format 1 knew one network; the U-Net of format 2 was one network always."""
+    """A weight of an older format by its name today.  Format 1 knew one network, format 2 U-Nets that are joint."""
     first, _, rest = name.removeprefix("network.").partition(".")
     if format == 1:
         today = {
