@@ -1,6 +1,7 @@
 """Layouts, excerpts, pools, the toy band, and batches as a function of (seed, step)."""
 
 import logging
+import multiprocessing
 import shutil
 
 import numpy as np
@@ -212,6 +213,7 @@ def test_all_files_with_nan_are_named_when_the_first_is_met(wsj0mix):
     examples = open_split(speech_data("wsj0mix", wsj0mix, excerpt=2.0), "train")
     with pytest.raises(DataError) as refused:
         list(load(TrainingSteps(examples, 4, seed=0), range(2), workers=1, pin=False))
+    assert not multiprocessing.active_children()  # although `refused` holds the frames
     text = str(refused.value)
     assert "s2/1.wav: NaN or infinite sample at 5001" in text
     assert "s2/3.wav: NaN or infinite sample at 5003" in text

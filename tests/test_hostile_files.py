@@ -334,7 +334,7 @@ def test_any_name_is_drawn_as_text(tmp_path, name, recwarn):
     rows: list[dict[str, Any]] = [
         {"track": name, "source": one, "method": method, **scores}
         for one in (name, "b")
-        for method in ("model", "mixture as estimate", "oracle mask")
+        for method in ("model", "mixture as estimate", "tPSA mask")
     ]
     write_report(Results([name, "b"], rows, figure), {"data": name}, tmp_path / "report")
     for file in ("scores.csv", "report.html", "summary.json"):

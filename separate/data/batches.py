@@ -107,10 +107,13 @@ def load(dataset: Dataset, items: range, workers: int | str, pin: bool) -> Gener
     )
     with signals_held():  # or a worker would run this process's handlers before it has its own
         batches = iter(loader)
-    for batch in batches:
-        if isinstance(batch, SeparateError):
-            raise batch
-        yield batch
+    try:
+        for batch in batches:
+            if isinstance(batch, SeparateError):
+                raise batch
+            yield batch
+    finally:
+        del batches  # or an exception would keep it, and so the workers, which ignore the stop at the program's exit
 
 
 def _start_worker(worker: int) -> None:
