@@ -7,10 +7,10 @@
 
 separate    as `separate-train` runs it
 untuned     the same with SEPARATE_TUNE=0 trainer.precision=float32
-plain       a loop of torch's, torchaudio's or openunmix's own network with a DataLoader, soundfile, torch.stft and Adam
+plain       a simple loop around a network of torch, torchaudio or openunmix: DataLoader, soundfile, torch.stft, Adam
 
-Each contestant is a process of its own, since memory and threads are settings of a process.  They take turns, and the
-median of the rounds counts.  Needs the packages of the extra `test`.
+Each contestant runs in its own process, since memory and threads are settings of a process.  They take turns; the
+result is the median over the rounds.  Needs the packages of the extra `test`.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from typing import Any
 import numpy as np
 
 CONTESTANTS = ("separate", "untuned", "plain")
-SECONDS, TAKES = 10, 4  # of a file, files of a speaker or songs
+SECONDS, TAKES = 10, 4  # length of a file; files per speaker, or songs
 Step = Callable[[], object]
 
 SPEECH = ["data=pools", "data.excerpt=3"]
@@ -70,7 +70,7 @@ def write_music(root: Path) -> None:
 
 
 def separate(case: str, root: Path, threads: int, *overrides: str) -> Step:
-    """What `separate-train` does in a step."""
+    """A training step of `separate-train`."""
     from separate.process import settle, tune
 
     tune()
@@ -94,7 +94,7 @@ def separate(case: str, root: Path, threads: int, *overrides: str) -> Step:
 
 
 def plain(case: str, root: Path, threads: int) -> Step:
-    """The loop that one writes first."""
+    """A training step of a simple PyTorch loop."""
     import torch
 
     torch.set_num_threads(threads)
@@ -173,7 +173,7 @@ def _conv_tasnet() -> tuple[Callable, list]:
 
 
 def _open_unmix() -> tuple[Callable, list]:
-    """One network a stem, trained towards its magnitudes."""
+    """One network per stem, trained towards its magnitudes."""
     import openunmix.model
     import torch
     from torch import nn
@@ -223,7 +223,7 @@ LOOPS: dict[str, Callable[[], tuple[Callable, list]]] = {
 
 
 def serve(case: str, contestant: str, root: Path, threads: int) -> None:
-    """Be a contestant: for each number read, that many steps, and their seconds and the peak memory in MB written."""
+    """Run a contestant: read a number of steps, run them, write the seconds taken and the peak memory in MB; repeat."""
     out, sys.stdout = sys.stdout, sys.stderr
     overrides = ("trainer.precision=float32",) if contestant == "untuned" else ()
     step = plain(case, root, threads) if contestant == "plain" else separate(case, root, threads, *overrides)
@@ -245,7 +245,7 @@ def _peak() -> float:
 
 
 def measure(case: str, root: Path, threads: int, rounds: int, steps: int, busy: bool) -> dict[str, dict[str, float]]:
-    """Medians of seconds a step, and peak memory in MB."""
+    """Median seconds per step, and peak memory in MB."""
     started = {name: _start(case, name, root, threads) for name in CONTESTANTS}
     other = subprocess.Popen([sys.executable, "-c", "while True: pass"]) if busy else None
     taken: dict[str, list[float]] = {name: [] for name in CONTESTANTS}
@@ -289,10 +289,10 @@ def cases(arguments: argparse.Namespace, root: Path) -> Iterator[tuple[str, Path
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("cases", nargs="*", metavar="CASE", help=f"of {', '.join(CASES)}; all by default")
+    parser.add_argument("cases", nargs="*", metavar="CASE", help=f"one of {', '.join(CASES)}; all by default")
     parser.add_argument("--threads", type=int, nargs="+", default=sorted({1, os.cpu_count() or 1}))
-    parser.add_argument("--rounds", type=int, default=5, help="medians are of so many, at least 5")
-    parser.add_argument("--steps", type=int, default=3, help="of each contestant in a round")
+    parser.add_argument("--rounds", type=int, default=5, help="rounds that the median is taken over, at least 5")
+    parser.add_argument("--steps", type=int, default=3, help="steps of each contestant in a round")
     parser.add_argument("--busy", action="store_true", help="beside a program that keeps one core busy")
     parser.add_argument("--out", type=Path, default=Path("bench_training.json"))
     parser.add_argument("--serve", nargs=2, help=argparse.SUPPRESS)

@@ -1,4 +1,4 @@
-"""The precision of sums, the size of the blocks that long ones are taken by, and decisions that wait for a device."""
+"""The precision of sums, the block size of long ones, and decisions that wait for a device."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def wide(x: Tensor) -> torch.dtype:
 
 
 def settled(condition: Tensor) -> bool:
-    """A truth value that decides what comes next, so that the host waits for the device: in no step of a training."""
+    """The truth value of a condition on a device.  The host waits for it, so no training step may ask."""
     return bool(condition)
 
 

@@ -126,7 +126,7 @@ class _Bytes:
 
 
 def file_name(path: str | Path) -> str | bytes:
-    """A path as soundfile opens it, whether or not its name is valid in the locale's encoding."""
+    """A path in the form that soundfile can open, even if its name is not valid in the locale's encoding."""
     return os.fsencode(path) if os.name == "posix" else str(path)
 
 
@@ -153,7 +153,7 @@ def probe(path: str | Path) -> Info:
         part = member_of(str(path)) or Member(str(path), 0, Path(path).stat().st_size)
         with _Bytes(part) as bytes_:
             _refuse_truncated_wav(bytes_)
-    except (OSError, ValueError) as error:  # a name that no file can have is a ValueError
+    except (OSError, ValueError) as error:  # an impossible file name raises ValueError
         raise UnreadableError(f"cannot be opened ({getattr(error, 'strerror', None) or error})") from None
     with _sound(path) as file:
         info = Info(file.frames, file.samplerate, file.channels, file.subtype)
@@ -166,7 +166,7 @@ def probe(path: str | Path) -> Info:
 
 
 def _refuse_absurd(info: Info, size: int, format: str) -> None:
-    """Refuse what only a damaged header claims, before memory is reserved for it.  size: bytes of the file."""
+    """Refuse values that only a damaged header has, before memory is allocated for them.  size: bytes of the file."""
     low, high = RATES
     if not low <= info.sample_rate <= high:
         raise UnreadableError(
@@ -184,9 +184,9 @@ def _refuse_absurd(info: Info, size: int, format: str) -> None:
 
 
 def most_frames(info: Info, size: int, format: str) -> int | None:
-    """Samples that a file of `size` bytes can hold at most; None where silence compresses to next to nothing.
+    """The most samples that a file of `size` bytes can hold; None where silence compresses to next to nothing.
 
-    format: libsndfile's name of it, as FLAC, whose subtypes are those of plain samples.
+    format: as libsndfile names it.  FLAC has the subtypes of uncompressed samples, and so is told by its name.
     """
     if format == "MP3":
         return MP3_DENSITY * size
@@ -212,7 +212,8 @@ def _refuse_truncated_wav(file: _Bytes) -> None:
 def read(path: str | Path, start: int, frames: int, pcm: bool = False, info: Info | None = None) -> np.ndarray:
     """Samples start to start + frames of a file at its own rate -> (C, frames) float32; NonFiniteError for NaN.
 
-    pcm: as int16, of a file with 16-bit samples.  info: the header that it had; UnreadableError for another one.
+    pcm: as int16, of a file with 16-bit samples.  info: its header as read before;
+    UnreadableError where rate or channels differ.
     """
     try:
         with _sound(path) as file:
@@ -301,7 +302,7 @@ class _Resampler:
         self.width, taps = made.width, kernel.shape[1]
         self.steps = max(1, 128 // self.old)
         self.span = self.old * (self.steps - 1) + taps  # samples that a block sees
-        self.matrices: dict[tuple[torch.device, torch.dtype], Tensor] = {}  # to move one makes the host wait
+        self.matrices: dict[tuple[torch.device, torch.dtype], Tensor] = {}  # kept, since moving it makes the host wait
         with torch.inference_mode(False):  # so that a gradient can go through it later
             self.matrix = torch.zeros(self.span, self.steps * self.new)
         for step in range(self.steps):
@@ -323,20 +324,20 @@ class _Resampler:
         return (seen @ self.matrices[place]).flatten(-2)[..., :frames]
 
     def reach(self, start: int, frames: int) -> tuple[int, int]:
-        """The samples, first to stop, that `frames` samples of the result from `start` on depend on."""
+        """The input samples, first to stop, that output samples start to start + frames depend on."""
         beside = ceil(LOWPASS_WIDTH * max(1, self.old / self.new) / ROLLOFF / self.old) + 1  # in units of `old`
         first = max(start // self.new - beside, 0)
         return first * self.old, (ceil((start + frames) / self.new) + beside) * self.old
 
     def at(self, audio: Tensor, first: int, start: int, frames: int) -> Tensor:
-        """`frames` samples of the result from `start` on, of what `reach` named: audio (..., T) begins at `first`."""
+        """Output samples start to start + frames.  audio: (..., T), the input that `reach` names, from `first` on."""
         return self(audio)[..., start - first // self.old * self.new :][..., :frames]
 
 
 class _Interpolator:
     """The same kernel read from a table at any position (Smith, 2002), for ratios such as 44,101 to 8,000.
 
-    Memory does not grow with the rates, and every sample of the longer side costs about 135 products.
+    Memory does not grow with the rates, and each sample at the higher rate costs about 135 products.
     """
 
     def __init__(self, old: int, new: int) -> None:
@@ -355,11 +356,11 @@ class _Interpolator:
         return self.at(audio, 0, 0, ceil(audio.shape[-1] * self.new / self.old))
 
     def reach(self, start: int, frames: int) -> tuple[int, int]:
-        """As of `_Resampler`."""
+        """As in `_Resampler`."""
         return start * self.old // self.new - self.width, (start + frames - 1) * self.old // self.new + self.width + 2
 
     def at(self, audio: Tensor, first: int, start: int, frames: int) -> Tensor:
-        """As of `_Resampler`; past the ends of `audio` there is silence, and no sample that begins there."""
+        """As in `_Resampler`; `audio` counts as silent beyond its ends, and no output starts after its end."""
         import torch
 
         frames = min(frames, ceil((first + audio.shape[-1]) * self.new / self.old) - start)

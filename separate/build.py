@@ -161,7 +161,7 @@ def build_separator(
 ) -> Separator:
     """The separator of a resolved training configuration, with fresh weights.
 
-    stored: the weights that it is to get; UsageError, before memory is taken, where they do not fit.
+    stored: the weights that will be loaded; UsageError, before memory is allocated, where they do not fit.
     """
     from torch import nn
 
@@ -202,7 +202,7 @@ def build_separator(
         data["sample_rate"],
         data["channels"],
         data["interchangeable"],
-        # checkpoints older than these keys have none of them
+        # a checkpoint may be older than these keys
         config.get("consistency", "none"),
         _rescale(config, trust),
         _input_level(config, network),
@@ -212,7 +212,10 @@ def build_separator(
 def build_optimizer(
     config: Mapping[str, Any], parameters: Iterable[Tensor], mode: str, trust: Sequence[str] | None = None
 ) -> tuple[torch.optim.Optimizer, Any | None]:
-    """The optimizer of a training configuration, and its schedule or None.  mode: min or max, of what is monitored."""
+    """The optimizer of a training configuration, and its schedule or None.
+
+    mode: min or max, whichever is best of the monitored metric.
+    """
     import torch
 
     optimizer = build(config["optimizer"], "optimizer", trust, params=parameters)
@@ -239,7 +242,7 @@ def _rescale(config: Mapping[str, Any], trust: Sequence[str] | None) -> bool:
 
 
 def _input_level(config: Mapping[str, Any], network: Any) -> str:
-    """The level that a network sees its mixtures at; auto: the one that it asks for."""
+    """The input level of a network; auto: the one that the network asks for."""
     asked: str = config.get("input_level", "none")
     return getattr(network, "input_level", "none") if asked == "auto" else asked
 
@@ -258,7 +261,7 @@ def estimates_of(config: Mapping[str, Any]) -> list[str]:
 
 
 def make_loss(config: Mapping[str, Any], trust: Sequence[str] | None = None) -> Loss:
-    """The loss of a resolved training configuration by itself; UsageError for a target that it cannot work with."""
+    """The loss of a resolved training configuration; UsageError for a target that it cannot work with."""
     import torch
 
     bins = config["stft"]["n_fft"] // 2 + 1
@@ -286,7 +289,7 @@ def make_loss(config: Mapping[str, Any], trust: Sequence[str] | None = None) -> 
 
 
 def build_loss(config: Mapping[str, Any], separator: Separator, trust: Sequence[str] | None = None) -> Loss:
-    """The same, checked against the separator; UsageError for a model that it cannot work with."""
+    """The loss as by `make_loss`; UsageError for a separator whose model it cannot work with."""
     loss = make_loss(config, trust)
     from separate.pairs import check_pair
 

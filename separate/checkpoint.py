@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from separate.separator import Separator
 
-PICKLED = 2**22  # bytes of all but the tensors' numbers
+PICKLED = 2**22  # bytes, the most for a pickle, which holds all but the tensors' numbers
 FORMAT = 3  # raised when an older program could not read what is written
 
 
@@ -37,9 +37,10 @@ def to_bytes(contents: dict[str, Any]) -> bytes:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """What `save` wrote; UsageError for a file that is no checkpoint, comes from a newer version or is not sound.
+    """What `save` wrote; UsageError for a file that is not a checkpoint, is damaged or comes from a newer version.
 
-    It may come from anyone: nothing in it is run or resolved, and what it says of sizes is checked.
+    The file may come from anyone: no code in it is run, no interpolation resolved, and the sizes that it claims are
+    checked.
     """
     import torch
 
@@ -81,7 +82,7 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def _check(contents: dict[str, Any], size: int) -> None:
-    """UsageError for a configuration or weights that nobody could have trained.  size: of the file in bytes."""
+    """UsageError for a configuration or weights that no training can have saved.  size: bytes of the file."""
     import torch
 
     check_stored(contents["config"])
@@ -95,7 +96,7 @@ def _check(contents: dict[str, Any], size: int) -> None:
 
 
 def _renamed(name: str, format: int, network: str) -> str:
-    """A weight of an older format by its name today.  Format 1 knew one network, format 2 U-Nets that are joint."""
+    """Today's name of a weight of an older format.  Format 1 had one network; in format 2 every U-Net was joint."""
     first, _, rest = name.removeprefix("network.").partition(".")
     if format == 1:
         today = {

@@ -104,7 +104,7 @@ def _lloyd(x: Tensor, weighted: Tensor, centres: Tensor) -> Tensor:
     mass = sums[..., -1:]
     empty = mass == 0
     moved = sums[..., :-1] / mass
-    if x.device.type != "cpu" or empty.any():  # elsewhere to ask takes longer
+    if x.device.type != "cpu" or empty.any():  # on other devices asking takes longer
         return torch.where(empty, _farthest(x, weighted[..., -1], best.squeeze(2), empty.squeeze(3)), moved)
     return moved
 

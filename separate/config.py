@@ -317,7 +317,7 @@ def _check_stft(config: TrainConfig) -> None:
 def check_stored(config: Any) -> None:
     """UsageError for the configuration of a checkpoint that is incomplete, not plain, too large or out of range.
 
-    Sections that only a training needs are checked where one goes on.
+    Sections that only training needs are checked when it is resumed.
     """
     check_plain(config)
     if not isinstance(config, Mapping):

@@ -15,7 +15,7 @@ from separate.errors import SeparateError
 
 
 class TextError(ValueError):
-    """What is wrong with a text file or a path in it; the message is the reason, without the file."""
+    """A text file, or a path in it, cannot be used; the message is the reason without the file's name."""
 
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -29,14 +29,14 @@ def cache_folder(chosen: str | None) -> Path:
 
 
 def read_text(path: str | Path, most: int = 2**30) -> str:
-    """A text file of a user, in UTF-8 with or without a byte order mark; TextError with the reason why it is none.
+    """A user's text file, in UTF-8 with or without a byte order mark; TextError for any other file.
 
     most: bytes that it may have.
     """
     check_name(str(path))
     try:
         status = Path(path).stat()
-        regular = stat.S_ISREG(status.st_mode)  # a pipe would be waited for
+        regular = stat.S_ISREG(status.st_mode)  # reading a pipe would wait
         content = Path(path).read_bytes() if regular and status.st_size <= most else b""
     except OSError as error:
         reason = "is missing" if isinstance(error, FileNotFoundError) else f"cannot be read ({error.strerror})"
@@ -49,7 +49,7 @@ def read_text(path: str | Path, most: int = 2**30) -> str:
 
 
 def decode(content: bytes) -> str:
-    """Text in UTF-8 with or without a byte order mark; TextError for bytes that are none."""
+    """Text in UTF-8 with or without a byte order mark; TextError for any other bytes."""
     if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         raise TextError("is text in UTF-16; save it in UTF-8")
     try:
@@ -63,7 +63,7 @@ def decode(content: bytes) -> str:
 
 
 def check_name(path: str) -> None:
-    """TextError for a path that this system cannot name a file by."""
+    """TextError for a path that cannot be the name of a file on this system."""
     if "\0" in path:
         raise TextError("has a path with a zero byte")
     try:

@@ -26,8 +26,8 @@ def blocks(
     chunk: seconds separated at a time; overlap: seconds that two chunks share, at most half of one.  There the two
     are cross-faded with weights that sum to 1 and vanish smoothly at the ends of the chunks, where context is least.
     interchangeable: put the sources of each chunk into the order that agrees with the last one in the overlap.
-    polarities: kept, or source or channel where each source, or each channel of it, has a polarity that was found in
-    each chunk for itself: the chunks are matched whatever it is, and where two disagree, the louder one is right.
+    polarities: kept, or source or channel, where each chunk finds a polarity of its own for each source, or for each of
+    its channels: chunks are matched whatever their polarity, and where two disagree, the louder one decides.
     """
     size = max(1, round(chunk * sample_rate))
     shared = min(round(overlap * sample_rate), size // 2)
@@ -58,10 +58,10 @@ def blocks(
 
 
 def agree(tail: Tensor, estimates: Tensor, evidence: Tensor, polarities: str) -> tuple[Tensor, Tensor, Tensor]:
-    """The same three with one polarity in the overlap, so that a cross-fade does not cancel.
+    """Tail, estimates and evidence with one polarity in the overlap, so that a cross-fade does not cancel.
 
-    tail: (S, C, shared); estimates: (S, C, n >= shared); evidence: (S, C), the energy of what went before.  Where they
-    disagree the louder one, whose polarity is the surer, turns the other.  What has been yielded stays as it is.
+    tail: (S, C, shared); estimates: (S, C, n >= shared); evidence: (S, C), the energy of earlier chunks.  Where they
+    disagree the louder one, whose polarity is surer, inverts the other.  Samples already yielded stay as they are.
     """
     shared = tail.shape[-1]
     products = (tail * estimates[..., :shared]).sum(-1)

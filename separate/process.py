@@ -1,4 +1,4 @@
-"""The process that torch computes in: memory, threads and denormals, set for speed on a CPU."""
+"""Process settings for speed on a CPU: memory, threads, workers and denormals."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 
 from separate.interrupts import protect_native_code
 
-SWITCH = "SEPARATE_TUNE"  # 0: memory, waiting threads and denormals stay as the system has them
+SWITCH = "SEPARATE_TUNE"  # 0: memory, waiting threads and denormals keep the system's settings
 MOST_KEPT = 2**31 - 1  # bytes, the most that mallopt takes
 SPINS = 10_000  # rounds that a thread spins at a barrier before it sleeps; libgomp's default is 300,000
 MOST_WORKERS = 8
@@ -17,12 +17,12 @@ M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # from glibc's malloc.h
 
 
 def tune() -> None:
-    """Set what must be set before torch is loaded, unless the user has set it.
+    """Apply the settings that must precede the import of torch, unless the user has made them.
 
     Freed memory: large tensors come from the heap, and up to MOST_KEPT bytes that are free at its end stay with the
-    process. By default glibc returns each of them to the system, which fills the pages with zeros at the next step.
-    Threads: OpenMP's spin at a barrier for a short time and then sleep. By default they go on spinning, and take the
-    cores from whatever else runs.
+    process. By default glibc returns each tensor to the system, which fills its pages with zeros at the next step.
+    Threads: OpenMP threads spin at a barrier for a short time and then sleep. By default they spin longer, and take the
+    cores from other programs.
     """
     if not tuned() or "torch" in sys.modules:
         return
@@ -35,14 +35,14 @@ def tune() -> None:
 
 
 def settle(threads: int | str = "auto") -> None:
-    """Set the number of threads and start them, with denormals set to zero and kept from signals.
+    """Set the number of threads and start them, with denormals flushed to zero and signals blocked.
 
     Denormals (below 1.2e-38) appear where silence decays, and each costs a processor some 100 cycles.
     """
     import torch
 
     if tuned():
-        torch.set_flush_denormal(True)  # of this thread, which those that it starts inherit
+        torch.set_flush_denormal(True)  # in this thread, and so in those that it starts
     torch.set_num_threads(thread_count(threads))
     protect_native_code()
 
@@ -66,7 +66,7 @@ def thread_count(asked: int | str) -> int:
 
 
 def worker_count(asked: int | str, gpu: bool = False) -> int:
-    """auto: on a GPU a process for each core but one, at most MOST_WORKERS; one beside a training on the CPU."""
+    """auto: for training on a GPU all cores but one, at most MOST_WORKERS; on the CPU one where a core is spare."""
     if asked != "auto":
         return int(asked)
     spare = cores() - 1
@@ -74,14 +74,14 @@ def worker_count(asked: int | str, gpu: bool = False) -> int:
 
 
 def cores() -> int:
-    """The cores that the affinity and the container of this process leave to it."""
+    """The number of cores that CPU affinity and container limits leave to this process."""
     from loky import cpu_count
 
     return int(cpu_count())
 
 
 def _glibc(name: str, *arguments: int) -> None:
-    """Call a function of glibc; do nothing where the C library has none of that name."""
+    """Call a function of glibc, if the C library has it."""
     if sys.platform == "linux":
         function = getattr(ctypes.CDLL(None), name, None)
         if function is not None:

@@ -1,4 +1,4 @@
-"""Ranges of the numbers in a configuration: kept beside each field, and checked in one sentence."""
+"""Ranges of the numbers in a configuration: declared with each field, and refused in one sentence."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SHOWN = 40  # characters of a refused value
 class Range:
     """The numbers that an option takes, ends included; `above` excludes the lower one.  unit: seconds, Hz, dB ...
 
-    words: texts that it takes instead of a number.
+    words: accepted instead of a number, e.g. auto.
 
     NaN and infinity lie in no range, nor do integers beyond 64 bits.
     """
@@ -62,7 +62,7 @@ def number(
     """A dataclass field for a number, or for a list or mapping of numbers, with its range.
 
     above: a lower bound that is itself excluded.  example: a value that works, by default the default.
-    words: texts that stand for a number, as auto.
+    words: accepted instead of a number, e.g. auto.
     """
     example = default if example is None else example
     allowed = Range(least if above is None else above, most, above is not None, unit, example, words)
@@ -75,7 +75,7 @@ def number(
 def check_ranges(schema: type, values: Mapping[str, Any], prefix: str = "") -> None:
     """UsageError for a value of a dataclass's field that is of another type or outside its range.
 
-    Mappings of open choice, `dict[str, Any]`, are checked where they are built.
+    Sections of any class, `dict[str, Any]`, are checked when the class is built.
     """
     hints = _hints(schema)
     for one in fields(schema):
@@ -93,7 +93,7 @@ def check_ranges(schema: type, values: Mapping[str, Any], prefix: str = "") -> N
 
 
 def check_containers(schema: type, values: Any, prefix: str = "") -> None:
-    """UsageError where a list or a section stands for a number or a text, or the other way round."""
+    """UsageError for a list or a section in place of a number or a text, or the other way round."""
     if not isinstance(values, Mapping):
         raise UsageError(f"{prefix.rstrip('.')}={brief(values)} must be a section of keys with values")
     hints = _hints(schema)
@@ -102,7 +102,7 @@ def check_containers(schema: type, values: Any, prefix: str = "") -> None:
         if is_dataclass(hint):
             check_containers(hint, value, f"{prefix}{key}.")  # type: ignore[arg-type]
         elif any(isinstance(one, int) and abs(one) > LARGEST_INTEGER for _, one in numbers_in(value)) and hint:
-            check_numbers(f"{prefix}{key}", value, range_of(schema, key))  # which could not be converted
+            check_numbers(f"{prefix}{key}", value, range_of(schema, key))  # too large to be converted
         elif hint not in (None, Any) and value is not None and value != "???":
             inner = [typing.get_origin(one) or one for one in _choices(hint)]
             kind = next((k for k in (list, dict) if isinstance(value, k)), None)
@@ -111,7 +111,7 @@ def check_containers(schema: type, values: Any, prefix: str = "") -> None:
 
 
 def mistyped(schema: type, name: str, value: Any, key: str) -> UsageError:
-    """The refusal of a value that is not of its field's type."""
+    """The error for a value that is not of its field's type."""
     one = next(one for one in fields(schema) if one.name == name)
     allowed, hint = one.metadata.get("range"), _hints(schema)[name]
     example = f", e.g. {key}={brief(allowed.example)}" if allowed and allowed.example is not None else ""
@@ -128,7 +128,7 @@ def mistyped(schema: type, name: str, value: Any, key: str) -> UsageError:
 
 
 def _no_word(value: Any, allowed: Range) -> bool:
-    """Whether a value is a text in place of a number, and none of those that may be."""
+    """Whether a value is a text other than the words accepted in place of a number."""
     return bool(allowed.words) and isinstance(value, str) and value not in allowed.words
 
 
@@ -188,7 +188,7 @@ def check_numbers(key: str, value: Any, allowed: Range = ANY) -> None:
 
 
 def numbers_in(value: Any, key: str = "") -> Iterator[tuple[str, float]]:
-    """(dotted key, number) of each number in a plain value; truth values are none."""
+    """(dotted key, number) of each number in a plain value; booleans are left out."""
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         yield key, value
     elif isinstance(value, Mapping):
@@ -224,9 +224,9 @@ DEEPEST = 20  # sections and lists within each other
 
 
 def check_plain(values: Any, where: str = "") -> None:
-    """UsageError for a configuration that is too large, or holds an interpolation or what is no plain value.
+    """UsageError for a configuration that is too large, or holds an interpolation or a value that is not plain.
 
-    It must be resolved: an interpolation in a file of someone else could read the environment.
+    Interpolations must be resolved before: one in somebody else's file could read the environment.
     """
     count, waiting = 0, [(where, values, 0)]
     while waiting:
@@ -255,7 +255,7 @@ def check_plain(values: Any, where: str = "") -> None:
 
 
 def _encodes(text: str) -> bool:
-    """Whether it is Unicode, or bytes of another encoding as Python keeps them in names of files."""
+    """Whether a text is Unicode, or a file name in another encoding as Python represents it."""
     try:
         text.encode(errors="surrogateescape")
     except UnicodeEncodeError:

@@ -122,7 +122,7 @@ class Separator(nn.Module):
     interchangeable: the sources have no names (two speakers), so that chunks must be matched to each other.
     consistency: none, or equal or power: how estimates are made to sum to the mixture, see `consistent`.
     rescale: give each estimate the gain and polarity that it has in the mixture, see `separate.levels.rescaled`.  In
-    training the loss sees the estimates as they are, unless consistency, which depends on their levels, comes after.
+    training the loss sees the estimates as they are, unless consistency, which depends on levels, is applied after.
     input_level: none, or rms: the network sees each mixture (of a long recording, each chunk) at an RMS of -20 dB, and
     its waveforms get the level of the mixture back.
     """
@@ -170,13 +170,13 @@ class Separator(nn.Module):
         return Separation(batch, heads, clusters, by_embeddings, training, self.consistency, rescale)
 
     def input_spectrogram(self, batch: Batch) -> Tensor:
-        """The mixtures' spectrograms as the network sees them, (B, C, F, N)."""
+        """The mixtures' spectrograms at the input of the network, (B, C, F, N)."""
         if self.input_level == "none":
             return batch.spectrogram
         return batch.spectrogram / spectral_level(batch.spectrogram, self.stft)
 
     def _waveforms(self, mixture: Tensor) -> dict[str, Tensor]:
-        """What a network of waveforms makes of mixtures (B, C, T)."""
+        """The heads of a waveform network for mixtures (B, C, T)."""
         if self.input_level == "none":
             return dict(self.network(mixture))
         scale = level(mixture)
@@ -219,7 +219,7 @@ class Separator(nn.Module):
 
     @property
     def _polarities(self) -> str:
-        """What gets a polarity of its own in each chunk, see `separate.overlap`."""
+        """Whether sources or channels get a polarity of their own in each chunk, see `separate.overlap`."""
         if not self.rescale:
             return "kept"
         return "channel" if self.channels == 1 else "source"

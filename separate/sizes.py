@@ -1,4 +1,4 @@
-"""The size of a network before it is made: the shapes of its tensors, found without memory for them."""
+"""The size of a network before it is built: the shapes of its tensors, without memory for them."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from torch.nn.modules import module as registration
 from separate.errors import UsageError
 
 MOST_PARTS = 100_000  # layers and weights together
-LONGEST = 600  # seconds that a network may compute for one, as where it takes whole patches
+LONGEST = 600  # seconds that a network may compute for one second, e.g. because it takes whole patches
 
 MISFIT = "the checkpoint's configuration and weights do not fit each other"
 
 
 def check_size(make: Callable[[], Any], sample_rate: int, hop: int, stored: Mapping[str, Tensor] | None = None) -> None:
-    """UsageError for a network that is too large, before memory is taken for it.
+    """UsageError for a network that is too large, before memory is allocated for it.
 
     make: builds the network; called on torch's meta device, where tensors have shapes and no numbers.
     sample_rate in Hz; hop: of the STFT, in samples.
-    stored: the weights that it is to get, whose names and shapes must be its own; without them its weights must fit
-    into this machine's memory.
+    stored: the weights that will be loaded, whose names and shapes must be the network's; without them its weights
+    must fit into this machine's memory.
     """
     parts = MOST_PARTS if stored is None else 1000 + 20 * len(stored)
     elements = _memory() / 4 if stored is None else sum(tensor.numel() for tensor in stored.values())
@@ -44,9 +44,9 @@ def check_size(make: Callable[[], Any], sample_rate: int, hop: int, stored: Mapp
 
 @contextmanager
 def _at_most(parts: float, elements: float, stored: bool) -> Iterator[None]:
-    """Count what is registered with modules, and stop where that is more than a checkpoint or the machine holds."""
+    """Count the layers and weights that modules register; UsageError beyond what checkpoint or machine holds."""
     where, holder = (MISFIT, "the checkpoint") if stored else ("model", "the machine")
-    seen: dict[int, nn.Module | Tensor] = {}  # some are registered again, as by weight *= 2
+    seen: dict[int, nn.Module | Tensor] = {}  # some are registered twice, e.g. by weight *= 2
     weights = 0
 
     def count(module: nn.Module, name: str, part: nn.Module | Tensor | None) -> None:

@@ -18,15 +18,15 @@ from separate.files import FULL
 from separate.process import tune
 
 log = logging.getLogger(__name__)
-started: list[str] = []  # jobs, whose configuration could be composed
+started: list[str] = []  # programs whose job has begun, and so whose configuration could be composed
 INTERRUPTED = 130  # exit code after Ctrl-C
 
 
 @contextmanager
 def one_sentence(program: str, folder: Path | None = None) -> Iterator[None]:
-    """Print what went wrong as one sentence, and exit with 1, for wrong usage with 2, for a fault with 70.
+    """Print an error as one sentence and exit with 1, for wrong usage with 2, for a fault of the program with 70.
 
-    folder: where a run keeps its files.
+    folder: of the run, for the traceback of a fault.
     """
     prepare_streams()
     try:
@@ -91,7 +91,7 @@ def _quiet_when_full(failed: threading.ExceptHookArgs) -> None:
 def in_job(program: str, job: Callable[[], Any], folder: Path | None = None) -> Any:
     """Run the task of a Hydra program.  A failing job of a sweep lets the others go on, and Hydra reports it.
 
-    folder: where a run keeps its files.
+    folder: of the run, for the traceback of a fault.
     """
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode

@@ -1,4 +1,4 @@
-"""Exceptions that nothing foresaw: one sentence, and a file with the traceback."""
+"""Unexpected exceptions: one sentence, and a file with the traceback."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ class Fault(SeparateError):
 def told(program: str, error: Exception, folder: Path | None = None) -> SeparateError:
     """The sentence for an exception.
 
-    What the user can mend is said as such.  Of anything else the traceback is written to `folder`, where a run has
-    begun in it, or else to a new temporary folder.
+    An error that the user can mend gets a sentence of its own.  For any other, the traceback is written to `folder` if
+    a run has begun there, or else to a new temporary folder.
     """
     if isinstance(error, SeparateError):
         return error
@@ -63,7 +63,7 @@ def told(program: str, error: Exception, folder: Path | None = None) -> Separate
 
 
 def _wanted(text: str) -> str:
-    """How much memory could not be had, where the message tells."""
+    """How much memory could not be allocated, where the message tells."""
     if found := re.search(r"allocate (\d+) bytes", text):
         return f" ({int(found[1]) / 1e9:.3g} GB could not be had)"
     found = re.search(r"allocate ([\d.]+ [KMGTPE]i?B)", text)
@@ -71,10 +71,10 @@ def _wanted(text: str) -> str:
 
 
 def _summary(error: Exception) -> str:
-    """`KeyError: 'steps' (mynets.py, line 9)`, of a worker's exception what was raised there."""
+    """An exception as `KeyError: 'steps' (mynets.py, line 9)`; for one from a worker, what was raised there."""
     text = str(error)
     places = [(frame.filename, frame.lineno) for frame in traceback.extract_tb(error.__traceback__)]
-    if "Original Traceback" in text or error.__cause__ is not None:  # torch's and multiprocessing's forms of a worker's
+    if "Original Traceback" in text or error.__cause__ is not None:  # from a worker, by torch or multiprocessing
         remote = text if "Original Traceback" in text else str(error.__cause__)
         places += [(file, int(line)) for file, line in re.findall(r'File "(.+?)", line (\d+)', remote)]
     if "Original Traceback" in text:
@@ -86,7 +86,7 @@ def _summary(error: Exception) -> str:
 
 
 def _written(program: str, error: Exception, folder: Path | None) -> str:
-    """Write the traceback, and say where it is."""
+    """Write the traceback and return a sentence that says where it is."""
     content = "\n".join(
         [
             f"{program}, {time.strftime('%Y-%m-%d %H:%M:%S')}",

@@ -20,7 +20,7 @@ def explain(error: BaseException) -> str:
         listed = "" if near.startswith("choose") else f" (there are {', '.join(sorted(choices))})"
         return f"there is no {group}={choice}; {near}{listed}"
     if "integer string conversion" in text:
-        return "a value on the command line is an integer of so many digits that it is not read; use a smaller one"
+        return "a value on the command line is an integer of so many digits that it cannot be read; use a smaller one"
     if "Config group override" in text or isinstance(error, TypeError):
         return "a group is chosen by a name, as in scheduler=none; --help lists the names"
     if override := getattr(error, "override", None):

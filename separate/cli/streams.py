@@ -1,4 +1,4 @@
-"""Standard streams that a program can write any name to, whatever the locale and whichever of them are closed."""
+"""Standard streams that take any file name, in any locale and even when they are closed."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import sys
 
 
 def prepare_streams() -> None:
-    """Open closed streams on the null device; escape what their encoding lacks, as names that are no valid UTF-8.
+    """Open closed streams on the null device; escape what their encoding lacks, e.g. names that are not valid UTF-8.
 
-    A closed descriptor would be given to the next file that is opened, and what is printed would land in it.
+    Otherwise the next file that is opened gets the closed descriptor, and printed text ends up in it.
     """
     for descriptor, name in enumerate(("stdin", "stdout", "stderr")):
         if getattr(sys, name) is None:

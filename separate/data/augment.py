@@ -31,10 +31,10 @@ DIRECT = 0.0025  # seconds in which the direct sound has its peak
 class Changes:
     """What is done to one example, in this order.
 
-    stretch: speed, tempo and pitch, the same for all sources and for what a recorded mixture holds beside them, which
-    no other change touches; curves: gains in dB of an equaliser, (S, BANDS); responses: of rooms, (S, C, L), of unit
-    energy; reference_spans: the samples of each response, from and up to, that the reference is convolved with,
-    (S, C, 2), None for the whole; matrices: new channels from old ones, (S, C, C); noise: as a source of the example is
+    stretch: speed, tempo and pitch, the same for all sources and for the rest of a recorded mixture, which no
+    other change touches; curves: gains in dB of an equaliser, (S, BANDS); responses: of rooms, (S, C, L), of unit
+    energy; reference_spans: (S, C, 2), start and stop of the samples of each response that the reference is convolved
+    with, None for all; matrices: new channels from old ones, (S, C, C); noise: as a source of the example is
     stored, and snr in dB, at which it is added to the mixture.
     """
 
@@ -153,7 +153,7 @@ class Augment:
         return self.reader.source(spans, self.frames)
 
     def _response(self, chance: float, which: float) -> tuple[np.ndarray, np.ndarray]:
-        """An impulse response (C, L), or the one of no room, and the part of it (C, 2) that the reference hears."""
+        """An impulse response (C, L), a unit impulse without a room, and the span (C, 2) for the reference."""
         length = max(1, round(self.options.reverb_seconds * self.sample_rate))
         response = np.eye(1, length, dtype=np.float32).repeat(self.channels, axis=0)
         direct = np.zeros(self.channels, int)
@@ -167,7 +167,7 @@ class Augment:
 
 @lru_cache(maxsize=64)
 def _room(piece: Piece, sample_rate: int, channels: int, length: int) -> tuple[np.ndarray, np.ndarray]:
-    """A response (C, L) of unit energy that begins with its direct sound, whose peak in each channel is at (C).
+    """A response (C, L) of unit energy that begins with its direct sound, and the peak (C) of that in each channel.
 
     The direct sound begins where a channel first comes within 20 dB of its largest sample (ISO 3382-1); its peak is the
     largest sample of the next 2.5 ms.

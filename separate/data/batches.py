@@ -85,9 +85,9 @@ class FixedBatches(Dataset):
 def load(dataset: Dataset, items: range, workers: int | str, pin: bool) -> Generator[Drawn, None, None]:
     """These items of a data set in order, prepared by worker processes ahead of time (0: in this process).
 
-    workers: how many, or auto, see `worker_count`.  pin: for a GPU.
+    workers: their number, or auto, see `worker_count`.  pin: into pinned memory, for a GPU.
 
-    To be closed where it is not read to its end: only then are the workers sure to end.
+    Close the generator if it is not read to its end: only then are the workers sure to end.
     """
     options: dict[str, Any] = {}
     processes = worker_count(workers, gpu=pin)
@@ -113,9 +113,9 @@ def load(dataset: Dataset, items: range, workers: int | str, pin: bool) -> Gener
                 raise batch
             yield batch
     finally:
-        del batches  # or an exception would keep it, and so the workers, which ignore the stop at the program's exit
+        del batches  # or an exception would keep it alive, and with it the workers, which ignore the stop at exit
 
 
 def _start_worker(worker: int) -> None:
     end_with_parent()
-    ignore_stops()  # which reach the whole group; the training decides when to stop
+    ignore_stops()  # stops reach the whole process group, and the training process decides

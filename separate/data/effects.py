@@ -21,9 +21,9 @@ NEAR = 5e-4  # largest relative error of a resampling ratio, 0.9 cents
 
 @dataclass(frozen=True)
 class Stretch:
-    """What makes `frames` samples of `read` ones: a phase vocoder to `between` samples, then resampling.
+    """How `read` samples become `frames`: a phase vocoder to `between` samples, then resampling.
 
-    The resampler makes `resampled[1]` samples of `resampled[0]`, padded before and cut after.
+    The resampler turns `resampled[0]` samples into `resampled[1]`; its input is padded and its output cut.
     """
 
     read: int
@@ -33,9 +33,9 @@ class Stretch:
 
     @classmethod
     def of(cls, frames: int, speed: float, tempo: float, semitones: float) -> Stretch:
-        """For `frames` samples at `speed` times the speed, `tempo` times the tempo and so many semitones higher.
+        """For `frames` samples at `speed` times the speed, `tempo` times the tempo and `semitones` higher.
 
-        The resampler's ratio is one of integers, within 0.9 cents of the ratio asked for from 1,000 samples on.
+        The resampling ratio is one of integers; from 1,000 samples on it is within 0.9 cents of the ratio asked for.
         """
         ratio = speed * 2 ** (semitones / 12)
         lengths = _lengths(frames, ratio)
@@ -45,7 +45,7 @@ class Stretch:
 
 
 def _lengths(frames: int, ratio: float) -> tuple[int, int]:
-    """Two numbers of samples, frames * ratio to `frames` or a little longer, with fast Fourier transforms."""
+    """The lengths frames * ratio and `frames`, both a little longer where that makes their Fourier transforms fast."""
     exact = max(2, round(frames * ratio))
     if exact == frames or min(exact, frames) < SHORT:
         return exact, frames
@@ -57,7 +57,7 @@ def _lengths(frames: int, ratio: float) -> tuple[int, int]:
 
 @lru_cache(maxsize=1024)
 def _fast_lengths(least: int) -> np.ndarray:
-    """Those from `least` to 6 % above it."""
+    """The lengths from `least` to 6 % above it that have a fast Fourier transform."""
     found = [_fast_length(least)]
     while (number := _fast_length(found[-1] + 1)) < least * 1.06:
         found.append(number)
@@ -65,14 +65,14 @@ def _fast_lengths(least: int) -> np.ndarray:
 
 
 def _fast_length(least: int) -> int:
-    """The next number of samples that has a fast Fourier transform."""
+    """The shortest length from `least` on that has a fast Fourier transform."""
     from scipy.fft import next_fast_len
 
     return int(next_fast_len(least))
 
 
 def stretch(audio: Tensor, how: Stretch, sample_rate: int) -> Tensor:
-    """Speed, tempo and pitch of (S, C, T), T at least `how.read`, the same for all -> (S, C, how.frames)."""
+    """Change speed, tempo and pitch of all signals alike, (S, C, T) with T >= how.read -> (S, C, how.frames)."""
     audio = audio[..., : how.read]
     if how.read != how.between:
         audio = vocode(audio, how.between, sample_rate)

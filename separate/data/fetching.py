@@ -29,9 +29,9 @@ log = logging.getLogger(__name__)
 
 FORMAT = 1  # raised when what is known changes its form
 BLOCK = 2**22  # bytes read at a time
-MOST_INDEX = 2**30  # bytes that an index may have
-LARGEST = 2**62  # bytes, whose sums are to be below 2^63
-LONGEST = 2**40  # samples, whose products with a sample rate are to be
+MOST_INDEX = 2**30  # bytes, the most for an index
+LARGEST = 2**62  # bytes, so that sums stay below 2^63
+LONGEST = 2**40  # samples, so that products with a sample rate stay below 2^63
 
 
 @dataclass
@@ -49,12 +49,12 @@ class Contents:
     format: int = FORMAT
 
     def __post_init__(self) -> None:
-        """ValueError or TypeError where what was read is not of this form, or no tar file has it."""
+        """ValueError or TypeError for values of another form, or that no tar file can have."""
         if not isinstance(self.place, str) or not fits(self.members, list[list[str | int]]):
             raise TypeError("members")
         check_name(self.place)
         within(0, self.bytes, LARGEST)
-        if self.sha256 is not None and not re.fullmatch("[0-9a-f]{64}", self.sha256):  # it is part of a file's name
+        if self.sha256 is not None and not re.fullmatch("[0-9a-f]{64}", self.sha256):  # it becomes part of a file name
             raise ValueError(self.sha256)
         for name, offset, size, *header in self.members:
             within(0, offset, LARGEST)
@@ -304,7 +304,7 @@ def contents_of(file: Path, place: str | None = None) -> Contents:
 
 
 def within(least: int, value: Any, most: float) -> None:
-    """ValueError or TypeError for what is no integer in this range."""
+    """ValueError or TypeError for anything but an integer in this range."""
     if not fits(value, int):
         raise TypeError(value)
     if not least <= value <= most:

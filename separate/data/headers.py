@@ -97,7 +97,7 @@ class Headers:
             return {}
         try:
             return _unpack(self.path.read_bytes())
-        except Exception:  # damaged or another program's: an archive can fail in any way, and is made again
+        except Exception:  # a damaged archive can fail in any way; it is made again
             log.debug("%s is not a list of headers and is made again", self.path, exc_info=True)
             return {}
 
@@ -117,7 +117,7 @@ _DIGEST = hashlib.sha256().digest_size  # bytes
 
 
 def _pack(known: dict[tuple[str, int, int], Info]) -> bytes:
-    """Headers by path, size and time of change, as an archive of NumPy arrays with its SHA-256 behind it."""
+    """Headers by path, size and time of change, as an archive of NumPy arrays followed by its SHA-256."""
     kinds = sorted({info.subtype for info in known.values()})
     columns = {
         "size": [size for _, size, _ in known],
@@ -135,10 +135,10 @@ def _pack(known: dict[tuple[str, int, int], Info]) -> bytes:
 
 
 def _unpack(content: bytes) -> dict[tuple[str, int, int], Info]:
-    """The inverse of `_pack`, without the headers that cannot be of their files; any exception for other contents."""
+    """The inverse of `_pack`, without headers that their files cannot have; other contents raise any exception."""
     archive, digest = content[:-_DIGEST], content[-_DIGEST:]
     if hashlib.sha256(archive).digest() != digest:
-        raise ValueError("the checksum is another")
+        raise ValueError("the checksum differs")
     with np.load(io.BytesIO(archive), allow_pickle=False) as stored:
         if stored["format"].tolist() != FORMAT:
             return {}

@@ -38,7 +38,7 @@ MUSDB18_VALID = (
     "Triviul - Angelsaint",
     "Young Griffo - Pennies",
 )
-SECONDS = Range(0, 1e9, unit="seconds")  # of a manifest
+SECONDS = Range(0, 1e9, unit="seconds")  # start and duration in a manifest
 NOISE = "noise"  # the source of wham and librimix that is no speaker
 
 
@@ -240,7 +240,7 @@ def list_manifest(root: Path, splits: Mapping[str, str], split: str, sources: Se
     if root.is_dir():
         root = root / "manifest.jsonl"
     try:
-        lines = read_text(root).split("\n")  # and not at other ends of lines, which names may hold
+        lines = read_text(root).split("\n")  # not splitlines(), which also splits at signs that names may hold
     except TextError as error:
         raise DataError(f"{root} {error}; data.root is the manifest's path") from None
     name = split_name(splits, split)

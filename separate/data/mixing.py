@@ -80,7 +80,7 @@ class Drawn:
         return Batch(mixture, references, self.tracks, stft, additive)
 
     def _separated(self) -> tuple[Tensor, Tensor | None]:
-        """The sources, and what recorded mixtures hold beside them, (B, C, ...), None where nothing is recorded."""
+        """The sources, and the rest of the recorded mixtures (B, C, ...), None without recorded mixtures."""
         sources = self._signals(self.sources)
         if self.recorded is None:
             return sources, None
@@ -94,7 +94,7 @@ class Drawn:
         return (stored if stored.is_complex() else torch.view_as_complex(stored.float())).mT
 
     def _stretched(self, sources: Tensor, rest: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """Both stretched as one, so that their sum is the stretched mixture."""
+        """Both stretched together, so that their sum is the stretched mixture."""
         if self.stretches is None:
             return sources, rest
         signals = sources if rest is None else torch.cat([sources, rest.unsqueeze(1)], dim=1)
@@ -173,6 +173,6 @@ def _change(matrices: Tensor, sources: Tensor) -> Tensor:
 
 
 def _within(responses: Tensor, bounds: Tensor) -> Tensor:
-    """Responses (..., L) with nothing before bounds[..., 0] and from bounds[..., 1] on; bounds: (..., 2) in samples."""
+    """Responses (..., L), zero before bounds[..., 0] and from bounds[..., 1] on; bounds: (..., 2) in samples."""
     numbers = torch.arange(responses.shape[-1], device=responses.device)
     return responses * ((numbers >= bounds[..., :1]) & (numbers < bounds[..., 1:]))

@@ -25,8 +25,9 @@ PR_SET_PDEATHSIG = 1  # of linux/prctl.h
 def in_parallel(
     work: Callable[[Item], Result], items: Sequence[Item], workers: int | str, description: str
 ) -> list[Result]:
-    """work(item) of each item, in order.  workers: processes beside this one, auto for one a core;
-    with 0, or few items, it does all.
+    """work(item) of each item, in order.
+
+    workers: processes beside this one, auto: one per core.  With 0, or few items, this process does all.
 
     A SeparateError of one item is raised when all are done, together with those of the others.
     """
@@ -76,22 +77,22 @@ def _start() -> None:
 
 
 def end_with_parent() -> None:
-    """End this worker process as soon as the process that started it has ended, however that was.
+    """End this worker process as soon as its parent has ended, for whatever reason.
 
-    On Linux the kernel kills it; elsewhere a thread waits for the end of the parent.  Nothing in a process that is no
-    worker.
+    On Linux the kernel kills it; elsewhere a thread waits for the parent to end.  Does nothing in a process that is
+    not a worker.
     """
     parent = multiprocessing.parent_process()
     if parent is None:
         return
     if not _killed_by_kernel():
         threading.Thread(target=_end_after, args=(parent.sentinel,), daemon=True).start()
-    elif os.getppid() != parent.pid:  # it ended before the kernel was asked
+    elif os.getppid() != parent.pid:  # the parent ended before the kernel was asked
         os._exit(1)
 
 
 def _killed_by_kernel() -> bool:
-    """Ask the kernel for a SIGKILL when the thread that forked this process ends; whether it will come."""
+    """Ask the kernel for a SIGKILL when the thread that forked this process ends, and return whether it agreed."""
     if sys.platform != "linux":
         return False
     try:

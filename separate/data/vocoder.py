@@ -22,13 +22,13 @@ def vocode(audio: Tensor, frames: int, sample_rate: int) -> Tensor:
     of the sources, and the phase advance from its cross-spectrum summed over channels. All signals are turned alike, so
     that phase differences between channels are kept and the outputs add up to the vocoded mixture.
 
-    Around an onset (energy up by 6 dB) time runs at its own speed for 3/4 of a frame, and the phases of the bins where
-    energy rises are reset (Röbel, 2003), so that attacks keep their waveform. Frames of noise do not add up in phase,
-    which alone costs 1 dB; the level of the mixture is restored in bands of 1 kHz.
+    Around an onset (energy up by 6 dB) time runs at the original speed for 3/4 of a frame, and the phases of the bins
+    where energy rises are reset (Röbel, 2003), so that attacks keep their waveform. Frames of noise do not add up in
+    phase, which alone costs 1 dB, so the level of the mixture is restored in bands of 1 kHz.
 
-    At factors of 0.8 to 1.25, noise and clicks keep their power within 0.3 dB. What remains: of onsets less than 1.5
-    frames (70 to 100 ms) apart only the strongest is kept, the others spread over a frame and keep their power but not
-    their peak; a source that is weak beside another in the same band follows the phases of the louder one and loses
+    At factors of 0.8 to 1.25, noise and clicks keep their power within 0.3 dB. Limits: of onsets less than 1.5
+    frames (70 to 100 ms) apart only the strongest is kept; the others spread over a frame and keep their power but not
+    their peak. A source that is weak beside another in the same band follows the phases of the louder one. It loses
     up to 0.7 dB at factors of 0.9 to 1.1, and 1.4 dB at 0.8 and 1.25.
     """
     n_fft = 2 ** math.ceil(math.log2(WINDOW * sample_rate))
@@ -41,7 +41,7 @@ def vocode(audio: Tensor, frames: int, sample_rate: int) -> Tensor:
 
 
 def _turned(mixture: Tensor, heard: Tensor, centre: Tensor, window: Tensor, sample_rate: int) -> Tensor:
-    """What the frames of each signal are multiplied by, (K, F) complex."""
+    """The complex factors (K, F) that turn the frames of every signal and restore their levels."""
     hop = len(window) // 4
     spectra = _spectra(mixture, heard, window)  # (C, K, F)
     power = _power(spectra)
@@ -70,8 +70,8 @@ def _time_map(mixture: Tensor, frames: int, n_fft: int) -> tuple[Tensor, Tensor]
     sounds = onset * block + block // 2
     lands = sounds * frames // length
 
-    # what is fixed on either side: the edge of the surroundings of an onset, or the end of the signal
-    after = torch.arange(2, device=mixture.device)[:, None]  # 0 for before; made on the device, so without waiting
+    # the fixed point on either side: where the region around an onset ends, or the end of the signal
+    after = torch.arange(2, device=mixture.device)[:, None]  # 0: before; made on the device, without waiting
     side = around * (1 - 2 * after)
     heard = torch.where(missing, after * length, sounds + side)
     given = torch.where(missing, after * frames, lands + side)
@@ -112,13 +112,13 @@ def _power(spectra: Tensor) -> Tensor:
 
 
 def _locked(turns: Tensor, power: Tensor, heard: Tensor, centre: Tensor, hop: int) -> Tensor:
-    """By how much the phases of each frame are turned, (K, F), where each bin follows the nearest peak.
+    """The phase rotation of each frame, (K, F); each bin follows the nearest peak.
 
     turns: (K - 1, F), from each frame to the next; power: (K, F) of the mixture.
     """
     peaks = _nearest_peak(power)
     bins = torch.arange(power.shape[-1], device=power.device)
-    peaks = torch.where((heard.diff() == hop)[:, None], bins, peaks[1:])  # at its own speed nothing turns
+    peaks = torch.where((heard.diff() == hop)[:, None], bins, peaks[1:])  # at the original speed nothing turns
     smooth = avg_pool1d(power, 5, stride=1, padding=2)
     begins = (centre[1:] >= 0) & (centre[1:] != centre[:-1])
     risen = smooth[centre[1:].clamp(0, len(power) - 1)] > RISE * smooth[:-1]
@@ -141,7 +141,7 @@ def _nearest_peak(power: Tensor) -> Tensor:
 
 
 def _restoring(turned: Tensor, power: Tensor, window: Tensor, sample_rate: int) -> Tensor:
-    """Gains (K, F) that give the turned mixture (C, K, F), once added up, the power (K, F) that it had."""
+    """Gains (K, F) that give the turned mixture (C, K, F), once overlap-added, its original power (K, F)."""
     size = len(window)
     signal = _overlap_add(turned, window)
     centres = size // 4 * torch.arange(-1, turned.shape[1] - 1, device=turned.device)

@@ -62,7 +62,7 @@ def tpsa_estimates(batch: Batch) -> Tensor:
     """The estimates (B, S, C, T) of the tPSA mask of the true sources, tPSA / |Y|.
 
     Of all real masks in [0, 1] it has the least squared error in each bin of the STFT.  Its waveforms are not the best
-    that such masks can give: STFTs overlap, and what a bin gets wrong others can mend.
+    that such masks can give: frames overlap, and other bins can correct the error of one.
     """
     assert batch.stft is not None
     magnitude = batch.spectrogram.abs().clamp_min(1e-12).unsqueeze(1)

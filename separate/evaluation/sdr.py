@@ -54,7 +54,7 @@ def snr(estimate: Tensor, reference: Tensor) -> Tensor:
 
 
 def inner_products(estimates: Tensor, references: Tensor) -> Tensor:
-    """Of all M + S signals of an example with one another, (B, M, T), (B, S, T) -> (B, M + S, M + S) float64."""
+    """Inner products of the M + S signals of each example, (B, M, T), (B, S, T) -> (B, M + S, M + S) float64."""
     return _Gram.apply(estimates, references)
 
 

@@ -24,7 +24,7 @@ class MixITLoss(Loss):
 
     The network sees each example of a batch added to the next one, and of the 2^M ways to share M estimates out the
     best counts, by the negative SNR in dB with a soft threshold (dB).  Only mixtures are used, no source.
-    A silent mixture costs the level of what it is given above -80 dB, which counts as at least 20 dB below the sum.
+    A silent mixture costs the level above -80 dB of what it is given, which counts as at least 20 dB below the sum.
     """
 
     without_sources = True
@@ -50,10 +50,10 @@ class MixITLoss(Loss):
 
 @lru_cache
 def _sharings(estimates: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """(2^M, 2, M): every way to give each of M estimates to one of two mixtures; on each device once."""
+    """(2^M, 2, M): every way to give each of M estimates to one of two mixtures; kept on each device."""
     if estimates > MOST_ESTIMATES:
         raise ValueError(f"{estimates} estimates have too many sharings; mixit works with at most {MOST_ESTIMATES}")
-    with torch.inference_mode(False):  # whoever asks first
+    with torch.inference_mode(False):  # also where it is first called in it
         first = (torch.arange(2**estimates)[:, None] >> torch.arange(estimates)) & 1
         return torch.stack([first, 1 - first], dim=1).to(device, dtype)
 

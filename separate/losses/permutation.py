@@ -17,8 +17,8 @@ MOST_ON_DEVICE = 16  # estimates with 2^16 subsets
 
 @lru_cache
 def _orders(estimates: int, references: int, device: torch.device) -> Tensor:
-    """(orders, S), on each device once: to move them there makes the host wait."""
-    with torch.inference_mode(False):  # whoever asks first
+    """(orders, S), kept on each device, since moving them makes the host wait."""
+    with torch.inference_mode(False):  # also where it is first called in it
         return torch.tensor(list(permutations(range(estimates), references))).to(device)
 
 
@@ -26,9 +26,9 @@ def best_permutation(pairwise: Tensor) -> Tensor:
     """pairwise: (B, M estimates, S references), a cost -> (B, S), the estimate that belongs to each reference.
 
     With M > S the estimates that are left over belong to none; ValueError for M < S.  Up to 24 orders are all tried
-    (Yu et al., 2017); beyond, and so for 5 sources, it is the Hungarian method (Kuhn, 1955) on the CPU, and elsewhere
-    dynamic programming over the subsets of estimates (Held and Karp, 1962), which the host does not wait for; beyond
-    16 estimates the costs are copied to the CPU.  An example with a cost that is not finite keeps its order.
+    (Yu et al., 2017); beyond, and so for 5 sources, the CPU uses the Hungarian method (Kuhn, 1955).  Other devices
+    use dynamic programming over the subsets of estimates (Held and Karp, 1962), for which the host does not wait;
+    beyond 16 estimates the costs are copied to the CPU.  An example with a cost that is not finite keeps its order.
     """
     _, estimates, references = pairwise.shape
     if estimates < references:
@@ -48,7 +48,7 @@ def _finite(pairwise: Tensor) -> Tensor:
 def _hungarian(pairwise: Tensor) -> Tensor:
     from scipy.optimize import linear_sum_assignment  # slow to import, seldom needed
 
-    costs = pairwise.detach().cpu().double().mT  # (B, S, M), for which the host waits
+    costs = pairwise.detach().cpu().double().mT  # (B, S, M); the host waits for it
     unmoved = torch.arange(costs.shape[1])
     found = [torch.from_numpy(linear_sum_assignment(cost)[1]) if cost.isfinite().all() else unmoved for cost in costs]
     return torch.stack(found).to(pairwise.device)
@@ -57,8 +57,8 @@ def _hungarian(pairwise: Tensor) -> Tensor:
 def by_subsets(pairwise: Tensor) -> Tensor:
     """As `best_permutation`, in S rounds of 2^M x M steps.
 
-    Round s finds for each subset of s estimates what the first s references cost with it at least, and which estimate
-    the last of them then has; the best subset of S is followed back.
+    Round s finds, for each subset of s estimates, the least cost of pairing it with the first s references, and the
+    estimate that the last of these gets.  Then the best subset of S estimates is traced back.
     """
     batch, estimates, references = pairwise.shape
     subsets = torch.arange(2**estimates, device=pairwise.device).unsqueeze(1)  # (2^M, 1), a bit for each estimate
@@ -89,7 +89,7 @@ def select(sources: Tensor, order: Tensor) -> Tensor:
 def match(reference: Tensor, estimates: Tensor, length: int | None = None, signed: bool = True) -> Tensor:
     """estimates (S, C, T) in the order in which their first `length` samples correlate best with the reference's.
 
-    signed: an inverted source is another one; otherwise only the size of the correlation counts.
+    signed: an inverted source is a different one; otherwise only the magnitude of the correlation counts.
     Where all is silent every order is as good, and the estimates stay as they are.
     """
     head = estimates[..., :length]

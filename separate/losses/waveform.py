@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 QUIET = 1e-8  # mean square that is added where a logarithm is taken: -80 dB re full scale
 USUAL = 1e-2  # mean square of a mixture of a usual level, -20 dB re full scale
-SILENT = 1e-6  # of the mixture's energy: a source 60 dB below it, the most that counts as silent
-INACTIVE = 1e-2  # of the mixture's energy: 20 dB below it an estimate of a silent source is as good as silent
+SILENT = 1e-6  # re the mixture's energy: a source at most this loud (60 dB below) counts as silent
+INACTIVE = 1e-2  # re the mixture's energy: 20 dB below it, an estimate of a silent source is as good as silent
 
 DISTANCES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "l1": lambda error, floor: error.abs().mean(-1),
@@ -35,13 +35,18 @@ DISTANCES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 def silence_floor(reference: Tensor, mixture: Tensor) -> Tensor:
     """The mean square that is added to the error of an estimate of a silent source; 0 where the source sounds.
 
-    The logarithm of an error that may go to 0 has no bounded gradient.  A silent source's goes from 20 dB below its
-    mixture on into a floor (Wisdom et al., 2021, the loss of inactive sources); a silent mixture counts as one of
+    The logarithm of an error that may go to 0 has no bounded gradient.  So the error of a silent source has a floor
+    20 dB below its mixture (Wisdom et al., 2021, the loss of inactive sources); a silent mixture counts as one of
     -20 dB.  reference: (B, S, T); mixture: (B, T) -> (B, S)
     """
     energy, of_mixture = reference.square().mean(-1), mixture.square().mean(-1, keepdim=True)
-    of_mixture = torch.where(of_mixture > QUIET, of_mixture, USUAL)
+    of_mixture = _usual_if_silent(of_mixture)
     return INACTIVE * of_mixture * (energy <= SILENT * of_mixture)
+
+
+def _usual_if_silent(of_mixture: Tensor) -> Tensor:
+    """Mean squares of mixtures, of a usual level where a mixture is silent."""
+    return torch.where(of_mixture > QUIET, of_mixture, USUAL)
 
 
 class SampleLoss(PairedLoss):
@@ -52,7 +57,7 @@ class SampleLoss(PairedLoss):
 
 
 class FlooredLoss(SampleLoss):
-    """What a subclass's `error` says of two signals (..., C T) and the `silence_floor` (...) of the second."""
+    """Compares two signals (..., C T) by a subclass's `error`, given the `silence_floor` (...) of the second."""
 
     def signals(self, separation: Separation, batch: Batch) -> tuple[Any, Any]:
         estimate, reference = super().signals(separation, batch)
@@ -71,7 +76,7 @@ class FlooredLoss(SampleLoss):
 class WaveformLoss(FlooredLoss):
     """Mean over samples of the error (l1), of its square (mse), or that in dB (log_mse, Heitkaemper et al., 2020).
 
-    A silent reference asks for silence; log_mse has its floor at -80 dB, or for that one 20 dB below the mixture.
+    A silent reference asks for silence; log_mse has its floor at -80 dB, for a silent one 20 dB below the mixture.
     """
 
     def __init__(
@@ -138,8 +143,8 @@ class SNRLoss(FlooredLoss):
     """Negative SNR in dB, 10 log10((|s - e|^2 + t |s|^2) / |s|^2), so that levels count.
 
     threshold: dB, the SNR beyond which little is gained, t = 10^(-threshold / 10) (Wisdom et al., 2020, eq. 3); None
-    has none.  A silent reference costs the level of the estimate above -80 dB, which counts as at least 20 dB below
-    the mixture; a perfect estimate at most 80 dB less than the reference's level.
+    has none.  A silent reference costs the level of the estimate above -80 dB; that level counts as at least 20 dB
+    below the mixture.  A perfect estimate costs at most 80 dB less than the reference's level.
     """
 
     def __init__(
@@ -160,8 +165,8 @@ class SNRLoss(FlooredLoss):
 class SDSDRLoss(FlooredLoss):
     """Negative scale-dependent SDR in dB, 10 log10(|s - e|^2 / |a s|^2) with a = <e, s> / |s|^2 (Le Roux et al., 2019).
 
-    A silent reference costs the level of the estimate above -80 dB, which counts as at least 20 dB below the mixture;
-    an estimate orthogonal to its reference costs the level of the error above -80 dB.
+    A silent reference costs the level of the estimate above -80 dB; that level counts as at least 20 dB below the
+    mixture.  An estimate orthogonal to its reference costs the level of the error above -80 dB.
     """
 
     def error(self, estimate: Tensor, reference: Tensor, floor: Tensor) -> Tensor:
@@ -173,10 +178,10 @@ class SDSDRLoss(FlooredLoss):
 class MultiResolutionSTFTLoss(SampleLoss):
     """Spectral convergence and L1 of log magnitudes, mean over several STFTs (Yamamoto et al., 2020, eq. 3 to 6).
 
-    ffts, hops, windows: samples, of each resolution (Hann windows).  Magnitudes below 1e-4 count as that.
-    The convergence is relative to the reference, at least to what is 20 dB below the mixture.  Where the reference is
-    silent it is relative to the mixture, and magnitudes 20 dB below those of the mixture are as good as silent: a
-    floor like that of `silence_floor`, so that no silent source outweighs the others.
+    ffts, hops, windows: samples, of each resolution (Hann windows).  Magnitudes below 1e-4 count as 1e-4.
+    Spectral convergence is relative to the reference, but at least to a level 20 dB below the mixture.  For a silent
+    reference it is relative to the mixture, and magnitudes 20 dB below the mixture's are as good as silent: a floor
+    like that of `silence_floor`, so that no silent source outweighs the others.
     The polarity of an estimate does not count.
     """
 
@@ -205,8 +210,7 @@ class MultiResolutionSTFTLoss(SampleLoss):
     def signals(self, separation: Separation, batch: Batch) -> tuple[list[Tensor], list[Reference]]:
         target = self.target(batch.sources, batch.mixture)
         silent = silence_floor(target.flatten(-2), batch.mixture.flatten(1)) > 0  # (B, S)
-        of_mixture = batch.mixture.square().mean((1, 2))
-        of_mixture = torch.where(of_mixture > QUIET, of_mixture, USUAL)[:, None, None]  # (B, 1, 1)
+        of_mixture = _usual_if_silent(batch.mixture.square().mean((1, 2)))[:, None, None]  # (B, 1, 1)
         references = [
             Reference.of(magnitude, silent, of_mixture * window * 3 / 8)  # by Parseval's theorem
             for magnitude, (_, _, window) in zip(self.magnitudes(target), self.resolutions, strict=True)
@@ -234,10 +238,10 @@ class MultiResolutionSTFTLoss(SampleLoss):
 
 
 class Reference(NamedTuple):
-    """What estimates are compared with in one resolution.
+    """The reference of estimates in one resolution.
 
-    magnitude: (..., C, F, N); scale: (..., C), what the error is relative to; least: (..., C), the magnitude below
-    which an estimate counts as that.
+    magnitude: (..., C, F, N); scale: (..., C), what the error is relative to; least: (..., C), smaller magnitudes
+    count as this one.
     """
 
     magnitude: Tensor
@@ -246,7 +250,7 @@ class Reference(NamedTuple):
 
     @classmethod
     def of(cls, magnitude: Tensor, silent: Tensor, power: Tensor) -> Reference:
-        """magnitude: (B, S, C, F, N); silent: (B, S); power: (B, 1, 1), of a bin of the mixture, in the mean."""
+        """magnitude: (B, S, C, F, N); silent: (B, S); power: (B, 1, 1), the mean over the mixture's bins."""
         energy = magnitude.square().sum((-2, -1))
         of_mixture = power * magnitude.shape[-2:].numel()
         scale = torch.where(silent.unsqueeze(-1), of_mixture, torch.maximum(energy, INACTIVE * of_mixture)).sqrt()

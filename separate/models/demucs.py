@@ -27,8 +27,8 @@ class Demucs(nn.Module):
     """Demucs, the second version (Défossez, Usunier, Bottou and Bach, 2019).
 
     An encoder of `depth` levels: a convolution of `kernel` taps and `stride`, ReLU (or another `inner_activation`), and
-    a 1x1 convolution with a GLU;
-    level n has `hidden` x growth^n channels.  Bidirectional LSTM layers and a linear layer back to as many channels.
+    a 1x1 convolution with a GLU; level n has `hidden` x growth^n channels.  Bidirectional LSTM layers and a linear
+    layer back to as many channels.
     A decoder that mirrors the encoder and adds its output level by level: a convolution of `decoder_kernel` taps with
     a GLU, a transposed convolution, ReLU (none at the end).
     resample: the network works at this multiple of the mixture's rate, between two filters (the paper has 2).
@@ -36,8 +36,8 @@ class Demucs(nn.Module):
     estimates get its deviation back, and an equal part of its mean each.
     rescale: the initial weights and biases of a convolution with weights of deviation s are divided by
     sqrt(s / rescale); 0 leaves them.
-    The convolutions of the decoder pad, so that input and output are of one length, with `padding`: zeros, reflect or
-    replicate; the mixture is padded in the same way to the next valid length.
+    padding: zeros, reflect or replicate, of the decoder's convolutions, whose input and output have the same length,
+    and of the mixture, which is padded to the next valid length.
     """
 
     provides = ("waveforms",)

@@ -19,8 +19,8 @@ class DPRNN(nn.Module):
     an inter-chunk recurrent layer of `units` in each direction with linear layer, normalisation and residual
     connection; recurrent: lstm, gru or rnn; dropout: after each recurrent layer; activation: of the masks.
 
-    The defaults are the paper's but for kernel and chunk, those of its fastest network; its best is
-    experiment=dprnn_paper.
+    The defaults are the paper's, with the kernel and chunk of its fastest network; experiment=dprnn_paper has those of
+    its best.
 
     The channels of a mixture enter the encoder together, and the decoder gives as many for each source.
     causal=True: the inter-chunk layers run forward only and all normalisation is cumulative.  A chunk is still read

@@ -162,7 +162,7 @@ class _UnitLength(torch.autograd.Function):
 class EmbeddingHead(nn.Module):
     """A linear layer and an activation from (B, N, features) to embeddings (B, F, N, D), of unit length or not.
 
-    Where the representation has mel bands, the numbers of the bands are shared out to the bins before the activation.
+    With mel bands in the representation, the outputs for the bands are mapped to the bins before the activation.
     """
 
     def __init__(
@@ -192,7 +192,7 @@ class DeepClustering(nn.Module):
 
     Channels share the embeddings.  Separating goes by `Clusters`; its masks are not differentiable, so that this
     network trains under clustering losses.
-    mels: the network works on as many bands, and each bin's embedding is the mean of its bands' by their weight in it.
+    mels: bands that the network works on; the embedding of a bin is the weighted mean of those of its bands.
     """
 
     provides: tuple[str, ...] = ("embeddings",)

@@ -14,11 +14,11 @@ class FeedForward(nn.Module):
     """Linear layers over a frame and its neighbours, and one mask for each source (Huang et al., 2015).
 
     Each frame is seen with `left_context` frames before it and `right_context` after it; beyond the ends the first
-    and the last frame stand in.  Then `layers` of `units` with an activation and dropout, and a linear layer to S x C
+    and the last frame are repeated.  Then `layers` of `units` with activation and dropout, and a linear layer to S x C
     masks.  With right_context=0 and a normalisation that is causal (batch, layer, learnable, whiten, none) the masks
     up to a frame do not depend on later ones.
     complex_masks: each mask gets a real and an imaginary part, both with the activation.
-    mels: the network works on as many bands; what it says of them is projected back to the bins before the activation.
+    mels: bands that the network works on; its output is projected back to the bins before the activation.
     """
 
     provides: tuple[str, ...] = ("masks",)
@@ -55,7 +55,7 @@ class FeedForward(nn.Module):
             channels, bins, representation, floor, normalisation, mels, sample_rate, groups
         )
         features = channels * self.representation.bands
-        # a linear layer over the frames of a context, as a convolution, so that they are never laid side by side
+        # a linear layer over the frames of a context, as a convolution, which does not copy them side by side
         self.first = nn.Conv1d(features, units, left_context + 1 + right_context)
         self.start = nn.Sequential(make_inner_activation(inner_activation), nn.Dropout(dropout))
         self.rest = nn.Sequential()

@@ -118,7 +118,7 @@ class HDemucs(nn.Module):
 
 @cache
 def _network_class() -> Any:
-    """torchaudio's network with transforms whose window lies on its device and that never make the host wait."""
+    """torchaudio's network with the window of its transforms on the device, so that they never make the host wait."""
     from torchaudio.models import HDemucs as Network
 
     class OnDevice(Network):

@@ -51,8 +51,10 @@ def check_padding(padding: str, causal: bool = False) -> None:
     """ValueError for an unknown padding, or one that shows the future to a causal network."""
     choose(padding, dict.fromkeys(PADDINGS), "padding")
     if causal and padding == "reflect":
-        raise ValueError("padding=reflect puts later frames before the first one, so that nothing is causal; "
-                         "use padding=zeros or replicate with causal=true")  # fmt: skip
+        raise ValueError(
+            "padding=reflect puts later frames before the first one, so that nothing is causal; use padding=zeros or "
+            "replicate with causal=true"
+        )
 
 
 def pad(x: Tensor, before: int, after: int, padding: str = "zeros") -> Tensor:
@@ -79,7 +81,7 @@ def check_positive(**sizes: float) -> None:
 
 
 def check_at_most(most: int, **sizes: int) -> None:
-    """ValueError, naming the argument, for a size that costs time or memory without being part of the weights."""
+    """ValueError, naming the argument, for too large a size of a kind that costs time or memory but no weights."""
     for name, size in sizes.items():
         if size > most:
             raise ValueError(f"{name}={size} must be at most {most}")

@@ -19,8 +19,8 @@ class OpenUnmix(nn.Module):
     Each: learned shift and scale of the magnitudes up to `bandwidth`, a linear layer to `hidden` features, three LSTM
     layers with a skip around them, two linear layers to all bins, learned scale and shift, ReLU; the linear layers are
     followed by batch normalisation.  bandwidth in Hz, None keeps all bins; hidden: of both directions together.
-    mels: bands up to `bandwidth` that the network sees, and bands of all bins that it answers in; these are shared out
-    to the bins before the learned scale and shift.
+    mels: bands up to `bandwidth` at the input, and over all bins at the output; the output bands are mapped to the bins
+    before the learned scale and shift.
     """
 
     provides = ("masks",)
@@ -50,7 +50,7 @@ class OpenUnmix(nn.Module):
             if bandwidth <= 0:
                 raise ValueError(f"bandwidth={bandwidth} must be above 0 Hz, or null for all bins")
             kept = min(bins, int(bandwidth * 2 * (bins - 1) / sample_rate) + 1)
-        self.input_level = "rms" if bidirectional else "none"  # a causal network cannot know the level of what comes
+        self.input_level = "rms" if bidirectional else "none"  # a causal network cannot know the level of later samples
         seen = sample_rate * (kept - 1) / (bins - 1) if kept > 1 else sample_rate  # twice the highest frequency
 
         def features() -> Representation:
@@ -74,7 +74,7 @@ class OpenUnmix(nn.Module):
 class SourceNetwork(nn.Module):
     """The network of one source: (B, C, F, N) complex -> its mask (B, C, F, N).
 
-    representation: of the lowest bins, those that it sees; to_bins: (F, M), from the bands it answers in to all bins.
+    representation: of the lowest bins, which the network sees; to_bins: (F, M), from the output bands to all bins.
     """
 
     to_bins: Tensor | None

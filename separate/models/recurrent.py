@@ -26,7 +26,7 @@ class RecurrentBody(nn.Module):
         self.representation = representation
         self.recurrent = Recurrent(recurrent, channels * representation.bands, layers, units, bidirectional, dropout)
         self.width = self.recurrent.width
-        self.input_level = "rms" if bidirectional else "none"  # a causal network cannot know the level of what comes
+        self.input_level = "rms" if bidirectional else "none"  # a causal network cannot know the level of later samples
 
     def forward(self, spectrogram: Tensor) -> Tensor:
         return self.recurrent(rearrange(self.representation(spectrogram), "b c f n -> b n (c f)"))
@@ -38,8 +38,8 @@ class MaskInference(nn.Module):
     The representation, `layers` x `units` (in each direction) with dropout between them, and a linear layer to S x C
     masks.  With bidirectional=False and a normalisation that is causal (batch, layer, learnable, whiten, none) the
     masks up to a frame do not depend on later ones.
-    The sizes are smaller than the papers', and the input is in decibels by batch normalisation instead of mel bands by
-    the statistics of the training set; see experiment=blstm_paper.
+    The default sizes are smaller than the papers'.  The input is in decibels with batch normalisation; the papers have
+    mel bands normalised by the statistics of the training set.  See experiment=blstm_paper.
     complex_masks: each mask gets a real and an imaginary part (Williamson et al., 2016), both with the activation.
     mels: the network works on as many bands; what it says of them is projected back to the bins before the activation.
     """

@@ -32,7 +32,7 @@ class Representation(nn.Module):
       whiten    mean and deviation of the training set, measured once
       peak      divided by the largest magnitude of each example, so that linear magnitudes lie in [0, 1]
       none
-    groups: of neighbouring frequencies for normalisation=group; None: one for each channel, 1: all channels together.
+    groups: number of groups of neighbouring frequencies, for normalisation=group; None: one per channel.
     mels: bands that the bins are summed into (M = F without); sample_rate in Hz is needed for them alone.
     """
 
@@ -114,7 +114,7 @@ class InstanceNormalisation(nn.Module):
 
 
 class GroupNormalisation(nn.Module):
-    """Each group of neighbouring frequencies by its mean and deviation over these and the frames.
+    """Each group of neighbouring frequencies by the mean and deviation of its features over all frames.
 
     The channels x bands rows are cut into `groups` of equal size, or of two sizes that differ by one row; then a
     learned scale and shift of each row.
@@ -133,7 +133,7 @@ class GroupNormalisation(nn.Module):
 
 
 class PeakNormalisation(nn.Module):
-    """Each example divided by its largest absolute feature over channels, frequencies and frames; silence stays."""
+    """Each example divided by its largest absolute feature over channels, frequencies and frames; silence stays 0."""
 
     def forward(self, features: Tensor) -> Tensor:
         return features / features.abs().amax(dim=(1, 2, 3), keepdim=True).clamp_min(1e-8)

@@ -56,7 +56,7 @@ class TemporalStack(nn.Module):
 
     x: (B, features, M) -> the sum over the blocks' skip paths, (B, skip, M); with skip=0 what the last residual
     connection holds, (B, features, M).  On the CPU, in float32 or float64, with norm=global or cumulative, PReLU and
-    zeros as padding, all blocks are one function with a hand-written gradient (`StackFunction`), faster and with a
+    zero padding, all blocks are one function with a hand-written gradient (`StackFunction`), faster and with a
     fraction of the memory; elsewhere they are the modules as they stand.
     """
 

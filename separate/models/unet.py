@@ -27,7 +27,7 @@ DROPPED = 3  # decoder layers with dropout, the deepest ones
 
 
 class Convolution(nn.Conv2d):
-    """Convolution of an odd kernel that keeps the size but for its stride: (B, G, F, N) -> (B, H, F, N)."""
+    """Convolution with an odd kernel that keeps the size, apart from its stride: (B, G, F, N) -> (B, H, F, N)."""
 
     def __init__(self, inputs: int, outputs: int, kernel: int, stride: int, dilation: int, padding: str) -> None:
         self.beyond = dilation * (kernel - 1) // 2
@@ -122,24 +122,24 @@ class UNet(nn.Module):
 
     Each level has `filters` channels, a kernel x kernel convolution with a step of `stride` in frequency and time,
     batch normalisation and `down_activation`; the way up mirrors it with `up_activation`, and dropout in its three
-    deepest levels.  The bins (or mel bands) are cut to a multiple of stride^levels; the highest take what the last one
-    kept says.
+    deepest levels.  The bins (or mel bands) are cut to a multiple of stride^levels; those above take the output of
+    the last one kept.
     downsampling: stride, max or average (pooling); upsampling: transposed, nearest or bilinear; kernel: odd; padding:
     of all convolutions that are not transposed.  joint=False makes one network for each source, as in the paper.
 
-    On purpose unlike the paper by default: one network for all sources, and magnitudes as they are instead of scaled to
-    [0, 1] (normalisation=peak); see experiment=unet_paper.
+    Two defaults differ from the paper on purpose: one network serves all sources, and magnitudes are not scaled to
+    [0, 1] (normalisation=peak does that); see experiment=unet_paper.
 
     The frames come in patches of `patch` frames; patch=None takes all frames as one.  When separating, patches
-    overlap by half and their masks are cross-faded, since at its ends a patch knows only one side; the last one is
-    padded with silence.  In training they lie side by side but for the last, which ends where the excerpt ends, so that
-    batch normalisation sees no padding.  An excerpt shorter than a patch is covered by shorter patches; one shorter
-    than stride^levels frames, or with patch=None than a multiple of these, is continued by its reflection.
+    overlap by half and their masks are cross-faded, since the ends of a patch have context on one side only; the last
+    one is padded with silence.  In training, patches lie side by side, but the last one ends with the excerpt, so that
+    batch normalisation sees no padding.  An excerpt shorter than a patch is covered by shorter patches.  One shorter
+    than stride^levels frames, or with patch=None not a multiple of them, is extended by its reflection.
     """
 
     provides: tuple[str, ...] = ("masks",)
     faster_in_bfloat16 = True  # on a CPU that has it
-    input_level = "rms"  # of the mixtures that it is given, by default
+    input_level = "rms"  # with input_level=auto
 
     def __init__(
         self,
@@ -226,14 +226,14 @@ class UNet(nn.Module):
         return {name: cross_fade(masks, place)[..., :frames]}
 
     def training_width(self, frames: int) -> int:
-        """Frames of a patch in training: those of `patch`, or the whole steps that an excerpt of `frames` has."""
+        """Frames of a patch in training: `patch`, or the whole steps in an excerpt of `frames` if these are fewer."""
         if self.patch is None or frames < self.step:
             return -(-frames // self.step) * self.step
         return min(self.patch, frames // self.step * self.step)
 
 
 def cross_fade(patches: Tensor, place: Tensor) -> Tensor:
-    """Patches (..., m, n) at the frames `place` (m, n) -> (..., N), where they overlap with weights that sum to 1."""
+    """Patches (..., m, n) at the frames `place` (m, n) -> (..., N), overlapping with weights that sum to 1."""
     count, width = place.shape
     if count == 1:
         return patches.squeeze(-2)

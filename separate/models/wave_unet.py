@@ -47,14 +47,14 @@ class WaveUNet(nn.Module):
     upsampling: linear, learned (interpolation with a weight for each feature) or transposed (convolution).
     context: nothing is padded inside, so that all samples are computed as if from the middle of a recording; the
     network pads the mixture itself, by `context_length` samples on each side.  Otherwise every convolution pads.
-    With context the excerpt is surrounded by such samples, where the authors train with the song around it.
-    padding: what is put there, zeros, reflect or replicate.  inner_activation: leaky_relu in the paper.
+    With context the excerpt is surrounded by padding; the authors train with the song around it.
+    padding: zeros, reflect or replicate.  inner_activation: leaky_relu in the paper.
     difference: the last source is the mixture minus the others, so that the estimates sum to the mixture.
     """
 
     provides = ("waveforms",)
     faster_in_bfloat16 = True  # on a CPU that has it
-    input_level = "rms"  # of the mixtures that it is given, by default
+    input_level = "rms"  # with input_level=auto
 
     def __init__(
         self,

@@ -70,7 +70,7 @@ class WaveNet(nn.Module):
     which have neither softmax nor bound.  An output sees (kernel - 1) x stacks x (2^layers - 1) samples around itself
     and a few more.  kernel, final_kernel: taps; causal: no output depends on later samples; padding: of all layers;
     inner_activation: of the signal in a gated layer; final_activation: before each of the final convolutions.
-    All samples are estimated and count in the loss; the authors train on 1,601 in the middle of what the network sees.
+    All samples are estimated and count in the loss; the authors' loss covers the middle 1,601 that the network sees.
     The defaults are those of Lluís et al.; Rethage et al. have stacks=3, residual=128, skip=128.
     """
 
@@ -98,7 +98,7 @@ class WaveNet(nn.Module):
         check_at_most(16, layers=layers)  # whose dilations double
         check_positive(final_kernel=final_kernel, **{f"final[{index}]": width for index, width in enumerate(final)})
         self.channels = channels
-        self.input_level = "none" if causal else "rms"  # a causal network cannot know the level of what comes
+        self.input_level = "none" if causal else "rms"  # a causal network cannot know the level of later samples
         self.input = Convolution(channels, residual, kernel, causal=causal, padding=padding)
         count = stacks * layers
         self.layers = nn.ModuleList(

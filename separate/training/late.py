@@ -1,4 +1,4 @@
-"""Training steps that the host does not wait for: figures are read a step later, what is not finite is undone."""
+"""Training steps that the host does not wait for: figures are read a step later, non-finite steps are undone."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ class Figures:
         self.copied: torch.cuda.Event | None = None
 
     def send(self) -> None:
-        """Start the copy to (pinned) memory of the host, behind what the device has to do until here."""
+        """Start the copy to (pinned) memory of the host, queued behind the device's work so far."""
         if self.values.device.type == "cuda":
             self.values = self.values.to("cpu", non_blocking=True)
             self.copied = torch.cuda.Event()
             self.copied.record()
 
     def read(self) -> dict[str, float]:
-        """The figures as numbers.  It waits for the device until the step that they are of is done."""
+        """The figures as numbers.  Waits until the device has finished their step."""
         if self.copied is not None:
             self.copied.synchronize()
         return dict(zip(self.names, self.values.tolist(), strict=True))
 
 
 class OptimizerState:
-    """What an optimizer remembers, copied before a step, to be put back when the step turns out not to be finite."""
+    """The state of an optimizer, copied before a step and restored if the step turns out not to be finite."""
 
     def __init__(self, optimizer: torch.optim.Optimizer) -> None:
         leaves, self.structure = tree_flatten(optimizer.state_dict())
@@ -59,7 +59,7 @@ class Pending:
 
 
 def statistics(module: nn.Module) -> list[Tensor]:
-    """The buffers that are part of a checkpoint, as running means; constants, as windows, are not."""
+    """The buffers that a checkpoint holds, e.g. running means; constants such as windows are left out."""
     kept = module.state_dict()
     return [buffer for name, buffer in module.named_buffers() if name in kept]
 
@@ -84,6 +84,6 @@ def copies(tensors: Sequence[Tensor]) -> list[Tensor]:
 
 @torch.no_grad()
 def undo_unless(finite: Tensor, tensors: Sequence[Tensor], before: Sequence[Tensor]) -> None:
-    """Where `finite` () is false give tensors back the values that they had before, decided on their device."""
+    """Restore the values from before where `finite` () is false, decided on the device."""
     for now, old in zip(tensors, before, strict=True):
         torch.where(finite, now, old, out=now)

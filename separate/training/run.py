@@ -44,7 +44,7 @@ MAY_CHANGE = (
     "trainer.threads",
 )  # fmt: skip
 
-# what a run did that is older than these keys; auto stays what it was when the run was started
+# the values for runs older than these keys; auto keeps the value that it had when the run was started
 BEFORE = {"rescale": False, "input_level": "none"}
 
 
@@ -136,7 +136,7 @@ def prepare(
         seed=config["seed"],
         workers=data.workers,
         folder=folder,
-        config={**config, "rescale": separator.rescale, "input_level": separator.input_level},  # no auto any more
+        config={**config, "rescale": separator.rescale, "input_level": separator.input_level},  # auto is resolved
         augment=augment,
         lags=device.type != "cpu",
         dtype=dtype,

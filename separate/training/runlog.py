@@ -24,7 +24,7 @@ class RunLog:
     def __init__(self, folder: Path, options: LoggerConfig, epoch: int = 0) -> None:
         self.path = folder / "metrics.jsonl"
         self.options = options
-        step = 0  # the last that was logged
+        step = 0  # the last one logged
         if self.path.exists():
             lines = [line for line in self.path.read_text("utf-8").splitlines() if _epoch_of(line) <= epoch]
             replace_file(self.path, "".join(f"{line}\n" for line in lines).encode())

@@ -24,7 +24,7 @@ class State:
 
     best: the best value of the monitored metric; stale: epochs since it improved;
     sums: what this epoch's steps have added up so far, by name; skipped: steps not applied, in a row.
-    pending: the last step, while its figures are not read; None when the state is captured.
+    pending: the last step, until its figures are read; None when the state is captured.
     """
 
     separator: Separator

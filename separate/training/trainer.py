@@ -92,8 +92,8 @@ class Training:
 def precision(name: str, separator: Separator) -> torch.dtype:
     """The dtype that training computes in.
 
-    auto: bfloat16 on a CUDA device that has it, and on a CPU that has it for networks that are `faster_in_bfloat16`
-    there; else float32.
+    auto: bfloat16 on a CUDA device that has it, and on a CPU that has it if the network is `faster_in_bfloat16` there;
+    else float32.
     """
     if name != "auto":
         return PRECISIONS[name]
@@ -126,7 +126,7 @@ def fit(state: State, training: Training) -> float | None:
                 release()
         except Interrupted:
             save(state, training, "last")
-            log.info("saved checkpoints/last.ckpt after step %d", state.step)  # before processes and threads end
+            log.info("saved checkpoints/last.ckpt after step %d", state.step)  # said before processes and threads end
             raise Stopped(
                 f"interrupted in epoch {state.epoch + 1} after step {state.step}; everything is saved. Go on with\n"
                 f"  {how_to_go_on(training.folder)}"
@@ -200,11 +200,11 @@ def train_step(state: State, training: Training, drawn: Drawn) -> dict[str, floa
 
     Such a step is not applied: parameters, statistics and the optimizer's state stay as they were.
 
-    On the CPU the figures of the step (loss, its parts, gradient norm) are read at once.  Elsewhere (`training.lags`)
-    they are one tensor whose copy to the host is started here and read in the next step, once its forward and backward
-    pass are queued, or by `flush`.  That is the only time that the host waits for the device, and what comes back is
-    what the step before adds.  Whether a step is applied is then decided on the device, between the parameters as they
-    are and a copy from before; the optimizer's state is copied too and put back when the figures have been read.
+    On the CPU the figures of the step (loss, its parts, gradient norm) are read at once.  On other devices
+    (`training.lags`) they are one tensor, whose copy to the host starts here.  The next step reads it with `flush` once
+    its own forward and backward passes are queued, and returns what the earlier step adds.  The host waits for the
+    device only there.  Whether a step is applied is decided on the device, which keeps the new parameters or restores a
+    copy of the old ones; the optimizer's state is copied too, and restored once the figures have been read.
     """
     separator, optimizer, scaler = state.separator, state.optimizer, state.scaler
     device = separator.device
@@ -247,7 +247,7 @@ def train_step(state: State, training: Training, drawn: Drawn) -> dict[str, floa
 
 
 def flush(state: State, training: Training) -> dict[str, float]:
-    """Read the figures of the last step, where that has not been done, and return what it adds to the epoch's sums."""
+    """Read the figures of the last step if it is pending, and return what it adds to the epoch's sums."""
     step, state.pending = state.pending, None
     if step is None:
         return {}
@@ -367,7 +367,7 @@ def end_epoch(state: State, training: Training, means: dict[str, float]) -> None
 
 
 def save(state: State, training: Training, name: str, scores: dict[str, float] | None = None) -> None:
-    """Write RUN/checkpoints/NAME.ckpt, with what the last step adds."""
+    """Write RUN/checkpoints/NAME.ckpt, after reading the figures of the last step."""
     import separate
 
     _add(state.sums, flush(state, training))
