@@ -22,7 +22,7 @@ TINY_TOY = ["debug=fast", "data.tracks={train: 4, valid: 2, test: 2}", *TINY]
 
 
 def devices() -> list[str]:
-    """The CPU, a GPU that the tests pretend to have, and one that is there."""
+    """The CPU, a pretended GPU, and the GPU of this machine if it has one."""
     there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     return ["cpu", "pretended", *(name for name, found in there.items() if found)]
 
@@ -38,20 +38,20 @@ def device_and_mode(request: pytest.FixtureRequest) -> Iterator[tuple[torch.devi
 
 @pytest.fixture
 def device(device_and_mode: tuple[torch.device, Pretending | None]) -> torch.device:
-    """Each device in turn: a test that asks for it runs on all of them."""
+    """Each device in turn: a test with this fixture runs on all of them."""
     return device_and_mode[0]
 
 
 @pytest.fixture
 def pretended() -> Iterator[Pretending]:
-    """A CUDA device that is not there, and where the host has waited for it."""
+    """A pretended CUDA device, and the places where the host has waited for it."""
     with pretended_cuda() as mode:
         yield mode
 
 
 @pytest.fixture
 def waits(device_and_mode: tuple[torch.device, Pretending | None]) -> Callable[[], AbstractContextManager[list[str]]]:
-    """waits() -> where the host waits for the device within it; of a device that is there an error instead."""
+    """waits() -> a context with the places where the host waits for the device; on a real one waiting is an error."""
 
     @contextmanager
     def watching() -> Iterator[list[str]]:

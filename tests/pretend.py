@@ -1,9 +1,9 @@
-"""A CUDA device that is not there: tensors hold their values on the CPU, and what makes the host wait is written down.
+"""A pretended CUDA device: tensors hold their values on the CPU, and whatever makes the host wait is recorded.
 
-Real numbers flow, so that every branch runs and results can be compared.  What a GPU refuses is refused: an operation
-on tensors of both devices, and figures that are read before their copy is done.
-`torch._subclasses.FakeTensorMode` also has such tensors, but no values, so that whatever decides by them ends there,
-and no backward pass: with a CUDA build of torch and no driver, autograd asks for the context of the missing device.
+Tensors have real values, so that every branch runs and results can be compared.  What a GPU refuses is refused:
+operations on tensors of both devices, and figures that are read before their copy is done.
+`torch._subclasses.FakeTensorMode` also has such tensors, but without values, so that code that depends on them fails,
+and without a backward pass: with a CUDA build of torch and no driver, autograd asks for the missing device's context.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import separate
 
 CUDA = torch.device("cuda", 0)
 aten = torch.ops.aten
-# what gives the host a number, or a shape that it must know
+# operations that give the host a number, or a shape that depends on values
 WAIT = {
     aten._local_scalar_dense, aten.equal, aten.nonzero, aten.masked_select, aten._unique2, aten.unique_dim,
     aten.unique_consecutive, aten.bincount, aten.repeat_interleave, aten._linalg_check_errors,
@@ -71,7 +71,7 @@ class Pretending(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})
         if torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), "CompositeImplicitAutograd"):
-            with self:  # in inference mode nothing else takes it apart
+            with self:  # in inference mode nothing else decomposes it
                 return func.decompose(*args, **kwargs)
         tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
         there = any(isinstance(tensor, OnCuda) for tensor in tensors)
@@ -138,7 +138,7 @@ class Pretending(TorchDispatchMode):
 
 @contextmanager
 def pretended_cuda() -> Iterator[Pretending]:
-    """Within it `cuda:0` is there."""
+    """A context in which `cuda:0` exists."""
     mode = Pretending()
 
     class Event:

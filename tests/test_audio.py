@@ -116,7 +116,7 @@ def test_what_is_created_is_read_back(tmp_path):
 
 @pytest.mark.parametrize(("old", "new"), [(44101, 8000), (8000, 8001), (655351, 8000), (44056, 44100), (1009, 16000)])
 def test_odd_ratios_are_resampled_by_the_same_kernel_from_a_table(old, new):
-    """Against the windowed sinc of the definition, computed in float64 for a few samples."""
+    """The reference is the windowed sinc of the definition, in float64 for a few samples."""
     x = torch.randn(2, 3000, generator=torch.Generator().manual_seed(0))
     found = audio.resample(x, old, new)
     assert isinstance(audio._resampler(old, new), audio._Interpolator)
@@ -193,7 +193,7 @@ import json, resource, sys
 import numpy as np, torch
 from separate import audio
 torch.set_num_threads(1)
-audio.resample(torch.randn(1, 9000), 44100, 8000)  # what is loaded once
+audio.resample(torch.randn(1, 9000), 44100, 8000)  # loads what is loaded once
 pages = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (pages + 2**30,) * 2)
 resource.setrlimit(resource.RLIMIT_CPU, (240, 240))

@@ -1,4 +1,4 @@
-"""The CPU, a pretended GPU and the GPU that is there: the same results, and no step in which the host waits for one."""
+"""The CPU, a pretended GPU and this machine's GPU: the same results, and no step in which the host waits."""
 
 from contextlib import nullcontext
 
@@ -54,7 +54,7 @@ def config_for(model: str, loss: str, interchangeable: bool) -> dict:
 
 
 def steps_on(device, config, folder, waits, count=2):
-    """The figures of steps on one batch, where the host waited after the first, and the separator."""
+    """The figures of steps on one batch, the places where the host waited after the first, and the separator."""
     torch.manual_seed(0)
     separator = build_separator(config)
     loss = build_loss(config, separator).to(device)

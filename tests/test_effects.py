@@ -36,7 +36,7 @@ def decibels(power):
 
 
 def level_change(changed, audio, edge):
-    """In dB of the mean power, away from both ends."""
+    """Mean power in dB, away from both ends."""
     return decibels(changed[..., edge:-edge].square().mean() / audio[..., edge:-edge].square().mean())
 
 
@@ -70,7 +70,7 @@ def tones(*frequencies, frames=8000, channels=1):
 
 
 def frequency(audio):
-    """The loudest one in Hz of (T,) at 8 kHz, to a tenth of a bin."""
+    """The loudest frequency in Hz of (T,) at 8 kHz, to a tenth of a bin."""
     window = np.hanning(len(audio))
     return np.abs(np.fft.rfft(audio * window, 10 * len(audio))).argmax() * 8000 / (10 * len(audio))
 
@@ -122,7 +122,7 @@ def test_speed_tempo_and_pitch_change_what_they_name(speed, tempo, semitones, he
     audio = changed[0, 0].numpy()
     assert frequency(audio[200:1800]) == pytest.approx(heard, rel=0.02)
     loud = np.sqrt(np.mean(audio[200:1800] ** 2)), np.sqrt(np.mean(audio[2300:3700] ** 2))
-    assert loud[0] == pytest.approx(np.sqrt(0.5), rel=0.1) and loud[1] < 0.05  # the beat falls where it is to
+    assert loud[0] == pytest.approx(np.sqrt(0.5), rel=0.1) and loud[1] < 0.05  # the beat is where it should be
 
 
 @pytest.mark.parametrize("rate", [8000, 44100])
@@ -210,7 +210,7 @@ def test_the_vocoder_keeps_the_levels_of_noise_clicks_drums_and_tones(rate, fact
 def test_an_attack_keeps_its_waveform(factor):
     rate = 16000
     audio, places = hits(rate, 3.0, decay=0.003)
-    tone = 0.1 * torch.sin(2 * torch.pi * 220 / rate * torch.arange(audio.shape[-1]))  # that goes on beneath
+    tone = 0.1 * torch.sin(2 * torch.pi * 220 / rate * torch.arange(audio.shape[-1]))  # that continues underneath
     found = vocode(audio + tone, round(audio.shape[-1] / factor), rate)[0, 0].numpy()
     for place in places[1:-1]:
         attack = audio[0, 0, place : place + 160].numpy()  # 10 ms
@@ -380,7 +380,7 @@ def test_an_equaliser_changes_levels_by_its_curve():
 
 def test_a_room_is_a_convolution_that_begins_with_the_direct_sound(tmp_path):
     response = np.zeros((3000, 1))
-    response[[500, 700, 2600], 0] = 0.8, 0.4, 0.2  # after 500 samples of nothing; the last one is cut off
+    response[[500, 700, 2600], 0] = 0.8, 0.4, 0.2  # after 500 samples of silence; the last one is cut off
     write(tmp_path / "rooms" / "a.wav", response, subtype="FLOAT")
     augment = augmented(1, reverb=str(tmp_path / "rooms"), reverb_seconds=0.2)
     responses = augment.draw(np.random.default_rng(0), example(2, 1)).responses
@@ -399,7 +399,7 @@ def test_a_room_is_a_convolution_that_begins_with_the_direct_sound(tmp_path):
 
 
 def room(rate=8000):
-    """A response (T, 1): 40 ms of nothing, a direct sound that rises for two samples, reflections at 20 and 90 ms."""
+    """A response (T, 1): 40 ms of silence, a direct sound that rises for two samples, reflections at 20 and 90 ms."""
     response = np.zeros((3000, 1))
     response[[319, 320, 480, 1040], 0] = 0.3, -0.8, 0.4, 0.2
     return response

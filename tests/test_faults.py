@@ -1,6 +1,6 @@
-"""Faults that nothing foresaw: a sentence of their own, a traceback in a file, nothing half-written.
+"""Unexpected faults: a sentence of their own, a traceback in a file, nothing half-written.
 
-They come from a network of another package, in every place that it can fail in.
+They are raised by a network of another package, in every place where it can fail.
 """
 
 import os
@@ -75,7 +75,7 @@ class Done(NamedTuple):
 
 
 def line(words: str) -> int:
-    """The line of the network's file in which these words stand first."""
+    """The first line of the network's file that has these words."""
     return 1 + next(number for number, text in enumerate(NETWORK.splitlines()) if words in text)
 
 
@@ -85,7 +85,7 @@ TRAIN = ["--config-dir", "mine", "model=gain", "loss=si_sdr", "data.workers=0", 
 
 @pytest.fixture(scope="module")
 def own(tmp_path_factory) -> Path:
-    """A folder with a package of another's, and a run of its network."""
+    """A folder with somebody else's package, and a run of its network."""
     folder = tmp_path_factory.mktemp("own")
     (folder / "faulty.py").write_text(NETWORK)
     (folder / "mine" / "model").mkdir(parents=True)
@@ -97,7 +97,7 @@ def own(tmp_path_factory) -> Path:
 
 
 def run(name: str, *arguments: str, cwd: Path, **environment: str) -> Done:
-    """A program's main() in a process of its own, forked so that torch need not be loaded again."""
+    """A program's main() in its own process, forked so that torch need not be loaded again."""
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
         code = _forked(name, arguments, cwd, environment, out.fileno(), err.fileno())
         out.seek(0)
@@ -134,7 +134,7 @@ def _forked(name: str, arguments: Sequence[str], cwd: Path, environment: dict[st
 
 
 def fault(done: Done, what: str) -> Path:
-    """Where the traceback of a fault was written, which is said in one sentence."""
+    """The file of a fault's traceback, which the program names in one sentence."""
     assert done.returncode == 70, (done.stdout, done.stderr)
     assert "Traceback (most recent" not in done.stderr
     (said,) = [line for line in done.stderr.splitlines() if "a fault of the program" in line]

@@ -1,4 +1,4 @@
-"""The list of remembered headers: right or absent, whatever its file holds."""
+"""The list of remembered headers is right or absent, whatever its file holds."""
 
 import hashlib
 import io

@@ -1,4 +1,4 @@
-"""Hostile input, by cause: each is refused in one sentence that says what, where and the way out, or is read right."""
+"""Hostile input, by cause: read correctly, or refused in one sentence that says what, where and the way out."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ DIGITS = "9" * 21
 
 
 def refused(call, program: Any, *arguments: str, cwd: Path, code: int = 2) -> str:
-    """The one sentence that a program refuses these arguments with."""
+    """The one sentence with which a program refuses these arguments."""
     status, _, err = call(program, *arguments, cwd=cwd)
     assert status == code, err
     assert "Traceback" not in err

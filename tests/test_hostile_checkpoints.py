@@ -1,4 +1,4 @@
-"""Checkpoints that nobody trained: refused at once, in a sentence, before memory or time is spent on them."""
+"""Forged checkpoints: refused at once, in a sentence, before memory or time is spent on them."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ Change = Callable[[dict[str, Any]], Any]
 
 @pytest.fixture(scope="module")
 def sound() -> dict[str, Any]:
-    """The contents of a checkpoint that is as it should be."""
+    """The contents of a valid checkpoint."""
     config = asdict(composed("model.units=16", "model.layers=1", "device=cpu"))
     return {
         "config": config,
@@ -47,7 +47,7 @@ def sound() -> dict[str, Any]:
 
 @pytest.fixture
 def forged(sound, tmp_path) -> Callable[[Change], Path]:
-    """A file with the contents that a change makes of them."""
+    """A checkpoint file whose contents a function has changed."""
 
     def make(change: Change) -> Path:
         contents = copy.deepcopy(sound)

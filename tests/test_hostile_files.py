@@ -1,4 +1,4 @@
-"""Tables, indexes and names that others wrote: read right, or refused in a sentence that names the file."""
+"""Tables, indexes and names written by others: read correctly, or refused in a sentence that names the file."""
 
 from __future__ import annotations
 
@@ -237,7 +237,7 @@ def test_a_sound_index_is_read(tmp_path):
 
 
 def forged_tar(path: Path, size: bytes, name: bytes = b"a.x.wav") -> Path:
-    """A tar file whose one header claims a size, as in the field of its 12 bytes."""
+    """A tar file whose only header claims this size, given as the 12 bytes of the field."""
     header = bytearray(tarfile.TarInfo("a").tobuf())
     header[0 : len(name)] = name
     header[124:136] = size.ljust(12, b"\0")[:12]
@@ -347,7 +347,7 @@ ODD = os.fsdecode(b"sp\xe9aker $^$")
 
 @pytest.fixture
 def odd_pools(tmp_path: Path) -> Path:
-    """Speakers and clips whose names are not UTF-8, or read like mathematics."""
+    """Speakers and clips whose names are not UTF-8, or look like mathematics."""
     for split in ("tr", "cv", "tt"):
         for number, speaker in enumerate((ODD, "$\\frac$")):
             for clip in range(2):
@@ -357,7 +357,7 @@ def odd_pools(tmp_path: Path) -> Path:
 
 
 def run(*arguments: str, cwd: Path, shell: str = "", **environment: str) -> subprocess.CompletedProcess[bytes]:
-    """A program as a shell starts it, in an environment."""
+    """Start a program as a shell does, in this environment."""
     program = Path(sys.executable).parent / arguments[0]
     command = ["sh", "-c", f'"$0" "$@" {shell}', str(program), *arguments[1:]]
     env = {**os.environ, "OMP_NUM_THREADS": "1", **environment}

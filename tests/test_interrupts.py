@@ -31,13 +31,13 @@ for name, often in (("calm", 0), ("hit", 1e-3)):
         main()
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
-"""  # a program twice, undisturbed and with a thousand signals each second
+"""  # runs a program twice, undisturbed and with a thousand signals each second
 RECURRENT = ["model=blstm", "model.units=100", "model.layers=2"]
 ENCODER = ["model=tasnet", "loss=si_sdr", "model.filters=64", "model.layers=1", "model.units=32"]
 
 
 def python(code: str, *arguments: str, cwd: Path, **environment: str) -> str:
-    """The output of a program in a process of its own, which must end well."""
+    """The output of a program in its own process, which must succeed."""
     done = subprocess.run(
         [sys.executable, "-c", code, *arguments],
         cwd=cwd, env={**os.environ, **environment}, capture_output=True, text=True, timeout=400,
@@ -70,7 +70,7 @@ import_module(f"separate.cli.{sys.argv.pop(1)}").main()
 python = {str(thread.native_id) for thread in threading.enumerate()} - {str(os.getpid())}
 for task in [task for task in Path("/proc/self/task").iterdir() if task.name not in python]:
     print("mask", task.name == str(os.getpid()), re.search("SigBlk:\\t(.+)", (task / "status").read_text())[1])
-"""  # signals that are held at its end by a program's main thread, and by those that are not Python's
+"""  # prints the signals blocked at a program's end in its main thread, and in threads that are not Python's
 
 
 @pytest.mark.slow
@@ -114,7 +114,7 @@ def test_a_worker_that_is_stopped_while_it_starts_goes_on(tmp_path):
 
 
 def test_a_stop_while_the_workers_end_is_heeded_by_the_training(tmp_path, monkeypatch):
-    """The system's own way with SIGTERM would end the program without a word."""
+    """The system's default for SIGTERM would end the program without a message."""
     reached = []
     before = signal.signal(signal.SIGTERM, lambda *_: reached.append("handler of before"))
 

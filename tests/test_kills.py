@@ -1,4 +1,4 @@
-"""What a SIGKILL leaves: no doubled points in TensorBoard, and no worker that outlives its parent."""
+"""After a SIGKILL there are no doubled points in TensorBoard, and no worker outlives its parent."""
 
 import json
 import os
@@ -51,7 +51,7 @@ def log_epochs(folder: Path, done: int, epochs: list[int], die: bool) -> None:
     ids=["before anything was saved", "before the second epoch was saved", "right after the second epoch was saved"],
 )
 def test_an_epoch_that_was_logged_and_then_lost_is_shown_once(tmp_path, saved):
-    """Killed after an epoch was logged; what goes on starts with the epochs that a checkpoint holds."""
+    """Killed after an epoch was logged; the resumed run starts after the last epoch in a checkpoint."""
     log_epochs(tmp_path, 0, [1, 2], die=True)
     log_epochs(tmp_path, saved, list(range(saved + 1, 4)), die=True)
     log_epochs(tmp_path, 2, [3, 4], die=False)  # and once more
@@ -72,13 +72,13 @@ def test_an_event_file_that_a_kill_cut_off_does_not_hide_what_follows(tmp_path):
 
 @pytest.mark.slow
 def test_a_run_killed_between_the_log_and_the_checkpoint_shows_each_epoch_once(tmp_path, program):
-    """The checkpoint of the last step of an epoch is older than the epoch's end; the pictures come between the two."""
+    """The checkpoint of an epoch's last step precedes the epoch's end; the pictures are drawn in between."""
     longer = [a for a in TINY_TOY if a not in ("debug=fast", "logger.tensorboard=false")] + [
         "batch_size=2", "data.excerpt=0.5", "data.workers=0", "trainer.epochs=2", "trainer.steps_per_epoch=3",
         "trainer.checkpoint_minutes=1e-9", "hydra.run.dir=r", "resume=auto",
     ]  # fmt: skip
     killer = tmp_path / "sitecustomize.py"
-    killer.write_text(  # the kill comes at that moment for certain; all else is the program as it is installed
+    killer.write_text(  # kills at exactly that moment; everything else is the installed program
         "import os, signal, sys\n"
         "class Found:\n"
         "    def find_spec(self, name, path=None, target=None):\n"
@@ -113,7 +113,7 @@ class Slow(Dataset):
     def __getitem__(self, step):
         import time
         if step:
-            time.sleep(60)  # busy, and asks nobody whether the parent is there
+            time.sleep(60)  # busy, and does not check whether the parent is alive
         return step
 
 batches = load(Slow(), range(100), 2, False)
@@ -156,7 +156,7 @@ def test_workers_end_with_a_parent_that_is_killed(script, kernel):
     process.kill()
     process.wait()
     begun = time.monotonic()
-    while any(map(running, workers)) and time.monotonic() - begun < 3:  # torch's own watch takes 5 seconds and more
+    while any(map(running, workers)) and time.monotonic() - begun < 3:  # torch's own check takes 5 seconds or more
         time.sleep(0.02)
     left = [worker for worker in workers if running(worker)]
     for worker in left:
@@ -165,7 +165,7 @@ def test_workers_end_with_a_parent_that_is_killed(script, kernel):
 
 
 def test_a_worker_whose_parent_has_ended_already_ends_at_once(tmp_path):
-    """The parent is gone before the kernel is asked to tell of its end."""
+    """The parent has ended before the kernel is asked to watch it."""
     script = (
         "import multiprocessing, os, pathlib, time\n"
         "from separate.data.parallel import end_with_parent\n"

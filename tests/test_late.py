@@ -1,4 +1,4 @@
-"""Steps whose figures are read a step later, as on a GPU, here with the numbers of the CPU: nothing else changes."""
+"""Steps whose figures are read a step later, as on a GPU, here on the CPU: nothing else changes."""
 
 import pytest
 import torch

@@ -28,7 +28,7 @@ def voices(batch: int = 2, channels: int = 1, length: int = 16000) -> Tensor:
 
 
 class Scaled(nn.Module):
-    """The true sources with a wrong level and polarity; `flips` lists the calls in which the polarity is another."""
+    """The true sources with wrong level and polarity; `flips` lists the calls in which the polarity is inverted."""
 
     provides = ("waveforms",)
 
@@ -37,7 +37,7 @@ class Scaled(nn.Module):
         self.flips, self.swaps, self.calls = flips, swaps, 0
 
     def forward(self, mixture: Tensor) -> dict[str, Tensor]:
-        """A mixture of a low and a high sound, told apart by a moving average."""
+        """Separate a low from a high sound by a moving average."""
         low = nn.functional.avg_pool1d(mixture, 9, 1, 4)
         estimates = torch.stack([low, mixture - low], dim=1) * SCALES[:, None, None]
         if self.calls in self.flips:
@@ -49,7 +49,7 @@ class Scaled(nn.Module):
 
 
 def low_and_high(seconds: float = 6.0, channels: int = 1) -> Tensor:
-    """(2, C, T): what `Scaled` tells apart."""
+    """(2, C, T): a low and a high sound, which `Scaled` separates."""
     time = torch.arange(round(seconds * 8000)) / 8000
     beat = 1 + 0.5 * torch.sin(2 * torch.pi * 0.7 * time)
     sounds = torch.stack([0.1 * torch.sin(2 * torch.pi * 100 * time) * beat, 0.05 * torch.sin(2000 * torch.pi * time)])
@@ -173,7 +173,7 @@ def test_where_chunks_disagree_the_louder_polarity_holds():
 
 
 def test_losses_say_whether_they_keep_levels():
-    """Measured: a loss keeps levels if an estimate with another gain or polarity costs something else."""
+    """Measured: a loss keeps levels if an estimate with another gain or polarity has another cost."""
     sources = voices(length=8000)
     batch = Batch(sources.sum(1), sources, stft=STFT(64, 16))
     estimates = sources + 0.01 * torch.randn(sources.shape, generator=torch.Generator().manual_seed(2))
@@ -244,7 +244,7 @@ def test_networks_that_are_sensitive_to_levels_ask_for_one():
 
 
 def moved(model: str, asked: str, decibels: int) -> float:
-    """How far the estimates of a mixture with that gain are from those of it without, relative to the largest."""
+    """How far the estimates of a mixture with that gain are from those without it, relative to the largest."""
     torch.manual_seed(0)
     made = build_separator(config_of(model, input_level=asked)).eval()
     time = torch.arange(6000) / 8000
@@ -290,7 +290,7 @@ def test_silence_is_not_raised(model):
 
 
 class Quarter(nn.Module):
-    """A quarter of the mixture, and the rest of it: right at any level."""
+    """A quarter of the mixture and the rest of it, correct at any level."""
 
     provides = ("waveforms",)
 

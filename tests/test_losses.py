@@ -254,8 +254,8 @@ def test_the_attractor_loss_is_its_formula():
 
 
 def pulls(name: str, pit: bool, silence: str, decibels: float) -> tuple[dict[str, torch.Tensor], torch.Tensor | None]:
-    """Gradients by head of a batch in which something is silent, its estimate that far below the others' errors, and
-    the norms (B, S) of those of the waveforms or masks."""
+    """Gradients by head of a batch with something silent, whose estimate is that far below the others' errors, and the
+    norms (B, S) of the gradients of waveforms or masks."""
     generator = torch.Generator().manual_seed(0)
     sources = 0.1 * torch.randn(4, 2, 1, 8000, generator=generator)
     error = 0.03 * torch.randn(4, 2, 1, 8000, generator=generator)  # 10 dB below

@@ -167,7 +167,7 @@ def test_a_unet_covers_any_number_of_frames_by_patches_or_takes_them_at_once():
     (8, [0], 8), (16, [0, 8], 8), (17, [0, 8, 9], 8), (11, [0, 3], 8), (7, [0, 3], 4), (4, [0], 4),
 ])  # fmt: skip
 def test_batch_normalisation_of_a_unet_sees_no_padding(frames, starts, width):
-    """In training: patches of the excerpt's own frames, so that the running statistics are theirs."""
+    """In training, patches hold only the excerpt's own frames, so the running statistics are theirs."""
     x, network = spectrogram(frames), unet(dropout=0.0).train()
     seen = []
     network.networks[0].register_forward_hook(lambda module, inputs, output: seen.append(inputs[0]))

@@ -78,7 +78,7 @@ def test_the_experiment_of_a_paper_trains_two_steps_with_its_values(name, tmp_pa
 
 
 def test_every_value_of_an_experiment_has_its_place_beside_it():
-    """A comment on each line that sets a value; (paper) and (ours) are explained where they are used."""
+    """Each line that sets a value has a comment; files that use (paper) and (ours) explain them."""
     for name in PAPERS:
         text = (CONF / "experiment" / f"{name}_paper.yaml").read_text()
         head, body = text.split("\ndefaults:", 1)

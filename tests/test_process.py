@@ -1,4 +1,4 @@
-"""The process that torch computes in: what is kept, what threads inherit, how many there are."""
+"""Process settings: memory that is kept, what threads inherit, how many threads there are."""
 
 import json
 import os
@@ -13,7 +13,7 @@ linux = pytest.mark.skipif(sys.platform != "linux", reason="glibc and /proc")
 
 
 def python(code: str, **environment: str):
-    """What a program in a process of its own prints, as JSON."""
+    """The JSON that a program in its own process prints."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("MALLOC_", "OMP_", "GOMP_", "THP_", "SEPARATE_"))}
     done = subprocess.run(
         [sys.executable, "-c", code], env={**kept, **environment}, capture_output=True, text=True, timeout=200

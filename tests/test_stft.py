@@ -26,7 +26,7 @@ def test_inverse_returns_every_sample_at_every_length(window, hop):
 @settings(deadline=None, max_examples=300)
 @given(st.sampled_from(sorted(WINDOWS)), st.integers(1, 70), st.integers(1, 75), st.integers(1, 300))
 def test_a_transform_is_refused_or_exact_for_every_window_size_hop_and_length(window, n_fft, hop, length):
-    """Which of the two, is decided by the same sum over all frames: scipy's check of the overlap agrees."""
+    """The same sum over all frames decides which of the two; scipy's check of the overlap agrees."""
     whole = WINDOWS[window](n_fft).numpy()
     x = torch.from_numpy(np.random.default_rng(length).standard_normal((2, length))).float()
     try:
