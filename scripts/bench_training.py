@@ -63,7 +63,7 @@ def write_music(root: Path) -> None:
 
     rng = np.random.default_rng(0)
     for split, song in itertools.product(("train", "valid"), range(TAKES)):
-        place = root / split / f"{song}"
+        place = root / split / str(song)
         place.mkdir(parents=True, exist_ok=True)
         for stem in ("vocals", "drums", "bass", "other"):
             soundfile.write(place / f"{stem}.wav", 0.1 * rng.standard_normal((SECONDS * 44100, 2)), 44100)
@@ -99,8 +99,7 @@ def plain(case: str, root: Path, threads: int) -> Step:
 
     torch.set_num_threads(threads)
     speech = case in ("blstm", "conv_tasnet")
-    batch_size = int(next(item for item in CASES[case] if item.startswith("batch_size=")).partition("=")[2])
-    seconds = float(next(item for item in CASES[case] if item.startswith("data.excerpt=")).partition("=")[2])
+    batch_size, seconds = int(_option(case, "batch_size")), float(_option(case, "data.excerpt"))
     stems = ["vocals", "other"] if case == "open_unmix" else ["vocals", "drums", "bass", "other"]
     dataset = _Excerpts(root, None if speech else stems, round(seconds * (8000 if speech else 44100)))
     loader: Any = torch.utils.data.DataLoader(dataset, batch_size, num_workers=1)  # type: ignore[arg-type]
@@ -118,6 +117,10 @@ def plain(case: str, root: Path, threads: int) -> Step:
         found.item()
 
     return step
+
+
+def _option(case: str, key: str) -> str:
+    return next(item for item in CASES[case] if item.startswith(f"{key}=")).partition("=")[2]
 
 
 class _Excerpts:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from zipfile import ZipFile
 
 from separate.config import check_stored
-from separate.errors import UsageError
+from separate.errors import MISFIT, UsageError
 from separate.files import replace_file
 from separate.ranges import brief
 
@@ -151,7 +151,7 @@ def restore(contents: dict[str, Any], trust: Sequence[str] = ()) -> Separator:
         separator = build_separator(contents["config"], trusted(trust), contents["model"])
         separator.load_state_dict(contents["model"])
     except (KeyError, TypeError, RuntimeError) as error:
-        raise UsageError(f"the checkpoint's configuration and weights do not fit each other: {brief(error)}") from None
+        raise UsageError(f"{MISFIT}: {brief(error)}") from None
     return separator.eval()
 
 

@@ -13,7 +13,7 @@ from functools import cache
 from importlib import resources
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from separate.errors import UsageError, nearest
+from separate.errors import MISFIT, UsageError, nearest
 from separate.ranges import brief, check_containers, check_plain, check_ranges, mistyped, number
 
 if TYPE_CHECKING:
@@ -324,7 +324,7 @@ def check_stored(config: Any) -> None:
         raise UsageError("its configuration is no section of keys with values")
     for section in ("data", "stft", "model", "seed"):
         if section not in config:
-            raise UsageError(f"the checkpoint's configuration and weights do not fit each other: it has no {section}")
+            raise UsageError(f"{MISFIT}: it has no {section}")
     for section, schema in (("data", DataConfig), ("stft", STFTConfig), ("cache", CacheConfig)):
         if section not in config:
             continue

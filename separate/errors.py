@@ -5,6 +5,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+MISFIT = "the checkpoint's configuration and weights do not fit each other"
+
 
 class SeparateError(Exception):
     """Something failed that the user can mend; the programs print the message and exit with 1."""

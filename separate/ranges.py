@@ -13,6 +13,7 @@ from functools import cache
 from typing import Any
 
 from separate.errors import UsageError
+from separate.files import printable
 
 LARGEST_INTEGER = 2**63 - 1  # what 64 bits hold
 SHOWN = 40  # characters of a refused value
@@ -211,7 +212,7 @@ def brief(value: Any) -> str:
         text = f"{{{', '.join(f'{name}: {brief(one)}' for name, one in list(value.items())[:10])}}}"
     else:
         text = str(value)
-    text = " ".join(text.encode(errors="backslashreplace").decode().split())
+    text = " ".join(printable(text).split())
     return text if len(text) <= 4 * SHOWN else f"{text[: 4 * SHOWN]}…"
 
 

@@ -12,12 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as registration
 
-from separate.errors import UsageError
+from separate.errors import MISFIT, UsageError
 
 MOST_PARTS = 100_000  # layers and weights together
 LONGEST = 600  # seconds that a network may compute for one second, e.g. because it takes whole patches
-
-MISFIT = "the checkpoint's configuration and weights do not fit each other"
 
 
 def check_size(make: Callable[[], Any], sample_rate: int, hop: int, stored: Mapping[str, Tensor] | None = None) -> None:

@@ -104,9 +104,8 @@ def mel_filterbank(bins: int, sample_rate: float, mels: int) -> Tensor:
     top = 2595 * math.log10(1 + sample_rate / 2 / 700)
     position = 2595 * torch.log10(1 + torch.linspace(0, sample_rate / 2, bins, dtype=torch.float64, device="cpu") / 700)
     position = (position / top * (mels + 1)).clamp(1, mels)  # band k peaks at k = 1 .. mels
-    filters = (1 - (position - torch.arange(1, mels + 1, dtype=torch.float64, device="cpu")[:, None]).abs()).clamp_min(
-        0
-    )
+    bands = torch.arange(1, mels + 1, dtype=torch.float64, device="cpu")[:, None]
+    filters = (1 - (position - bands).abs()).clamp_min(0)
     if (filters.amax(dim=1) < 1e-6).any():
         raise ValueError(f"mels={mels}: some bands hold none of the {bins} bins; use fewer")
     return filters.float()

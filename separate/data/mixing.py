@@ -60,7 +60,8 @@ class Drawn:
             heard = equalise(heard, self.curves, self.sample_rate)
         references = heard
         if self.responses is not None:
-            references = heard = reverberate(dry := heard, self.responses)
+            dry = heard
+            references = heard = reverberate(dry, self.responses)
             if self.reference_spans is not None:
                 references = reverberate(dry, _within(self.responses, self.reference_spans))
         if self.matrices is not None:
