@@ -321,7 +321,7 @@ def check_stored(config: Any) -> None:
     """
     check_plain(config)
     if not isinstance(config, Mapping):
-        raise UsageError("its configuration is no section of keys with values")
+        raise UsageError("its configuration is not a section of keys with values")
     for section in ("data", "stft", "model", "seed"):
         if section not in config:
             raise UsageError(f"{MISFIT}: it has no {section}")

@@ -36,7 +36,7 @@ def check_size(make: Callable[[], Any], sample_rate: int, hop: int, stored: Mapp
     if hasattr(network, "valid_length") and (computed := network.valid_length(second)) > LONGEST * second:
         raise UsageError(
             f"model: the network computes {computed / second:,.0f} seconds where one is given, and at most {LONGEST} "
-            f"may be; use smaller patches and kernels, or fewer levels"
+            f"are allowed; use smaller patches and kernels, or fewer levels"
         )
 
 

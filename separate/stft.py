@@ -37,7 +37,7 @@ class STFT(nn.Module):
         if (least := overlap(WINDOWS[window](n_fft), hop)) < LEAST_OVERLAP:
             raise ValueError(
                 f"hop={hop} has no exact inverse with n_fft={n_fft} and window={window}: between two frames their "
-                f"squared windows add up to {least:.1g} of the peak only; use a shorter hop, e.g. {max(n_fft // 2, 1)}"
+                f"squared windows add up to only {least:.1g} of the peak; use a shorter hop, e.g. {max(n_fft // 2, 1)}"
             )
         self.n_fft = n_fft
         self.hop = hop

@@ -146,7 +146,7 @@ def _unpack(content: bytes) -> dict[tuple[str, int, int], Info]:
         kinds = stored["kinds"].tobytes().decode().split("\0")
         columns = [stored[name] for name in _COLUMNS]
     if any(column.dtype != np.int64 or column.shape != (len(paths),) for column in columns):
-        raise ValueError("a column is no list of whole numbers, one for each file")
+        raise ValueError("a column is not a list of whole numbers, one per file")
     if len(paths) and not 0 <= columns[-1].min() <= columns[-1].max() < len(kinds):
         raise ValueError("a kind is out of range")
     known = {}

@@ -288,7 +288,7 @@ def _sought_in(entry: Any, split: str, sources: Sequence[str], folder: Path) -> 
             raise ValueError(f'"{key}" is {brief(value)}, and must be {SECONDS}')
     paths = [entry.get("mixture"), *(entry["sources"][source] for source in sources)]
     if not all(path is None or isinstance(path, str) for path in paths):
-        raise ValueError("has a path that is no text")
+        raise ValueError("has a path that is not text")
     for path in paths:
         check_name(path or "")
     mixture, *files = (None if path is None else str(folder / path) for path in paths)
