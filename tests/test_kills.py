@@ -1,16 +1,20 @@
 """After a SIGKILL there are no doubled points in TensorBoard, and no worker outlives its parent."""
 
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from separate.config import LoggerConfig
+from separate.data.parallel import in_parallel
+from separate.errors import SeparateError
 from separate.training.runlog import RunLog
 from tests.conftest import TINY_TOY
 
@@ -200,3 +204,22 @@ def test_the_log_of_a_new_run_shows_everything(tmp_path):
     log.epoch({**FACTS, "epoch": 1, "step": 1}, True)
     log.close()
     assert scalars(tmp_path)["valid/loss"] == [1]
+
+
+def end_at_5(item: int, how: signal.Signals) -> int:
+    if item == 5:
+        os.kill(os.getpid(), how)
+    return item
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="workers are forked on Linux")
+def test_a_worker_of_a_pool_leaves_stops_to_its_parent():
+    for how in (signal.SIGTERM, signal.SIGINT):
+        assert in_parallel(partial(end_at_5, how=how), range(40), 2, "reading") == list(range(40))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="workers are forked on Linux")
+def test_a_pool_whose_worker_is_killed_says_so_instead_of_waiting():
+    with pytest.raises(SeparateError, match="reading: the system ended a worker process"):
+        in_parallel(partial(end_at_5, how=signal.SIGKILL), range(40), 2, "reading")
+    assert not multiprocessing.active_children()

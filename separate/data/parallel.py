@@ -9,12 +9,15 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import connection
 from typing import Generic, TypeVar
 
 from tqdm import tqdm
 
 from separate.errors import SeparateError
+from separate.interrupts import ignore_stops, signals_held
 from separate.process import cores
 
 Item = TypeVar("Item")
@@ -27,17 +30,25 @@ def in_parallel(
 ) -> list[Result]:
     """work(item) of each item, in order.
 
-    workers: processes beside this one, auto: one per core.  With 0, or few items, this process does all.
-
+    workers: processes beside this one, auto for one per core; with 0, or few items, this process does the work.
     A SeparateError of one item is raised when all are done, together with those of the others.
     """
     processes = min(cores() if workers == "auto" else int(workers), len(items) // 2)
     if processes < 1 or sys.platform != "linux":
         return _collect(map(_Guarded(work), items), len(items), description)
-    context = multiprocessing.get_context("fork")
-    with context.Pool(processes, _start) as pool:
-        chunk = max(1, min(32, len(items) // (8 * processes)))
-        return _collect(pool.imap(_Guarded(work), items, chunk), len(items), description)
+    chunk = max(1, min(32, len(items) // (8 * processes)))
+    pool = ProcessPoolExecutor(processes, multiprocessing.get_context("fork"), _start)
+    try:
+        with signals_held():  # or a worker would run this process's handlers before it has its own
+            results = pool.map(_Guarded(work), items, chunksize=chunk)
+        return _collect(results, len(items), description)
+    except BrokenProcessPool:
+        raise SeparateError(
+            f"{description}: the system ended a worker process, most likely because memory ran out; lower the number "
+            f"of workers, or free memory"
+        ) from None
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def _collect(results: Iterable[Result | SeparateError], count: int, description: str) -> list[Result]:
@@ -72,8 +83,8 @@ def _start() -> None:
     import torch
 
     end_with_parent()
+    ignore_stops()  # the program that started it ends it
     torch.set_num_threads(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the program that started it ends it
 
 
 def end_with_parent() -> None:
