@@ -98,7 +98,7 @@ class Pretending(TorchDispatchMode):
             for number, argument in enumerate(func._schema.arguments)
             if argument.alias_info is not None and argument.alias_info.is_write
         ]
-        if torch.Tag.inplace_view in func.tags:  # as transpose_: shape and strides of the outer tensor change too
+        if torch.Tag.inplace_view in func.tags:  # e.g. transpose_: the outer tensor's shape and strides change too
             with no_dispatch():
                 func(*args, **kwargs)
         if written and not func._schema.returns:
@@ -108,7 +108,7 @@ class Pretending(TorchDispatchMode):
         if not goes:
             return found
         inference = tensors[0].is_inference() if func.is_view else torch.is_inference_mode_enabled()
-        with torch.inference_mode(inference):  # a view is what its base is
+        with torch.inference_mode(inference):  # a view has the mode of its base
             return tree_map(lambda x: OnCuda(x.resolve_conj()) if isinstance(x, Tensor) else x, found)
 
     def _check(self, func: Any, args: Any, tensors: list[Tensor]) -> None:

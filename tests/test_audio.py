@@ -219,7 +219,7 @@ def test_damaged_headers_are_read_or_refused_in_bounded_memory_and_time(tmp_path
         whole = write(tmp_path / f"whole.{ending}", rng.standard_normal((4000, 2)) * 0.1, 44100, subtype=subtype)
         raw = whole.read_bytes()
         generator = np.random.default_rng(len(paths))
-        # the sample rate stands in different places; its bytes are found where they are
+        # each format has the sample rate at another place, so its bytes are searched for
         big, little = (raw.find((44100).to_bytes(4, order)) for order in ("big", "little"))
         rate = next((place for place in (little, big) if 0 <= place < 100), 0)
         flips = [(rate + byte, bit) for byte, bit in ((0, 0), (0, 3), (1, 2), (1, 6), (2, 1), (3, 6))]

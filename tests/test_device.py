@@ -110,7 +110,7 @@ def test_the_host_waits_for_chunks_and_for_k_means_and_for_nothing_else(model, p
     separator = build_separator(config_of(model, interchangeable=True)).eval().to(CUDA)
     batch = drawn_of().to(CUDA, separator.stft)
     with torch.inference_mode():
-        for _ in range(2):  # the first time makes what is kept on the device
+        for _ in range(2):  # the first call fills what is cached on the device
             pretended.waits.clear()
             score(separator.separate(batch).estimates, batch.sources, batch.mixture, interchangeable=True)
         separated = pretended.waits.copy()
@@ -139,7 +139,7 @@ def test_sources_are_paired_as_on_the_cpu_without_waiting(shape, device, waits):
     costs = torch.randn(6, *shape, generator=torch.Generator().manual_seed(0))
     costs[2, 0, 0] = torch.nan
     moved = costs.to(device)
-    best_permutation(moved)  # makes what it keeps on the device
+    best_permutation(moved)  # fills its cache on the device
     with waits() as waited:
         found = best_permutation(moved)
     assert waited == []
@@ -157,7 +157,7 @@ def test_beyond_sixteen_estimates_the_host_waits_for_the_costs(pretended):
 def test_clusters_are_those_of_the_cpu(device):
     points = torch.randn(2, 200, 3, generator=torch.Generator().manual_seed(0))
     points[:, :100] += 4
-    for clusters in (2, 5, 250):  # of more clusters than points some are empty
+    for clusters in (2, 5, 250):  # with more clusters than points some are empty
         expected = kmeans(points, clusters)
         found = kmeans(points.to(device), clusters).cpu()
         torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)

@@ -118,7 +118,7 @@ def _forked(name: str, arguments: Sequence[str], cwd: Path, environment: dict[st
             tempfile.tempdir = str(cwd)
             sys.path.insert(0, str(cwd))
             sys.argv = [f"separate-{name}", *arguments]
-            torch.set_num_threads(1)  # the parent's threads are not here
+            torch.set_num_threads(1)  # a fork has none of the parent's threads
             PROGRAMS[name].main()
             code = 0
         except SystemExit as stopped:

@@ -385,7 +385,7 @@ def test_names_in_no_encoding_pass_through_training_scores_and_separation(tmp_pa
         ["separate-train", "--help"],
     ):
         done = run(*arguments, cwd=tmp_path, **environment)
-        found = 1 if "check" in arguments else 0  # speakers that stand in two splits
+        found = 1 if "check" in arguments else 0  # the same speakers are in two splits
         assert done.returncode == found, done.stderr.decode(errors="replace")
         assert b"Traceback" not in done.stderr
         assert b"Error" not in done.stderr

@@ -32,7 +32,7 @@ def scalars(folder: Path) -> dict[str, list[int]]:
 
 def log_epochs(folder: Path, done: int, epochs: list[int], die: bool) -> None:
     """Log these epochs, of 10 steps each, in a process that is killed afterwards.  done: epochs that were saved."""
-    time.sleep(1.05)  # event files are ordered by the second that they were begun in
+    time.sleep(1.05)  # event files are ordered by the second in which they were created
     child = os.fork()
     if child == 0:
         try:
@@ -101,7 +101,7 @@ def test_a_run_killed_between_the_log_and_the_checkpoint_shows_each_epoch_once(t
     done = program("separate-train", *longer, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     found = scalars(tmp_path / "r")
-    timed = {"train/steps_per_second", "train/waiting"}  # of the steps after the kill, and epoch 1 has none
+    timed = {"train/steps_per_second", "train/waiting"}  # they count the steps after the kill, and epoch 1 has none
     assert {tag: steps for tag, steps in found.items() if steps != [3, 6]} == {tag: [6] for tag in timed}
 
 

@@ -18,7 +18,7 @@ from separate.stft import STFT
 from separate.training.run import resumed_config
 from tests.tiny import MODELS, config_of, section
 
-SCALES = torch.tensor([-300.0, 0.01])  # what a loss that ignores level and sign leaves an estimate with
+SCALES = torch.tensor([-300.0, 0.01])  # of estimates under a loss that ignores level and sign
 
 
 def voices(batch: int = 2, channels: int = 1, length: int = 16000) -> Tensor:
@@ -162,11 +162,11 @@ def signs(values: list[float], loudness: list[float]) -> Tensor:
 
 def test_where_chunks_disagree_the_louder_polarity_holds():
     quiet_then_loud = signs([-1, 1, 1], [0.01, 1.0, 1.0])
-    assert quiet_then_loud[:60].lt(0).all()  # it is written already
+    assert quiet_then_loud[:60].lt(0).all()  # already yielded
     assert quiet_then_loud[60:].gt(0).all()
     loud_then_quiet = signs([1, -1, 1], [1.0, 0.01, 1.0])
     assert loud_then_quiet.gt(0).all()
-    assert signs([1, -1, -1], [1.0, 0.9, 0.9]).gt(0).all()  # what was louder in all stays
+    assert signs([1, -1, -1], [1.0, 0.9, 0.9]).gt(0).all()  # the polarity with more energy in all stays
 
 
 # which losses keep levels
@@ -232,7 +232,7 @@ def test_a_resumed_run_keeps_the_levels_that_it_was_started_with():
 ASKING = [name for name in MODELS if build_separator(config_of(name, input_level="auto")).input_level == "rms"]
 
 
-INVARIANT = ["tasnet", "conv_tasnet", "dprnn", "demucs", "hdemucs"]  # by their norms
+INVARIANT = ["tasnet", "conv_tasnet", "dprnn", "demucs", "hdemucs"]  # because of their norms
 CAUSAL = ["lstm", "gru"]
 
 
@@ -260,7 +260,7 @@ def test_a_louder_recording_gives_louder_estimates_and_no_others(model, decibels
     assert moved(model, "auto", decibels) < (1e-3 if model in ASKING else 0.02)
 
 
-@pytest.mark.parametrize("model", sorted({*ASKING} - {"deep_clustering", "attractor"}))  # untrained, they share alike
+@pytest.mark.parametrize("model", sorted({*ASKING} - {"deep_clustering", "attractor"}))  # untrained, they split evenly
 def test_without_it_they_depend_on_the_level(model):
     assert max(moved(model, "none", decibels) for decibels in (-40, 20)) > 5e-3
 
@@ -305,7 +305,7 @@ def test_chunks_of_other_levels_do_not_pump(options):
     ).repeat_interleave(16000)
     found = separator(Quarter(), input_level="rms", **options)(quiet_and_loud, 8000, chunk=1.5, overlap=0.5)
     for name, share in (("a", 0.25), ("b", 0.75)):
-        # gains of collinear estimates are not unique: there only their sum is known
+        # gains of collinear estimates are not unique; only their sum is determined
         if "rescale" not in options:
             torch.testing.assert_close(found[name], share * quiet_and_loud, rtol=1e-4, atol=1e-8)
     assert snr(found["a"] + found["b"], quiet_and_loud).min() > 50

@@ -120,7 +120,7 @@ def test_every_spectrogram_network_works_on_mel_bands_and_answers_for_all_bins(m
         bins = head.movedim(1, -2) if name == "embeddings" else head
         assert (bins.diff(dim=-2).abs().amax(dim=tuple(i for i in range(bins.ndim) if i != bins.ndim - 2)) > 0).any()
     sizes = [sum(p.numel() for p in network.parameters()) for network in (full, mel)]
-    assert sizes[1] < sizes[0] or model == "unet"  # whose convolutions have as many weights for any number of bins
+    assert sizes[1] < sizes[0] or model == "unet"  # whose convolutions have the same weights for any number of bins
 
 
 def test_mel_bands_of_embeddings_are_shared_out_before_they_get_unit_length():

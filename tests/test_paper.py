@@ -37,7 +37,7 @@ NARROW = {
 }
 SHORTER = {"demucs": ["data.excerpt=2"], "hdemucs": ["data.excerpt=2"]}  # seconds
 PAPERS = sorted(name.removesuffix("_paper") for name in choices("experiment") if name.endswith("_paper"))
-MODELS = set(shipped("model")) - {"lstm", "gru", "bgru", "dnn"}  # variants of blstm, and a network of no one paper
+MODELS = set(shipped("model")) - {"lstm", "gru", "bgru", "dnn"}  # variants of blstm, and a network of no single paper
 
 
 def recordings(root: Path, config) -> Path:

@@ -53,7 +53,7 @@ def _sharings(estimates: int, dtype: torch.dtype, device: torch.device) -> Tenso
     """(2^M, 2, M): every way to give each of M estimates to one of two mixtures; kept on each device."""
     if estimates > MOST_ESTIMATES:
         raise ValueError(f"{estimates} estimates have too many sharings; mixit works with at most {MOST_ESTIMATES}")
-    with torch.inference_mode(False):  # also where it is first called in it
+    with torch.inference_mode(False):  # also on a first call within inference mode
         first = (torch.arange(2**estimates)[:, None] >> torch.arange(estimates)) & 1
         return torch.stack([first, 1 - first], dim=1).to(device, dtype)
 

@@ -18,7 +18,7 @@ MOST_ON_DEVICE = 16  # estimates with 2^16 subsets
 @lru_cache
 def _orders(estimates: int, references: int, device: torch.device) -> Tensor:
     """(orders, S), kept on each device, since moving them makes the host wait."""
-    with torch.inference_mode(False):  # also where it is first called in it
+    with torch.inference_mode(False):  # also on a first call within inference mode
         return torch.tensor(list(permutations(range(estimates), references))).to(device)
 
 
