@@ -9,12 +9,14 @@ import torch
 from torch import Tensor
 
 from separate import checkpoint
+from separate.cli import train
 from separate.config import TrainerConfig, data_config
 from separate.errors import SeparateError, UsageError
 from separate.training import trainer
 from separate.training.run import prepare, resumed_config
 from separate.training.state import State
 from separate.training.trainer import Training, end_epoch, fit, train_step
+from tests.conftest import TINY_TOY
 
 CONFIG = {
     "data": asdict(
@@ -212,3 +214,20 @@ def test_metrics_after_the_resumed_epoch_are_dropped(tmp_path):
     (tmp_path / "metrics.jsonl").write_text('{"epoch": 1}\n{"epoch": 2}\n{"epoch": 3}\n{"epo')
     RunLog(tmp_path, LoggerConfig(tensorboard=False), epoch=2)
     assert [json.loads(line)["epoch"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()] == [1, 2]
+
+
+def test_auto_precision_is_resolved_when_a_run_starts_and_an_older_run_stays_in_float32(tmp_path, call):
+    """Or a run that moves to a CPU with bfloat16 would go on with other arithmetic."""
+    fast = torch.cpu.get_capabilities()
+    expected = "bfloat16" if fast.get("avx512_bf16") or fast.get("amx_bf16") else "float32"
+    call(train, *TINY_TOY, "trainer.epochs=1", "run=r", cwd=tmp_path)
+    path = tmp_path / "r" / "checkpoints" / "last.ckpt"
+    contents = checkpoint.read(path)
+    assert contents["config"]["trainer"]["precision"] == expected
+    older = {key: value for key, value in contents["config"].items() if key not in ("rescale", "input_level")}
+    older["trainer"] = {**older["trainer"], "precision": "auto"}
+    checkpoint.save(path, {**contents, "config": older})
+    for epochs, given, found in ((2, [], "float32"), (3, ["trainer.precision=bfloat16"], "bfloat16")):
+        code, _, err = call(train, "run=r", "resume=true", f"trainer.epochs={epochs}", *given, cwd=tmp_path)
+        assert code == 0, err
+        assert f"precision: {found}" in (tmp_path / "r" / "config.yaml").read_text()

@@ -63,7 +63,7 @@ def _infer(arguments: argparse.Namespace) -> None:
         raise UsageError(f"--overlap={arguments.overlap:g} must be at most half of --chunk={arguments.chunk:g} seconds")
     from separate import checkpoint
     from separate.inference.files import plan, refuse_overwriting, separate_file
-    from separate.process import settle
+    from separate.process import release, settle
 
     jobs, infos = plan(arguments.inputs, arguments.out)
     path = checkpoint.find(arguments.checkpoint)
@@ -75,6 +75,7 @@ def _infer(arguments: argparse.Namespace) -> None:
         gain = separate_file(
             separator, file, infos[file], folder, arguments.format, arguments.chunk, arguments.overlap
         )  # fmt: skip
+        release()
         lowered = "" if gain == 1 else f" (all lowered by one gain of {gain:.3f} so that none clips)"
         print(f"{file} -> {folder}/{{{','.join(separator.sources)}}}.wav{lowered}")
 

@@ -15,6 +15,7 @@ from separate.data.examples import Examples
 from separate.data.mixing import collate
 from separate.errors import SeparateError, UsageError
 from separate.evaluation.scores import arrange, score
+from separate.process import release
 from separate.separator import Separation, Separator
 from separate.targets import tpsa
 
@@ -55,6 +56,7 @@ def evaluate(separator: Separator, examples: Examples, chunk: float, overlap: fl
                 results.rows.append({"track": batch.tracks[0], "source": source, "method": method, **values})
         if index == 0:
             results.picture = _picture(batch, estimates, examples)
+        release()
     return results
 
 

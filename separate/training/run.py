@@ -41,7 +41,7 @@ log = logging.getLogger(__name__)
 MAY_CHANGE = (
     "run", "resume", "trust", "device", "data.root", "data.workers", "cache", "logger",
     "trainer.epochs", "trainer.max_minutes", "trainer.patience", "trainer.min_delta", "trainer.checkpoint_minutes",
-    "trainer.threads",
+    "trainer.threads", "trainer.precision",
 )  # fmt: skip
 
 # the values for runs older than these keys; auto keeps the value that it had when the run was started
@@ -60,6 +60,9 @@ def run(config: TrainConfig, folder: Path, changed: Sequence[str] = ()) -> float
         trust = (*trusted(config.trust), "torch.optim.", *targets_in(plain))
         written = plain["data"]
         plain = resumed_config(resumed["config"], plain, changed)
+        if "rescale" not in resumed["config"] and plain["trainer"]["precision"] == "auto":
+            on_cpu = choose_device(plain["device"]).type == "cpu"  # where auto meant float32 until then
+            plain["trainer"]["precision"] = "float32" if on_cpu else "auto"
         refuse_commands(plain["data"], written)
         check_ranges(TrainConfig, plain)
     settle(typed(TrainerConfig, plain["trainer"], "trainer.").threads)
@@ -136,7 +139,12 @@ def prepare(
         seed=config["seed"],
         workers=data.workers,
         folder=folder,
-        config={**config, "rescale": separator.rescale, "input_level": separator.input_level},  # auto is resolved
+        config={  # auto is resolved, so that a resumed run goes on alike on another machine
+            **config,
+            "rescale": separator.rescale,
+            "input_level": separator.input_level,
+            "trainer": {**config["trainer"], "precision": str(dtype).removeprefix("torch.")},
+        },
         augment=augment,
         lags=device.type != "cpu",
         dtype=dtype,
