@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import ctypes
+import logging
 import os
 import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
 
 from separate.interrupts import protect_native_code
 
+log = logging.getLogger(__name__)
+
 SWITCH = "SEPARATE_TUNE"  # 0: memory, waiting threads and denormals keep the system's settings
 MOST_KEPT = 2**31 - 1  # bytes, the most that mallopt takes
-SPINS = 10_000  # rounds that a thread spins at a barrier before it sleeps; libgomp's default is 300,000
+SPINS = 1000  # rounds that a thread spins at a barrier before it sleeps; libgomp's default is 300,000
+BRIEF = 0.5  # seconds, too short to tell how busy the cores are
 MOST_WORKERS = 8
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # from glibc's malloc.h
@@ -26,7 +33,7 @@ def tune() -> None:
     """
     if not tuned() or "torch" in sys.modules:
         return
-    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # torch asks for huge pages
+    _started.append(usage())
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", str(SPINS))
     if not any(name.startswith("MALLOC_") or name == "GLIBC_TUNABLES" for name in os.environ):
@@ -44,6 +51,8 @@ def settle(threads: int | str = "auto") -> None:
     if tuned():
         torch.set_flush_denormal(True)  # in this thread, and so in those that it starts
     torch.set_num_threads(thread_count(threads))
+    if threads == "auto" and torch.get_num_threads() < cores():
+        log.info("%d of %d cores are used; trainer.threads chooses how many", torch.get_num_threads(), cores())
     protect_native_code()
 
 
@@ -59,10 +68,16 @@ def tuned() -> bool:
 
 
 def thread_count(asked: int | str) -> int:
-    """auto: OMP_NUM_THREADS where it is set, else all cores."""
+    """auto: OMP_NUM_THREADS where it is set, else the cores that other programs have left idle since `tune`.
+
+    Threads wait for each other many times in a step, so that one more than there are idle cores makes all of them slow.
+    """
     if asked != "auto":
         return int(asked)
-    return min(cores(), int(os.environ.get("OMP_NUM_THREADS", "").partition(",")[0] or cores()))
+    given = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]
+    if given:
+        return min(cores(), int(given))
+    return max(1, cores() - round(busy_elsewhere(_started[-1], usage())) if _started else cores())
 
 
 def worker_count(asked: int | str, gpu: bool = False) -> int:
@@ -71,6 +86,43 @@ def worker_count(asked: int | str, gpu: bool = False) -> int:
         return int(asked)
     spare = cores() - 1
     return min(spare, MOST_WORKERS if gpu else 1)
+
+
+@dataclass(frozen=True)
+class Usage:
+    """Seconds of the clock, of busy cores among those of this process, and of its own work and its ended children's."""
+
+    clock: float
+    busy: float
+    own: float
+
+
+def usage() -> Usage:
+    """The usage until now; Linux counts busy cores, elsewhere none are."""
+    times = os.times()
+    return Usage(time.monotonic(), _busy(), sum(times[:4]))
+
+
+def busy_elsewhere(before: Usage, after: Usage) -> float:
+    """How many cores other programs kept busy between two moments; 0 where these are too close to tell."""
+    elapsed = after.clock - before.clock
+    if elapsed < BRIEF:
+        return 0.0
+    return max(0.0, after.busy - before.busy - (after.own - before.own)) / elapsed
+
+
+def _busy() -> float:
+    if sys.platform != "linux":
+        return 0.0
+    mine = {f"cpu{number}" for number in os.sched_getaffinity(0)}
+    ticks = 0
+    for name, *counts in map(str.split, Path("/proc/stat").read_text().splitlines()):
+        if name in mine:  # user, nice, system, idle, waiting, interrupts, soft interrupts, stolen by other machines
+            ticks += sum(int(count) for place, count in enumerate(counts[:8]) if place not in (3, 4))
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
+_started: list[Usage] = []  # the usage when `tune` was called
 
 
 def cores() -> int:

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from separate.process import thread_count, worker_count
+from separate.process import Usage, busy_elsewhere, thread_count, worker_count
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="glibc and /proc")
 
@@ -81,7 +81,7 @@ def test_denormals_are_zero_in_all_threads_and_in_forked_workers():
 @pytest.mark.parametrize(
     ("given", "expected"),
     [
-        ({}, "10000"),
+        ({}, "1000"),
         ({"GOMP_SPINCOUNT": "7"}, "7"),
         ({"OMP_WAIT_POLICY": "ACTIVE"}, None),
         ({"SEPARATE_TUNE": "0"}, None),
@@ -137,3 +137,26 @@ def test_auto_takes_a_worker_beside_a_cpu_and_more_beside_a_gpu(monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     assert thread_count("auto") == 1
     assert worker_count(5) == thread_count(5) == 5
+
+
+@linux
+def test_auto_leaves_busy_cores_to_other_programs():
+    code = """
+import json, subprocess, sys, time
+from separate.process import cores, thread_count, tune
+tune()
+others = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(cores())]
+time.sleep(3)
+found = thread_count("auto")
+for other in others:
+    other.kill()
+print(json.dumps(found))
+"""
+    assert python(code) == 1
+
+
+def test_work_of_this_process_and_short_times_tell_nothing_of_others():
+    before = Usage(0.0, 100.0, 50.0)
+    assert busy_elsewhere(before, Usage(10.0, 120.0, 60.0)) == 1
+    assert busy_elsewhere(before, Usage(10.0, 110.0, 60.0)) == 0
+    assert busy_elsewhere(before, Usage(0.1, 100.2, 50.0)) == 0

@@ -143,7 +143,11 @@ def prepare(
             **config,
             "rescale": separator.rescale,
             "input_level": separator.input_level,
-            "trainer": {**config["trainer"], "precision": str(dtype).removeprefix("torch.")},
+            "trainer": {
+                **config["trainer"],
+                "precision": str(dtype).removeprefix("torch."),
+                "threads": torch.get_num_threads() if device.type == "cpu" else options.threads,
+            },
         },
         augment=augment,
         lags=device.type != "cpu",
