@@ -25,10 +25,10 @@ demo: $(INSTALLED)  ## train 3 minutes on the built-in data, score, separate a m
 	$(BIN)/python scripts/write_toy.py separated/toy
 	$(BIN)/separate-infer --out separated separated/toy/mixture.wav
 
-test: $(INSTALLED)  ## all tests, 5 minutes on two cores
+test: $(INSTALLED)  ## all tests, 10 minutes on two cores
 	$(BIN)/python -m pytest
 
-bench: $(INSTALLED)  ## time and memory beside peers, tables and JSON, 15 minutes on two cores
+bench: $(INSTALLED)  ## time and memory beside peers, tables and JSON, 30 minutes on two cores
 	$(BIN)/python scripts/bench.py
 	$(BIN)/python scripts/bench_data.py
 	$(BIN)/python scripts/bench_training.py
