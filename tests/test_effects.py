@@ -458,6 +458,29 @@ def test_the_direct_sound_comes_before_a_louder_reflection(tmp_path):
     torch.testing.assert_close(batch.sources, sources * 0.5 / np.hypot(0.5, 0.8), atol=1e-4, rtol=0)
 
 
+@pytest.mark.parametrize("silent", [0, 1])
+def test_a_silent_channel_of_a_room_does_not_delay_the_others(tmp_path, silent):
+    response = np.zeros((2000, 2))
+    response[[300, 500], 1 - silent] = 0.8, 0.6
+    for reference, gains in (("dry", {0: 0.8}), ("reverberant", {0: 0.8, 200: 0.6})):
+        batch, sources = heard_in_room(tmp_path, reference, response, channels=2)
+        gains = {at: gain * np.sqrt(2) for at, gain in gains.items()}
+        expected = delayed(sources[:, :, 1 - silent], gains)
+        torch.testing.assert_close(batch.sources[:, :, 1 - silent], expected, atol=1e-4, rtol=0)
+        assert batch.sources[:, :, silent].abs().max() < 1e-5
+    batch, _ = heard_in_room(tmp_path, "dry", np.zeros((1999, 2)), channels=2)
+    assert not batch.mixture.any()
+
+
+def test_a_response_that_is_cut_before_its_peak_leaves_a_dry_reference(tmp_path):
+    response = np.zeros((2000, 1))
+    response[300:315, 0] = np.linspace(0.2, 1, 15)  # its peak is 14 samples after its begin
+    batch, sources = heard_in_room(tmp_path, "dry", response, reverb_seconds=0.0005)  # 4 samples
+    unit = np.linalg.norm(response)
+    kept = delayed(sources, {3: response[303, 0] / unit})
+    torch.testing.assert_close(batch.sources, kept, atol=1e-4, rtol=0)
+
+
 def test_outside_of_a_room_every_reference_is_the_source(tmp_path):
     for reference in ("reverberant", "early", "dry"):
         batch, sources = heard_in_room(tmp_path, reference, reverb_probability=0.0)
