@@ -130,6 +130,14 @@ def test_rescaling_is_differentiable():
     assert torch.autograd.gradcheck(lambda e: rescaled(e, sources.sum(1)), sources.clone().requires_grad_())
 
 
+@pytest.mark.parametrize("rescale", [True, False])
+def test_channels_with_opposed_phases_keep_their_speakers(rescale):
+    mixture = low_and_high().sum(0) * torch.tensor([[1.0], [-0.7]])
+    found = separator(Scaled(), 1, True, rescale=rescale)(mixture, 8000, chunk=1.5, overlap=0.5)
+    for one in found.values():
+        torch.testing.assert_close(one[1], -0.7 * one[0], atol=1e-4 * float(one.abs().max()), rtol=0)
+
+
 # seams
 
 
