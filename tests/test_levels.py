@@ -171,10 +171,27 @@ def signs(values: list[float], loudness: list[float]) -> Tensor:
 def test_where_chunks_disagree_the_louder_polarity_holds():
     quiet_then_loud = signs([-1, 1, 1], [0.01, 1.0, 1.0])
     assert quiet_then_loud[:60].lt(0).all()  # already yielded
-    assert quiet_then_loud[60:].gt(0).all()
+    assert quiet_then_loud[62:].gt(0).all()  # inverted in 20 ms, 2 samples
     loud_then_quiet = signs([1, -1, 1], [1.0, 0.01, 1.0])
     assert loud_then_quiet.gt(0).all()
     assert signs([1, -1, -1], [1.0, 0.9, 0.9]).gt(0).all()  # the polarity with more energy in all stays
+
+
+@pytest.mark.parametrize(("shared", "frequency"), [(0.5, 110.0), (0.5, 30.0), (0.01, 110.0)])
+def test_a_polarity_is_inverted_without_a_step(shared, frequency):
+    time = torch.arange(20000) / 8000
+    tone = torch.cos(2 * torch.pi * frequency * time) * (1 + 0.2 * time)  # later chunks are louder
+    signs = iter([-1, 1, 1, 1, 1])
+    found = list(
+        blocks(lambda a, b: next(signs) * tone[None, None, a:b], 20000, 8000, 1.0, shared, polarities="source")
+    )
+    joined = torch.cat(found, dim=-1)[0, 0]
+    turned = round((1 - shared) * 8000), round((1 - shared + min(shared, 0.02)) * 8000)
+    torch.testing.assert_close(joined[: turned[0]], -tone[: turned[0]])
+    torch.testing.assert_close(joined[turned[1] :], tone[turned[1] :])
+    near = slice(turned[0] - 200, turned[1] + 200)
+    steepest = (joined[near].diff().abs().amax() / tone[near].diff().abs().amax()).item()
+    assert steepest < (1.02 if shared > 0.02 else 1.5)  # a step would be 23 and 85 times as steep as the tones
 
 
 # which losses keep levels
