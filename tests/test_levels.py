@@ -263,7 +263,8 @@ CAUSAL = ["lstm", "gru"]
 
 def test_networks_that_are_sensitive_to_levels_ask_for_one():
     assert sorted(ASKING) == sorted(set(MODELS) - set(INVARIANT) - set(CAUSAL))
-    for model, options in (("wavenet", {"causal": True}), ("open_unmix", {"bidirectional": False})):
+    causal = {"wavenet": {"causal": True}, "open_unmix": {"bidirectional": False}, "dnn": {"right_context": 0}}
+    for model, options in causal.items():
         assert build_separator(config_of(model, options=options, input_level="auto")).input_level == "none"
     assert build_separator(config_of("unet")).input_level == "none"  # a checkpoint older than the key
 
