@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import scipy.signal
 import torch
+from hypothesis import example as hypothesis_example
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -100,6 +101,7 @@ def test_a_run_at_a_tempo_whose_frames_round_up(call, tmp_path):
 
 @settings(max_examples=200, deadline=None)
 @given(st.integers(300, 60000), st.floats(0.5, 2.0), st.floats(0.5, 2.0), st.floats(-12, 12))
+@hypothesis_example(58953, 1.670250375745124, 1.2848606645615623, 0.927808119330118)  # the least to spare, 1 sample
 def test_an_excerpt_holds_what_is_read_of_it(frames, speed, tempo, semitones):
     bounds = {"speed": [0.5, speed], "tempo": [0.5, tempo], "pitch": [semitones, 12.0]}
     longest = augmented(1, frames, **bounds).longest
@@ -477,7 +479,7 @@ def test_a_response_that_is_cut_before_its_peak_leaves_a_dry_reference(tmp_path)
     response = np.zeros((2000, 1))
     response[300:315, 0] = np.linspace(0.2, 1, 15)  # its peak is 14 samples after its begin
     batch, sources = heard_in_room(tmp_path, "dry", response, reverb_seconds=0.0005)  # 4 samples
-    unit = np.linalg.norm(response)
+    unit = np.linalg.norm(response[300:304])
     kept = delayed(sources, {3: response[303, 0] / unit})
     torch.testing.assert_close(batch.sources, kept, atol=1e-4, rtol=0)
 
