@@ -32,7 +32,7 @@ BETA = 14.769656459379492
 LARGEST_KERNEL = 2**22  # coefficients; 16 MB, and ten times that while torchaudio computes them
 GROUP = 64  # output samples of one matrix product, where each has weights of its own
 TABLE = 4096  # entries of the tabulated kernel for each zero crossing: linear interpolation errs by less than 1e-7
-PRODUCTS = 2**20  # computed at a time where the kernel is interpolated
+PRODUCTS = 2**20  # numbers of a block where each output sample has weights of its own
 RATES = (1000, 1_000_000)  # Hz, the lowest and the highest that a header may claim
 MOST_CHANNELS = 64  # ambisonics of the 7th order; more come from damaged headers
 MP3_DENSITY = 24  # frames in a byte at 8 kbit/s and 24 kHz, MP3's largest ratio
@@ -336,7 +336,7 @@ class _Resampler:
 
 
 class _Windowed:
-    """The same kernel for ratios whose every position has many weights (Smith, 2002)."""
+    """The same kernel for ratios of large integers, for which one matrix would be too large (Smith, 2002)."""
 
     most: int  # output samples computed at a time
 
@@ -385,9 +385,9 @@ def _cut(audio: Tensor, first: int, low: int, high: int) -> Tensor:
 
 
 class _Polyphase(_Windowed):
-    """The weights of all `new` positions, which then repeat, for ratios such as 44,100 to 8,192.
+    """Weights of the `new` positions after which they repeat, for ratios such as 44,100 to 8,192.
 
-    GROUP output samples are one matrix product, with a matrix for each of the groups in a period.
+    Each GROUP of output samples is one matrix product.  A period has as many matrices as groups.
     """
 
     def __init__(self, old: int, new: int) -> None:
