@@ -30,8 +30,9 @@ LOWPASS_WIDTH = 64  # zero crossings of the resampling kernel on each side
 ROLLOFF = 0.9475937167399596  # of the Nyquist frequency, and the Kaiser window's beta: resampy's kaiser_best
 BETA = 14.769656459379492
 LARGEST_KERNEL = 2**22  # coefficients; 16 MB, and ten times that while torchaudio computes them
+GROUP = 64  # output samples of one matrix product, where each has weights of its own
 TABLE = 4096  # entries of the tabulated kernel for each zero crossing: linear interpolation errs by less than 1e-7
-PRODUCTS = 2**20  # computed at a time where the kernel is interpolated
+PRODUCTS = 2**20  # numbers of a block where each output sample has weights of its own
 RATES = (1000, 1_000_000)  # Hz, the lowest and the highest that a header may claim
 MOST_CHANNELS = 64  # ambisonics of the 7th order; more come from damaged headers
 MP3_DENSITY = 24  # frames in a byte at 8 kbit/s and 24 kHz, MP3's largest ratio
@@ -334,23 +335,15 @@ class _Resampler:
         return self(audio)[..., start - first // self.old * self.new :][..., :frames]
 
 
-class _Interpolator:
-    """The same kernel read from a table at any position (Smith, 2002), for ratios such as 44,101 to 8,000.
+class _Windowed:
+    """The same kernel for ratios of large integers, for which one matrix would be too large (Smith, 2002)."""
 
-    Memory does not grow with the rates, and each sample at the higher rate costs about 135 products.
-    """
+    most: int  # output samples computed at a time
 
     def __init__(self, old: int, new: int) -> None:
-        import torch
-
         self.old, self.new = old, new
         self.cutoff = min(old, new) * ROLLOFF / old  # zero crossings in a sample
         self.width = ceil(LOWPASS_WIDTH / self.cutoff)  # samples that it reaches to each side
-        x = torch.arange(LOWPASS_WIDTH * TABLE + 1, dtype=torch.float64) / TABLE
-        window = torch.special.i0(BETA * (1 - (x / LOWPASS_WIDTH).square()).clamp_min(0).sqrt())
-        self.table = torch.sinc(x) * window / window[0] * self.cutoff
-        self.table[-1] = 0  # the last zero crossing, exactly
-        self.slopes = self.table.diff(append=self.table[-1:])
 
     def __call__(self, audio: Tensor) -> Tensor:
         return self.at(audio, 0, 0, ceil(audio.shape[-1] * self.new / self.old))
@@ -364,11 +357,84 @@ class _Interpolator:
         import torch
 
         frames = min(frames, ceil((first + audio.shape[-1]) * self.new / self.old) - start)
-        step = max(1, PRODUCTS // (2 * self.width + 2))
         blocks = [
-            self._block(audio, first, start + done, min(step, frames - done)) for done in range(0, max(frames, 0), step)
+            self._block(audio, first, start + done, min(self.most, frames - done))
+            for done in range(0, max(frames, 0), self.most)
         ]
         return torch.cat(blocks, dim=-1) if blocks else audio[..., :0]
+
+    def _block(self, audio: Tensor, first: int, start: int, frames: int) -> Tensor:
+        raise NotImplementedError
+
+    def _kernel(self, x: Tensor) -> Tensor:
+        """The kernel at x zero crossings, in float64; 0 from the last zero crossing on."""
+        import torch
+
+        window = torch.special.i0(BETA * (1 - (x / LOWPASS_WIDTH).square()).clamp_min(0).sqrt())
+        top = torch.special.i0(torch.tensor(BETA, dtype=torch.float64))
+        return torch.where(x.abs() < LOWPASS_WIDTH, torch.sinc(x) * window / top * self.cutoff, 0)
+
+
+def _cut(audio: Tensor, first: int, low: int, high: int) -> Tensor:
+    """Samples low to high of a recording that is `audio` from `first` on and silent elsewhere."""
+    import torch
+
+    seen = audio[..., max(low - first, 0) : max(high - first, 0)]
+    before = min(max(first - low, 0), high - low)
+    return torch.nn.functional.pad(seen, (before, high - low - before - seen.shape[-1]))
+
+
+class _Polyphase(_Windowed):
+    """Weights of the `new` positions after which they repeat, for ratios such as 44,100 to 8,192.
+
+    Each GROUP of output samples is one matrix product.  A period has as many matrices as groups.
+    """
+
+    def __init__(self, old: int, new: int) -> None:
+        import torch
+
+        super().__init__(old, new)
+        groups, self.span = _groups(old, new, self.width)
+        self.most = max(1, PRODUCTS // (groups * self.span)) * new
+        self.moved: dict[tuple[torch.device, torch.dtype], Tensor] = {}  # kept, since moving it makes the host wait
+        with torch.inference_mode(False):  # so that a gradient can go through it later
+            self.matrices = torch.empty(groups, self.span, GROUP)
+            for group, matrix in enumerate(self.matrices):
+                places = torch.arange(group * GROUP, (group + 1) * GROUP, dtype=torch.float64) * old / new
+                seen = torch.arange(self.span) + group * GROUP * old // new - self.width
+                matrix.copy_(self._kernel((seen[:, None] - places) * self.cutoff))
+
+    def _block(self, audio: Tensor, first: int, start: int, frames: int) -> Tensor:
+        import torch
+
+        begin, end = start // self.new, -(-(start + frames) // self.new)  # periods
+        groups = torch.arange(len(self.matrices), device=audio.device)
+        at = (groups * GROUP * self.old).div(self.new, rounding_mode="floor")  # first sample of each group
+        at = at[:, None] + torch.arange(end - begin, device=audio.device) * self.old  # (groups, periods)
+        low = begin * self.old - self.width
+        seen = _cut(audio, first, low, low + (end - begin) * self.old + self.span)
+        place = (audio.device, audio.dtype)
+        if place not in self.moved:
+            with torch.inference_mode(False):
+                self.moved[place] = self.matrices.to(*place)
+        found = seen.unfold(-1, self.span, 1)[..., at, :] @ self.moved[place]  # (..., groups, periods, GROUP)
+        periods = found.transpose(-3, -2).flatten(-2)[..., : self.new].flatten(-2)
+        return periods[..., start - begin * self.new :][..., :frames]
+
+
+class _Interpolator(_Windowed):
+    """Weights read from a table at any position, for ratios such as 44,101 to 8,000.
+
+    Memory does not grow with the rates, and each sample at the higher rate costs about 135 products.
+    """
+
+    def __init__(self, old: int, new: int) -> None:
+        import torch
+
+        super().__init__(old, new)
+        self.most = max(1, PRODUCTS // (2 * self.width + 2))
+        self.table = self._kernel(torch.arange(LOWPASS_WIDTH * TABLE + 1, dtype=torch.float64) / TABLE)
+        self.slopes = self.table.diff(append=self.table[-1:])
 
     def _block(self, audio: Tensor, first: int, start: int, frames: int) -> Tensor:
         import torch
@@ -384,22 +450,26 @@ class _Interpolator:
         between = distance.sub_(entry).to(audio.dtype)
         slopes, table = (values.to(device, audio.dtype)[entry] for values in (self.slopes, self.table))
         weights = between.mul_(slopes).add_(table).to(audio)
-        seen = audio[..., max(low - first, 0) : max(high - first, 0)]
-        before = max(first - low, 0)
-        seen = torch.nn.functional.pad(seen, (before, high - low - before - seen.shape[-1]))
-        return torch.einsum(
-            "...nt,nt->...n", seen.unfold(-1, len(taps), 1)[..., (whole - whole[0]).to(audio.device), :], weights
-        )
+        seen = _cut(audio, first, low, high).unfold(-1, len(taps), 1)
+        return torch.einsum("...nt,nt->...n", seen[..., (whole - whole[0]).to(audio.device), :], weights)
+
+
+def _groups(old: int, new: int, width: int) -> tuple[int, int]:
+    """How many groups of output samples a period has, and how many input samples each of them sees."""
+    return -(-new // GROUP), (GROUP - 1) * old // new + 2 * width + 3
 
 
 @lru_cache(maxsize=8)
-def _resampler(old: int, new: int) -> _Resampler | _Interpolator:
+def _resampler(old: int, new: int) -> _Resampler | _Windowed:
     common = gcd(old, new)
     old, new = old // common, new // common
     width = ceil(LOWPASS_WIDTH * max(1, old / new) / ROLLOFF)
     steps = max(1, 128 // old)
     coefficients = max(new * (old + 2 * width), steps * new * (old * steps + 2 * width))
-    return _Resampler(old, new) if coefficients <= LARGEST_KERNEL else _Interpolator(old, new)
+    if coefficients <= LARGEST_KERNEL:
+        return _Resampler(old, new)
+    groups, span = _groups(old, new, width)
+    return _Polyphase(old, new) if groups * span * GROUP <= LARGEST_KERNEL else _Interpolator(old, new)
 
 
 def _tensor(audio: np.ndarray) -> Tensor:

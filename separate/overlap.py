@@ -10,6 +10,8 @@ from torch import Tensor
 from separate.errors import UsageError
 from separate.losses.permutation import match
 
+TURN = 0.02  # seconds in which a polarity is inverted: half a period of 25 Hz, so that no audible tone gets steeper
+
 
 def blocks(
     separate: Callable[[int, int], Tensor],
@@ -27,11 +29,13 @@ def blocks(
     are cross-faded with weights that sum to 1 and vanish smoothly at the ends of the chunks, where context is least.
     interchangeable: put the sources of each chunk into the order that agrees with the last one in the overlap.
     polarities: kept, or source or channel, where each chunk finds a polarity of its own for each source, or for each of
-    its channels: chunks are matched whatever their polarity, and where two disagree, the louder one decides.
+    its channels: chunks are matched whatever their polarity, and where two disagree, the louder one decides.  If that
+    is the later one, the source passes through zero in the first 20 ms of the overlap.
     """
     size = max(1, round(chunk * sample_rate))
     shared = min(round(overlap * sample_rate), size // 2)
     fade = torch.sin(torch.pi / 2 * (torch.arange(shared) + 0.5) / max(shared, 1)).square()
+    turn = torch.cos(torch.pi * ((torch.arange(shared) + 0.5) / max(1, round(TURN * sample_rate))).clamp_max(1))
     if interchangeable and shared == 0 and length > size:
         raise UsageError("overlap=0 leaves nothing to match interchangeable sources by from chunk to chunk; use more")
     tail: Tensor | None = None  # (S, C, shared), the end of the last chunk
@@ -44,7 +48,7 @@ def blocks(
             if interchangeable:
                 estimates = match(tail, estimates, shared, signed=polarities == "kept")
             if evidence is not None:
-                tail, estimates, evidence = agree(tail, estimates, evidence, polarities)
+                tail, estimates, evidence = agree(tail, estimates, evidence, polarities, turn)
             faded = tail * (1 - fade) + estimates[..., :shared] * fade
             estimates = torch.cat([faded, estimates[..., shared:]], dim=-1)
         elif polarities != "kept" and shared > 0:
@@ -57,11 +61,14 @@ def blocks(
         start += size - shared
 
 
-def agree(tail: Tensor, estimates: Tensor, evidence: Tensor, polarities: str) -> tuple[Tensor, Tensor, Tensor]:
+def agree(
+    tail: Tensor, estimates: Tensor, evidence: Tensor, polarities: str, turn: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
     """Tail, estimates and evidence with one polarity in the overlap, so that a cross-fade does not cancel.
 
     tail: (S, C, shared); estimates: (S, C, n >= shared); evidence: (S, C), the energy of earlier chunks.  Where they
-    disagree the louder one, whose polarity is surer, inverts the other.  Samples already yielded stay as they are.
+    disagree the louder one, whose polarity is surer, inverts the other.  Samples already yielded stay as they are, and
+    a tail is inverted by `turn` (shared), from 1 to -1, so that it follows them without a step.
     """
     shared = tail.shape[-1]
     products = (tail * estimates[..., :shared]).sum(-1)
@@ -70,6 +77,6 @@ def agree(tail: Tensor, estimates: Tensor, evidence: Tensor, polarities: str) ->
         products, energy, evidence = (x.sum(-1, keepdim=True).expand_as(x) for x in (products, energy, evidence))
     against = products < 0
     surer = against & (energy > evidence)
-    tail = torch.where(surer.unsqueeze(-1), -tail, tail)
+    tail = torch.where(surer.unsqueeze(-1), tail * turn, tail)
     estimates = torch.where((against & ~surer).unsqueeze(-1), -estimates, estimates)
     return tail, estimates, torch.where(surer, energy, evidence + energy)

@@ -242,8 +242,8 @@ class Separator(nn.Module):
             )
         estimates = self.separate(Batch.of_mixture(mixture, self.stft)).estimates  # (B, S, C, T)
         if self.channels == 1:
-            if self.interchangeable:  # the channels agree on who is who
-                estimates = torch.stack([match(estimates[0], channel) for channel in estimates])
+            if self.interchangeable:  # the channels agree on who is who, also where their phases are opposed
+                estimates = torch.stack([match(estimates[0], channel, signed=False) for channel in estimates])
             estimates = rearrange(estimates, "c s 1 t -> s c t")
         else:
             estimates = estimates[0]

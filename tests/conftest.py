@@ -145,6 +145,8 @@ def call(monkeypatch, capsys):
             program.main()
         except SystemExit as stopped:
             code = stopped.code if isinstance(stopped.code, int) else 1
+        finally:
+            torch.set_flush_denormal(False)  # Hypothesis needs denormals, and a program turns them off
         out, err = capsys.readouterr()
         return code, out, err
 

@@ -8,7 +8,7 @@ import torch
 from separate.build import build_loss, build_separator
 from separate.clustering import kmeans
 from separate.config import TrainerConfig, shipped
-from separate.data.effects import BANDS
+from separate.data.effects import BANDS, Stretch
 from separate.data.examples import Example
 from separate.data.mixing import Drawn, collate
 from separate.evaluation.scores import score
@@ -168,15 +168,18 @@ def test_a_batch_is_changed_and_mixed_as_on_the_cpu_without_waiting(device, wait
     drawn = drawn_of()
     drawn.recorded, drawn.is_sum = 0.1 * torch.randn(2, 1, 320, generator=generator), torch.tensor([True, False])
     drawn.sample_rate = 8000
+    drawn.stretches = [Stretch.of(240, 1.0, 1.2, 2.0), Stretch.of(240, 1.1, 0.9, -1.0)]  # of at most 320 samples
     drawn.curves = torch.randn(2, 2, BANDS, generator=generator)
     drawn.responses = torch.randn(2, 2, 1, 40, generator=generator)
+    drawn.reference_spans = torch.tensor([[[[0, 10]], [[3, 4]]], [[[5, 6]], [[0, 40]]]])
     drawn.matrices = torch.rand(2, 2, 1, 1, generator=generator)
-    drawn.noise, drawn.snr = torch.randn(2, 1, 320, generator=generator), torch.tensor([10.0, torch.inf])
+    drawn.noise, drawn.snr = torch.randn(2, 1, 240, generator=generator), torch.tensor([10.0, torch.inf])
     expected = drawn.to(CPU, STFT(64, 32))
     stft = STFT(64, 32).to(device)
     with waits() as waited:
         found = drawn.to(device, stft)
     assert waited == []
+    assert expected.sources.shape == (2, 2, 1, 240)
     for name in ("mixture", "sources"):
         torch.testing.assert_close(getattr(found, name).cpu(), getattr(expected, name), rtol=1e-4, atol=1e-5)
 

@@ -130,6 +130,14 @@ def test_rescaling_is_differentiable():
     assert torch.autograd.gradcheck(lambda e: rescaled(e, sources.sum(1)), sources.clone().requires_grad_())
 
 
+@pytest.mark.parametrize("rescale", [True, False])
+def test_channels_with_opposed_phases_keep_their_speakers(rescale):
+    mixture = low_and_high().sum(0) * torch.tensor([[1.0], [-0.7]])
+    found = separator(Scaled(), 1, True, rescale=rescale)(mixture, 8000, chunk=1.5, overlap=0.5)
+    for one in found.values():
+        torch.testing.assert_close(one[1], -0.7 * one[0], atol=1e-4 * float(one.abs().max()), rtol=0)
+
+
 # seams
 
 
@@ -163,10 +171,27 @@ def signs(values: list[float], loudness: list[float]) -> Tensor:
 def test_where_chunks_disagree_the_louder_polarity_holds():
     quiet_then_loud = signs([-1, 1, 1], [0.01, 1.0, 1.0])
     assert quiet_then_loud[:60].lt(0).all()  # already yielded
-    assert quiet_then_loud[60:].gt(0).all()
+    assert quiet_then_loud[62:].gt(0).all()  # inverted in 20 ms, 2 samples
     loud_then_quiet = signs([1, -1, 1], [1.0, 0.01, 1.0])
     assert loud_then_quiet.gt(0).all()
     assert signs([1, -1, -1], [1.0, 0.9, 0.9]).gt(0).all()  # the polarity with more energy in all stays
+
+
+@pytest.mark.parametrize(("shared", "frequency"), [(0.5, 110.0), (0.5, 30.0), (0.01, 110.0)])
+def test_a_polarity_is_inverted_without_a_step(shared, frequency):
+    time = torch.arange(20000) / 8000
+    tone = torch.cos(2 * torch.pi * frequency * time) * (1 + 0.2 * time)  # later chunks are louder
+    signs = iter([-1, 1, 1, 1, 1])
+    found = list(
+        blocks(lambda a, b: next(signs) * tone[None, None, a:b], 20000, 8000, 1.0, shared, polarities="source")
+    )
+    joined = torch.cat(found, dim=-1)[0, 0]
+    turned = round((1 - shared) * 8000), round((1 - shared + min(shared, 0.02)) * 8000)
+    torch.testing.assert_close(joined[: turned[0]], -tone[: turned[0]])
+    torch.testing.assert_close(joined[turned[1] :], tone[turned[1] :])
+    near = slice(turned[0] - 200, turned[1] + 200)
+    steepest = (joined[near].diff().abs().amax() / tone[near].diff().abs().amax()).item()
+    assert steepest < (1.02 if shared > 0.02 else 1.5)  # a step would be 23 and 85 times as steep as the tones
 
 
 # which losses keep levels
@@ -238,7 +263,8 @@ CAUSAL = ["lstm", "gru"]
 
 def test_networks_that_are_sensitive_to_levels_ask_for_one():
     assert sorted(ASKING) == sorted(set(MODELS) - set(INVARIANT) - set(CAUSAL))
-    for model, options in (("wavenet", {"causal": True}), ("open_unmix", {"bidirectional": False})):
+    causal = {"wavenet": {"causal": True}, "open_unmix": {"bidirectional": False}, "dnn": {"right_context": 0}}
+    for model, options in causal.items():
         assert build_separator(config_of(model, options=options, input_level="auto")).input_level == "none"
     assert build_separator(config_of("unet")).input_level == "none"  # a checkpoint older than the key
 

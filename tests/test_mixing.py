@@ -8,6 +8,7 @@ import pyloudnorm
 import pytest
 import torch
 
+from separate.batch import total
 from separate.cli import train
 from separate.config import AugmentConfig, CacheConfig
 from separate.data import open_split
@@ -346,3 +347,19 @@ def test_a_run_with_everything_at_once(halves, call, tmp_path):
     augment += ["augment.shift=0.1", "augment.loudness=[-30,-20]", "augment.pan=0.5", "augment.dropout=0.1"]
     code, _, err = call(train, *data, *augment, *TINY, "debug=fast", "cache=audio", "run=r", cwd=tmp_path)
     assert code == 0, err
+
+
+@pytest.mark.parametrize("stored", [torch.int16, torch.float32])
+def test_a_recorded_mixture_is_taken_as_it_is_and_converted_once(stored, monkeypatch):
+    generator = torch.Generator().manual_seed(0)
+    sources, recorded = (
+        (3000 * torch.randn(*shape, generator=generator)).to(stored) for shape in ((2, 3, 1, 50), (2, 1, 50))
+    )
+    converted, of = [], Drawn._signals
+    monkeypatch.setattr(Drawn, "_signals", lambda self, signals: converted.append(signals) or of(self, signals))
+    batch = Drawn(["a", "b"], sources, recorded, torch.tensor([True, False]), scale=2**-15).to(CPU, STFTS)
+    assert [signals.ndim for signals in converted] == [4, 3]
+    scale = 2**-15 if stored == torch.int16 else 1.0
+    assert torch.equal(batch.mixture[1], recorded[1] * scale)
+    assert torch.equal(batch.mixture[0], total(batch.sources)[0])
+    assert not batch.additive

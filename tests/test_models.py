@@ -389,3 +389,19 @@ def test_the_last_patch_of_a_unet_is_padded_with_silence_on_every_scale():
     for scale in ("linear", "db"):
         network = UNet(2, 1, BINS, [4, 8], patch=8, representation=scale).eval()
         torch.testing.assert_close(network(x)["masks"], network(silence)["masks"][..., :10])
+
+
+@pytest.mark.parametrize("scale", ["linear", "db"])
+@pytest.mark.parametrize("normalisation", ["instance", "group", "peak"])
+def test_masks_of_a_short_recording_do_not_depend_on_how_far_a_unet_pads_it(normalisation, scale):
+    x = 0.1 * spectrogram(frames=6)
+    seen, masks = [], []
+    for patch in (32, 64):  # both far beyond what the convolutions reach
+        network = unet(patch, representation=scale, normalisation=normalisation)
+        network.networks[0].register_forward_hook(lambda module, inputs, output: seen.append(inputs[0]))
+        masks.append(network(x)["masks"])
+        normal = network.representation(x)[:, :, : network.kept]  # as in training
+        torch.testing.assert_close(seen[-1][..., :6], normal)
+        silent = seen[-1][..., 6:]
+        assert (silent <= normal.amin(dim=-1, keepdim=True) + 1e-5).all()
+    torch.testing.assert_close(*masks)

@@ -170,19 +170,21 @@ def _room(piece: Piece, sample_rate: int, channels: int, length: int) -> tuple[n
     """A response (C, L) of unit energy that begins with its direct sound, and the peak (C) of that in each channel.
 
     The direct sound begins where a channel first comes within 20 dB of its largest sample (ISO 3382-1); its peak is the
-    largest sample of the next 2.5 ms.
+    largest sample of the next 2.5 ms, as far as the response has them.  A silent channel has none and does not count.
     """
     whole = Region((piece,), 0, frames_at(piece.info, sample_rate))
     audio = Reader(sample_rate, channels).read(whole, 0, whole.length)
     level = np.abs(audio)
     begins = (level >= 0.1 * level.max(axis=1, keepdims=True)).argmax(axis=1)
+    begins = np.where(level.any(axis=1), begins, whole.length - 1)
+    first = begins.min()
+    audio, level = audio[:, first : first + length], level[:, first : first + length]
+    begins = np.minimum(begins - first, length - 1)
     within = round(DIRECT * sample_rate) + 1
     direct = np.array([start + one[start : start + within].argmax() for one, start in zip(level, begins, strict=True)])
-    first = begins.min()
-    audio = audio[:, first : first + length]
     found = np.zeros((channels, length), np.float32)
     found[:, : audio.shape[1]] = audio / np.sqrt(np.mean(np.sum(audio**2, axis=1)) + 1e-12)
-    return found, direct - first
+    return found, direct
 
 
 def _files(folder: str | None, key: str, memory: Path) -> Files:

@@ -54,7 +54,9 @@ class Drawn:
         return replace(self, **moved)  # type: ignore[arg-type]
 
     def _mix(self, stft: STFT) -> Batch:
-        sources, rest = self._stretched(*self._separated())
+        sources = self._signals(self.sources)
+        recorded = None if self.recorded is None else self._signals(self.recorded)
+        sources, rest = self._stretched(sources, self._rest(sources, recorded))
         heard = sources
         if self.curves is not None:
             heard = equalise(heard, self.curves, self.sample_rate)
@@ -68,25 +70,25 @@ class Drawn:
             alike = references is heard
             heard = _change(self.matrices, heard)
             references = heard if alike else _change(self.matrices, references)
-        additive = rest is None and self.noise is None and references is heard
+        additive = recorded is None and self.noise is None and references is heard
         mixture = total(heard)
-        if self.recorded is not None and heard is sources and self.stretches is None:
-            mixture = torch.where(_along(self.is_sum, mixture), mixture, self._signals(self.recorded))
-        elif rest is not None:
+        if rest is not None:
             mixture = mixture + rest
+        elif recorded is not None:
+            mixture = torch.where(_along(self.is_sum, mixture), mixture, recorded)
         if self.noise is not None:
             mixture = mixture + self._noise_at_level(mixture)
         if self.frames is not None:
             return Batch.of_spectrograms(mixture, references, self.frames, self.tracks, stft)
         return Batch(mixture, references, self.tracks, stft, additive)
 
-    def _separated(self) -> tuple[Tensor, Tensor | None]:
-        """The sources, and the rest of the recorded mixtures (B, C, ...), None without recorded mixtures."""
-        sources = self._signals(self.sources)
-        if self.recorded is None:
-            return sources, None
-        rest = self._signals(self.recorded) - total(sources)
-        return sources, torch.where(_along(self.is_sum, rest), torch.zeros_like(rest), rest)
+    def _rest(self, sources: Tensor, recorded: Tensor | None) -> Tensor | None:
+        """What recorded mixtures hold beside their sources, (B, C, ...); None without them or if no source changes."""
+        changes = (self.stretches, self.curves, self.responses, self.matrices)
+        if recorded is None or all(change is None for change in changes):
+            return None
+        rest = recorded - total(sources)
+        return torch.where(_along(self.is_sum, rest), torch.zeros_like(rest), rest)
 
     def _signals(self, stored: Tensor) -> Tensor:
         """Samples (..., C, T) in float32, or spectrograms (..., C, F, N) in complex64."""

@@ -51,6 +51,7 @@ class FeedForward(nn.Module):
                 f"left_context={left_context} and right_context={right_context} must be at least 0 (frames)"
             )
         self.context = (left_context, right_context)
+        self.input_level = "rms" if right_context else "none"  # a causal network cannot know the level of later samples
         self.representation = Representation(
             channels, bins, representation, floor, normalisation, mels, sample_rate, groups
         )

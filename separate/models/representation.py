@@ -65,9 +65,12 @@ class Representation(nn.Module):
             raise ValueError(f"groups={groups} must lie between 1 and {channels * self.bands}, channels x frequencies")
         self.normalise: Any = make(channels, self.bands, groups or channels)
 
-    def forward(self, spectrogram: Tensor) -> Tensor:
-        features: Tensor = self.normalise(self.scaled(spectrogram))
-        return features
+    def forward(self, spectrogram: Tensor, silence: int = 0) -> Tensor:
+        """silence: frames that are appended when separating; statistics over frames do not count them."""
+        features = self.scaled(nn.functional.pad(spectrogram, (0, silence)) if silence else spectrogram)
+        counted = {"frames": spectrogram.shape[-1]} if isinstance(self.normalise, OverFrames) else {}
+        normal: Tensor = self.normalise(features, **counted)
+        return normal
 
     def observe(self, spectrogram: Tensor) -> None:
         """Take in a piece of the training set, (B, C, F, N); for learnable and whiten alone, see `observers`."""
@@ -100,7 +103,17 @@ class BatchNormalisation(nn.BatchNorm1d):
         return rearrange(normal, "b (c f) n -> b c f n", c=features.shape[1])
 
 
-class InstanceNormalisation(nn.Module):
+class OverFrames(nn.Module):
+    """A normalisation by statistics of the first `frames` frames of each example, None for all."""
+
+
+def standardised(features: Tensor, frames: int | None, over: tuple[int, ...]) -> Tensor:
+    """Features (..., N) by the mean and deviation of their first `frames` frames over these dimensions."""
+    variance, mean = torch.var_mean(features[..., :frames], dim=over, keepdim=True, correction=0)
+    return (features - mean) * torch.rsqrt(variance + 1e-5)
+
+
+class InstanceNormalisation(OverFrames):
     """Each channel and frequency by its mean and deviation over the frames, then a learned scale and shift."""
 
     def __init__(self, channels: int, bands: int) -> None:
@@ -108,12 +121,11 @@ class InstanceNormalisation(nn.Module):
         self.weight = nn.Parameter(torch.ones(channels, bands, 1))
         self.bias = nn.Parameter(torch.zeros(channels, bands, 1))
 
-    def forward(self, features: Tensor) -> Tensor:
-        variance, mean = torch.var_mean(features, dim=-1, keepdim=True, correction=0)
-        return (features - mean) * torch.rsqrt(variance + 1e-5) * self.weight + self.bias
+    def forward(self, features: Tensor, frames: int | None = None) -> Tensor:
+        return standardised(features, frames, (-1,)) * self.weight + self.bias
 
 
-class GroupNormalisation(nn.Module):
+class GroupNormalisation(OverFrames):
     """Each group of neighbouring frequencies by the mean and deviation of its features over all frames.
 
     The channels x bands rows are cut into `groups` of equal size, or of two sizes that differ by one row; then a
@@ -126,17 +138,17 @@ class GroupNormalisation(nn.Module):
         self.weight = nn.Parameter(torch.ones(channels, bands, 1))
         self.bias = nn.Parameter(torch.zeros(channels, bands, 1))
 
-    def forward(self, features: Tensor) -> Tensor:
+    def forward(self, features: Tensor, frames: int | None = None) -> Tensor:
         rows = rearrange(features, "b c f n -> b (c f) n")
-        parts = [nn.functional.group_norm(part, 1) for part in rows.tensor_split(self.groups, dim=1)]
+        parts = [standardised(part, frames, (1, 2)) for part in rows.tensor_split(self.groups, dim=1)]
         return torch.cat(parts, dim=1).reshape(features.shape) * self.weight + self.bias
 
 
-class PeakNormalisation(nn.Module):
+class PeakNormalisation(OverFrames):
     """Each example divided by its largest absolute feature over channels, frequencies and frames; silence stays 0."""
 
-    def forward(self, features: Tensor) -> Tensor:
-        return features / features.abs().amax(dim=(1, 2, 3), keepdim=True).clamp_min(1e-8)
+    def forward(self, features: Tensor, frames: int | None = None) -> Tensor:
+        return features / features[..., :frames].abs().amax(dim=(1, 2, 3), keepdim=True).clamp_min(1e-8)
 
 
 class LayerNormalisation(nn.LayerNorm):

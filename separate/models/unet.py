@@ -132,9 +132,10 @@ class UNet(nn.Module):
 
     The frames come in patches of `patch` frames; patch=None takes all frames as one.  When separating, patches
     overlap by half and their masks are cross-faded, since the ends of a patch have context on one side only; the last
-    one is padded with silence.  In training, patches lie side by side, but the last one ends with the excerpt, so that
-    batch normalisation sees no padding.  An excerpt shorter than a patch is covered by shorter patches.  One shorter
-    than stride^levels frames, or with patch=None not a multiple of them, is extended by its reflection.
+    one is padded with silence, which normalisation does not count.  In training, patches lie side by side, but the
+    last one ends with the excerpt, so that batch normalisation sees no padding.  An excerpt shorter than a patch is
+    covered by shorter patches.  One shorter than stride^levels frames, or with patch=None not a multiple of them, is
+    extended by its reflection.
     """
 
     provides: tuple[str, ...] = ("masks",)
@@ -209,21 +210,22 @@ class UNet(nn.Module):
         """(B, C, F, N) complex -> masks or complex_masks (B, S, C, F, N)."""
         frames = spectrogram.shape[-1]
         if self.training:
-            width = self.training_width(frames)
-            starts = [*range(0, frames - width, width), max(0, frames - width)]
+            step = width = self.training_width(frames)
             x = pad(self.representation(spectrogram), 0, max(0, width - frames), "reflect")
         else:
-            total = self.valid_length(frames)
-            width = self.patch or total
-            starts = list(range(0, total - width + 1, max(1, width // 2)))
-            x = self.representation(pad(spectrogram, 0, total - frames))
-        place = torch.tensor(starts, device=x.device)[:, None] + torch.arange(width, device=x.device)  # (m, n)
+            covered = self.valid_length(frames)
+            width = self.patch or covered
+            step = max(1, width // 2)
+            x = self.representation(spectrogram, silence=covered - frames)
+        last = x.shape[-1] - width  # first frame of the last patch
+        starts = (torch.arange(-(-last // step) + 1, device=x.device) * step).clamp_max(last)
+        place = starts[:, None] + torch.arange(width, device=x.device)  # (m, n)
         x = rearrange(x[:, :, : self.kept, place], "b c f m n -> (b m) c f n")
         x = torch.cat([network(x) for network in self.networks], dim=1)
         x = nn.functional.pad(x, (0, 0, 0, self.bands - self.kept), mode="replicate")
         ((name, masks),) = self.masks(self.representation.to_bins(x)).items()
-        masks = rearrange(masks, "(b m) s c f n -> b s c f m n", m=len(starts))
-        return {name: cross_fade(masks, place)[..., :frames]}
+        masks = rearrange(masks, "(b m) s c f n -> b s c f m n", m=len(place))
+        return {name: cross_fade(masks, place, last + width)[..., :frames]}
 
     def training_width(self, frames: int) -> int:
         """Frames of a patch in training: `patch`, or the whole steps in an excerpt of `frames` if these are fewer."""
@@ -232,14 +234,14 @@ class UNet(nn.Module):
         return min(self.patch, frames // self.step * self.step)
 
 
-def cross_fade(patches: Tensor, place: Tensor) -> Tensor:
-    """Patches (..., m, n) at the frames `place` (m, n) -> (..., N), overlapping with weights that sum to 1."""
+def cross_fade(patches: Tensor, place: Tensor, frames: int) -> Tensor:
+    """Patches (..., m, n) at the frames `place` (m, n) -> (..., frames), overlapping with weights that sum to 1."""
     count, width = place.shape
     if count == 1:
         return patches.squeeze(-2)
     weight = torch.sin(torch.pi * (torch.arange(width, device=place.device) + 0.5) / width).square()
     weight = weight.to(precise(patches.real)).expand(count, width)
-    frames, flat = int(place.max()) + 1, place.flatten()
+    flat = place.flatten()
     total = weight.new_zeros(frames).index_add(0, flat, weight.flatten())
     faded = (patches * (weight / total[place]).to(patches.real.dtype)).flatten(-2)
     return faded.new_zeros(*faded.shape[:-1], frames).index_add(-1, flat, faded)
