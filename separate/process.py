@@ -6,7 +6,7 @@ import ctypes
 import os
 import sys
 
-from separate.interrupts import protect_native_code
+from separate.interrupts import protect_native_code, signals_held
 
 SWITCH = "SEPARATE_TUNE"  # 0: memory, waiting threads and denormals keep the system's settings
 MOST_KEPT = 2**31 - 1  # bytes, the most that mallopt takes
@@ -43,7 +43,8 @@ def settle(threads: int | str = "auto") -> None:
 
     if tuned():
         torch.set_flush_denormal(True)  # in this thread, and so in those that it starts
-    torch.set_num_threads(thread_count(threads))
+    with signals_held():
+        torch.set_num_threads(thread_count(threads))  # starts threads for XNNPACK
     protect_native_code()
 
 
@@ -59,10 +60,14 @@ def tuned() -> bool:
 
 
 def thread_count(asked: int | str) -> int:
-    """auto: OMP_NUM_THREADS where it is set, else all cores."""
+    """auto: OMP_NUM_THREADS where it is an integer of at least 1, at most all cores; else all cores."""
     if asked != "auto":
         return int(asked)
-    return min(cores(), int(os.environ.get("OMP_NUM_THREADS", "").partition(",")[0] or cores()))
+    try:
+        given = int(os.environ.get("OMP_NUM_THREADS", "").partition(",")[0])  # the outermost level of a list
+    except ValueError:
+        given = 0
+    return min(given, cores()) if given >= 1 else cores()
 
 
 def worker_count(asked: int | str, gpu: bool = False) -> int:

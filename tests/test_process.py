@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from separate.process import thread_count, worker_count
+from separate.process import cores, thread_count, worker_count
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="glibc and /proc")
 
@@ -137,3 +137,14 @@ def test_auto_takes_a_worker_beside_a_cpu_and_more_beside_a_gpu(monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     assert thread_count("auto") == 1
     assert worker_count(5) == thread_count(5) == 5
+
+
+@pytest.mark.parametrize("given", ["abc", "", "0", "-1", "1.5", "9" * 5000, "x,1"])
+def test_a_number_of_openmp_threads_that_is_none_is_ignored(given, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", given)
+    assert thread_count("auto") == cores()
+
+
+def test_of_a_list_of_openmp_threads_the_first_counts(monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1,4")
+    assert thread_count("auto") == 1
