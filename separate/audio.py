@@ -10,7 +10,7 @@ import re
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from math import ceil, gcd
 from pathlib import Path
@@ -40,12 +40,16 @@ MP3_DENSITY = 24  # frames in a byte at 8 kbit/s and 24 kHz, MP3's largest ratio
 
 @dataclass(frozen=True)
 class Info:
-    """frames: samples in each channel; sample_rate in Hz; subtype: libsndfile's name of the sample format."""
+    """frames: samples in each channel; sample_rate in Hz; subtype: libsndfile's name of the sample format.
+
+    container: its name of the file format, which the file's ending need not tell; empty where it is not known.
+    """
 
     frames: int
     sample_rate: int
     channels: int
     subtype: str = "PCM_16"
+    container: str = field(default="", compare=False)
 
     @property
     def seconds(self) -> float:
@@ -157,8 +161,9 @@ def probe(path: str | Path) -> Info:
     except (OSError, ValueError) as error:  # an impossible file name raises ValueError
         raise UnreadableError(f"cannot be opened ({getattr(error, 'strerror', None) or error})") from None
     with _sound(path) as file:
-        info = Info(file.frames, file.samplerate, file.channels, file.subtype)
-        _refuse_absurd(info, part.size, file.format)
+        info = Info(file.frames, file.samplerate, file.channels, file.subtype, file.format)
+        if reason := impossible(info, part.size):  # before memory is allocated for it
+            raise UnreadableError(reason)
         if info.frames and file.format != "MP3":  # MP3 seeks by decoding from the start
             file.seek(info.frames - 1)
             if len(file.read(1)) != 1:
@@ -166,32 +171,35 @@ def probe(path: str | Path) -> Info:
     return info
 
 
-def _refuse_absurd(info: Info, size: int, format: str) -> None:
-    """Refuse values that only a damaged header has, before memory is allocated for them.  size: bytes of the file."""
+def impossible(info: Info, size: int) -> str:
+    """What a header claims that no file of `size` bytes has, and only a damaged header says; empty where nothing."""
     low, high = RATES
     if not low <= info.sample_rate <= high:
-        raise UnreadableError(
+        return (
             f"its header claims a sample rate of {info.sample_rate} Hz, and files of {low} to {high} Hz are read; "
             f"mend the header, or resample the file"
         )
     if not 1 <= info.channels <= MOST_CHANNELS:
-        raise UnreadableError(
+        return (
             f"its header claims {info.channels} channels, and up to {MOST_CHANNELS} are read; mend the header, or "
             f"split the file"
         )
-    most = most_frames(info, size, format)
+    if info.frames < 0:
+        return f"its header claims {info.frames} samples"
+    most = _most_frames(info, size)
     if most is not None and info.frames > most:
-        raise UnreadableError(f"its header claims {info.frames} samples, and its {size} bytes hold {most} at most")
+        return f"its header claims {info.frames} samples, and its {size} bytes hold {most} at most"
+    return ""
 
 
-def most_frames(info: Info, size: int, format: str) -> int | None:
+def _most_frames(info: Info, size: int) -> int | None:
     """The most samples that a file of `size` bytes can hold; None where silence compresses to next to nothing.
 
-    format: as libsndfile names it.  FLAC has the subtypes of uncompressed samples, and so is told by its name.
+    FLAC has the subtypes of uncompressed samples, and so is told by its container.
     """
-    if format == "MP3":
+    if info.container == "MP3":
         return MP3_DENSITY * size
-    width = None if format == "FLAC" else SAMPLE_BYTES.get(info.subtype)
+    width = None if info.container == "FLAC" else SAMPLE_BYTES.get(info.subtype)
     return size // (width * info.channels) if width else None
 
 

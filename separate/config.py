@@ -298,10 +298,16 @@ def _section(schema: type, full_key: str) -> type:
 def _check_values(config: Any) -> None:
     for key, choices in ONE_OF.items():
         value = lookup(config, key)
-        if value is not None and str(value) not in map(str, choices):  # so that 1 is not True
+        if value is not None and not any(type(value) is type(one) and value == one for one in choices):  # 1 == True
             raise UsageError(f"{key}={brief(value)} is unknown; choose from {', '.join(map(str, choices))}".lower())
-    if isinstance(config, EvalConfig) and config.overlap > config.chunk / 2:
-        raise UsageError(f"overlap={config.overlap} must be at most half of chunk={config.chunk} seconds")
+    if isinstance(config, EvalConfig):
+        check_overlap(config.chunk, config.overlap)
+
+
+def check_overlap(chunk: float, overlap: float, prefix: str = "") -> None:
+    """UsageError for chunks whose cross-fades, in seconds, would meet.  prefix: of the options' names."""
+    if overlap > chunk / 2:
+        raise UsageError(f"{prefix}overlap={overlap:g} must be at most half of {prefix}chunk={chunk:g} seconds")
 
 
 def _check_stft(config: TrainConfig) -> None:
@@ -317,7 +323,7 @@ def _check_stft(config: TrainConfig) -> None:
 def check_stored(config: Any) -> None:
     """UsageError for the configuration of a checkpoint that is incomplete, not plain, too large or out of range.
 
-    Sections that only training needs are checked when it is resumed.
+    Types and ranges of sections that only training needs are checked when it is resumed.
     """
     check_plain(config)
     if not isinstance(config, Mapping):
@@ -333,6 +339,7 @@ def check_stored(config: Any) -> None:
     check_ranges(TrainConfig, {key: config[key] for key in ("outputs", "consistency", "seed") if key in config})
     if not isinstance(config["model"], Mapping):
         raise UsageError(f"model={brief(config['model'])} must be a section of keys with values")
+    _check_values(config)
 
 
 def check_sources(names: Any) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+WORKER_ENDED = "the system ended a worker process, most likely because memory ran out"
 MISFIT = "the checkpoint's configuration and weights do not fit each other"
 
 

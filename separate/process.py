@@ -10,7 +10,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from separate.interrupts import protect_native_code
+from separate.interrupts import protect_native_code, signals_held
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +50,8 @@ def settle(threads: int | str = "auto") -> None:
 
     if tuned():
         torch.set_flush_denormal(True)  # in this thread, and so in those that it starts
-    torch.set_num_threads(thread_count(threads))
+    with signals_held():
+        torch.set_num_threads(thread_count(threads))  # starts threads for XNNPACK
     if threads == "auto" and torch.get_num_threads() < cores():
         log.info("%d of %d cores are used; trainer.threads chooses how many", torch.get_num_threads(), cores())
     protect_native_code()
@@ -68,16 +69,21 @@ def tuned() -> bool:
 
 
 def thread_count(asked: int | str) -> int:
-    """auto: OMP_NUM_THREADS where it is set, else the cores that other programs have left idle since `tune`.
+    """auto: OMP_NUM_THREADS where it is an integer of at least 1, at most all cores; else the cores that other programs
+    have left idle since `tune`.
 
     Threads wait for each other many times in a step, so that one more than there are idle cores makes all of them slow.
     """
     if asked != "auto":
         return int(asked)
-    given = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]
-    if given:
-        return min(cores(), int(given))
-    return max(1, cores() - round(busy_elsewhere(_started[-1], usage())) if _started else cores())
+    try:
+        given = int(os.environ.get("OMP_NUM_THREADS", "").partition(",")[0])  # the outermost level of a list
+    except ValueError:
+        given = 0
+    if given >= 1:
+        return min(given, cores())
+    others = busy_elsewhere(_started[-1], usage()) if _started else 0.0
+    return max(1, cores() - round(others))
 
 
 def worker_count(asked: int | str, gpu: bool = False) -> int:

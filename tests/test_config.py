@@ -155,7 +155,7 @@ def test_evaluation_takes_the_runs_data_unless_told_otherwise():
     assert evaluation_data(trained_on, own.data) == data_config(trained_on)
     assert evaluation_data(trained_on, moved.data) == data_config({**trained_on, "root": "/b"})
     assert evaluation_data(trained_on, other.data).layout == "wsj0mix"
-    with pytest.raises(UsageError, match="overlap=6.0 must be at most half of chunk=10.0"):
+    with pytest.raises(UsageError, match="overlap=6 must be at most half of chunk=10 seconds"):
         from_hydra(wrong, EvalConfig)
 
 

@@ -14,9 +14,9 @@ from separate.data.mixing import Drawn, collate
 from separate.evaluation.scores import score
 from separate.losses.permutation import best_permutation
 from separate.stft import STFT
-from separate.training import run
+from separate.training import run, trainer
 from separate.training.state import State
-from separate.training.trainer import Training, fit, flush, train_step
+from separate.training.trainer import Training, fit, flush, measure, train_step
 from tests.pretend import CUDA
 from tests.test_table import cells
 from tests.test_trainer import CONFIG
@@ -132,6 +132,25 @@ def test_a_whole_training_is_that_of_the_cpu(device, tmp_path, monkeypatch):
         assert (state.step, state.epoch, state.pending) == (4, 2, None)
         state.restore(torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True))
     assert best[1] == pytest.approx(best[0], rel=1e-3)
+
+
+def test_whatever_loads_batches_for_a_gpu_knows_it(device, tmp_path, monkeypatch):
+    """The number of workers depends on it: of statistics, training and validation."""
+    told = []
+
+    def load(items, steps, workers, pin):
+        told.append(pin)
+        return trainer_load(items, steps, workers, pin)
+
+    trainer_load = trainer.load
+    monkeypatch.setattr(run, "choose_device", torch.device)
+    monkeypatch.setattr(trainer, "load", load)
+    options = {**CONFIG["trainer"], "precision": "float32", "epochs": 1, "steps_per_epoch": 1, "valid_steps": 1}
+    model = {**CONFIG["model"], "normalisation": "whiten"}
+    state, training = run.prepare({**CONFIG, "device": str(device), "trainer": options, "model": model}, tmp_path)
+    measure(state, training)
+    fit(state, training)
+    assert told == [device.type == "cuda"] * 3
 
 
 @pytest.mark.parametrize("shape", [(4, 4), (5, 5), (7, 4), (9, 9)])

@@ -96,6 +96,15 @@ def test_plain_samples_that_the_file_cannot_hold_are_read_again_though_the_check
     assert found == {path: info for path, info in right.items() if path.endswith("wav")}
 
 
+def test_a_flac_by_the_name_of_another_format_is_remembered(tmp_path, monkeypatch):
+    """It holds more samples than a WAV of its size can."""
+    path = str(write(tmp_path / "x.wav", tone(200, 2.0), format="FLAC"))
+    right, _ = Headers(tmp_path / "memory", tmp_path).read([path])
+    assert right[path].frames * 2 > Path(path).stat().st_size
+    monkeypatch.setattr("separate.data.headers._probe", lambda path: "is read again")
+    assert Headers(tmp_path / "memory", tmp_path).read([path]) == (right, [])
+
+
 class Trap:
     def __reduce__(self):
         return (open, ("trapped", "w"))

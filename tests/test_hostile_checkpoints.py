@@ -23,7 +23,8 @@ import separate.cli.infer
 import separate.cli.train
 from separate import checkpoint
 from separate.build import build_separator
-from separate.config import shipped
+from separate.config import data_config, shipped
+from separate.data import open_split
 from separate.errors import UsageError
 from tests.conftest import tone, write
 from tests.test_config import composed
@@ -40,7 +41,7 @@ def sound() -> dict[str, Any]:
         "config": config,
         "model": build_separator(config).state_dict(),
         "training": {},
-        "examples": {},
+        "examples": {split: len(open_split(data_config(config["data"]), split)) for split in ("train", "valid")},
         "versions": {},
     }
 
@@ -102,7 +103,7 @@ for _ in range(200):
         (put("config.data.sources", [f"s{n}" for n in range(20_000)]), "holds more than 10000 values"),
         (put("config.data.sources", [f"s{n}" for n in range(2000)]), "names 2000 sources"),
         (put("config.data.sources", "voice"), "data.sources=voice must be a list of names"),
-        (put("config.data.sources", ["a", "b\ud800", "c"]), "cannot be the name of a source"),
+        (put("config.data.sources", ["a", "b\ud800", "c"]), "data.sources holds a zero byte or invalid Unicode"),
         (put("config.data.sources", ["a", "x" * 300, "c"]), "cannot be the name of a source"),
         (put("config.outputs", 10**9), "outputs=1000000000 must be at least 2 and at most 1000"),
         (put("config.consistency", "${oc.env:HOME}"), "consistency=${oc.env:HOME} is an interpolation"),
@@ -112,8 +113,14 @@ for _ in range(200):
         (put("config.licence", DEEP), "20 levels"),
         (put("config.data", None), "data=null must be a section"),
         (put("config.model", None), "model=null must be a section"),
-        (put("config", [1]), "its configuration is no section"),
+        (put("config", [1]), "its configuration is not a section of keys"),
         (put("config.seed", None), "seed=null must be an integer"),
+        (put("config.consistency", "foo"), "consistency=foo is unknown; choose from none, equal, power"),
+        (put("config.input_level", "loud"), "input_level=loud is unknown; choose from auto, none, rms"),
+        (put("config.rescale", "yes"), "rescale=yes is unknown; choose from auto, true, false"),
+        (put("config.rescale", "False"), "rescale=false is unknown"),
+        (put("config.rescale", 1), "rescale=1 is unknown"),
+        (put("config.cache.kind", "all"), "cache.kind=all is unknown; choose from none, audio, spectrogram"),
         (put("model", None), "its weights are no tensors"),
         (put("model", {"a": 3}), "its weights are no tensors"),
         (put("config.model._target_", ["a"]), "must be the dotted name of a class"),
@@ -265,7 +272,16 @@ def resumed(tmp_path: Path, contents: dict[str, Any]) -> None:
         (put("config.batch_size", 10**12), "batch_size=1000000000000 must be at least 1"),
         (put("config.model.units", 20_000), "more than the checkpoint holds"),
         (put("training", None), "holds no training state"),
-        (put("training", {"optimizer": 3}), "holds no training state"),
+        (put("training", {"optimizer": 3}), "holds no training state that fits its configuration"),
+        (put("examples", {}), "holds no training state; start another run"),
+        (put("examples", {"train": 3}), "holds no training state; start another run"),
+        (put("examples", {"train": None, "valid": "8"}), "holds no training state; start another run"),
+        (put("examples", [1]), "holds no training state; start another run"),
+        (put("examples.train", 3), "and gave 3 and "),
+        (put("config.trainer.precision", "foo"), "trainer.precision=foo is unknown; choose from auto, float32"),
+        (put("config.trainer.threads", "fast"), "trainer.threads=fast must be an integer or auto"),
+        (put("config.augment.reverb_reference", "wet"), "augment.reverb_reference=wet is unknown"),
+        (put("config.input_level", "loud"), "input_level=loud is unknown; choose from auto, none, rms"),
         (put("config.scheduler", "plateau"), "scheduler"),
         (put("config.optimizer", None), "optimizer"),
     ],

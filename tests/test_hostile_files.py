@@ -198,9 +198,9 @@ def member(**changes: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     "forged",
     [
-        *(member(sample_rate=rate) for rate in (0, -1, 2**31, 2**63, 1.5, "8000", None, True)),
+        *(member(sample_rate=rate) for rate in (0, -1, 999, 1_000_001, 2**31, 2**63, 1.5, "8000", None, True)),
         *(member(frames=frames) for frames in (-1, 2**63, 2**100, 1e300, [1])),
-        *(member(channels=channels) for channels in (0, -1, 2**31)),
+        *(member(channels=channels) for channels in (0, -1, 65, 2**31)),
         *(member(size=size) for size in (-1, 2**63, 10**30)),
         *(member(offset=offset) for offset in (-1, 2**64)),
         member(name=3),

@@ -174,8 +174,7 @@ def test_a_worker_whose_parent_has_ended_already_ends_at_once(tmp_path):
         "import multiprocessing, os, pathlib, time\n"
         "from separate.data.parallel import end_with_parent\n"
         "def work():\n"
-        "    parent = os.getppid()\n"
-        "    while os.getppid() == parent:\n"
+        "    while os.getppid() == multiprocessing.parent_process().pid:\n"
         "        time.sleep(0.01)\n"
         "    pathlib.Path('asked').touch()\n"
         "    end_with_parent()\n"
@@ -216,6 +215,36 @@ def end_at_5(item: int, how: signal.Signals) -> int:
 def test_a_worker_of_a_pool_leaves_stops_to_its_parent():
     for how in (signal.SIGTERM, signal.SIGINT):
         assert in_parallel(partial(end_at_5, how=how), range(40), 2, "reading") == list(range(40))
+
+
+ENDING = {
+    "an interrupt": ("pass", "KeyboardInterrupt"),
+    "a fault": ("if item == 0: time.sleep(1); {}['steps']", "KeyError: 'steps'"),
+}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+@pytest.mark.parametrize("ending", ENDING)
+def test_a_pool_ends_its_busy_workers_at_once(ending):
+    """After an interrupt or an unforeseen exception, while the others work for another minute."""
+    fails, last = ENDING[ending]
+    script = POOL.replace("    time.sleep(60)", f"    {fails}\n    time.sleep(60)")
+    process = subprocess.Popen(
+        [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )  # fmt: skip
+    assert process.stdout is not None and process.stdout.readline().strip() == "started"
+    workers = children(process.pid)
+    begun = time.monotonic()
+    if ending == "an interrupt":
+        process.send_signal(signal.SIGINT)
+    try:
+        _, said = process.communicate(timeout=30)
+    finally:
+        process.kill()
+    assert time.monotonic() - begun < 10
+    assert said.strip().splitlines()[-1] == last
+    assert "InvalidStateError" not in said and process.returncode != 0
+    assert len(workers) >= 2 and not any(map(running, workers))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="workers are forked on Linux")

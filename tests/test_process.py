@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from separate.process import Usage, busy_elsewhere, thread_count, worker_count
+from separate.process import Usage, busy_elsewhere, cores, thread_count, worker_count
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="glibc and /proc")
 
@@ -160,3 +160,14 @@ def test_work_of_this_process_and_short_times_tell_nothing_of_others():
     assert busy_elsewhere(before, Usage(10.0, 120.0, 60.0)) == 1
     assert busy_elsewhere(before, Usage(10.0, 110.0, 60.0)) == 0
     assert busy_elsewhere(before, Usage(0.1, 100.2, 50.0)) == 0
+
+
+@pytest.mark.parametrize("given", ["abc", "", "0", "-1", "1.5", "9" * 5000, "x,1"])
+def test_a_number_of_openmp_threads_that_is_none_is_ignored(given, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", given)
+    assert thread_count("auto") == cores()
+
+
+def test_of_a_list_of_openmp_threads_the_first_counts(monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1,4")
+    assert thread_count("auto") == 1

@@ -13,7 +13,7 @@ import traceback
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from separate.errors import SeparateError
+from separate.errors import WORKER_ENDED, SeparateError
 from separate.files import FULL, replace_file
 
 FAULT = 70  # exit code: EX_SOFTWARE of sysexits.h
@@ -28,7 +28,7 @@ LESS_MEMORY = {
 OUT_OF_MEMORY = re.compile(  # torch's on the CPU and on a GPU, and NumPy's in a worker
     "can't allocate memory|[Oo]ut of memory|Unable to allocate|out of shared memory"
 )
-WORKER_ENDED = re.compile(r"DataLoader worker \(pid.*\) (is killed by signal: Killed|exited unexpectedly$)")
+LOADER_ENDED = re.compile(r"DataLoader worker \(pid.*\) (is killed by signal: Killed|exited unexpectedly$)")
 
 
 class Fault(SeparateError):
@@ -47,10 +47,8 @@ def told(program: str, error: Exception, folder: Path | None = None) -> Separate
         return error
     if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and OUT_OF_MEMORY.search(str(error))):
         return SeparateError(f"out of memory{_wanted(str(error))}; {LESS_MEMORY[program]}")
-    if isinstance(error, RuntimeError) and WORKER_ENDED.search(str(error)):
-        return SeparateError(
-            f"a worker process was ended by the system, most likely because memory ran out; {LESS_MEMORY[program]}"
-        )
+    if isinstance(error, RuntimeError) and LOADER_ENDED.search(str(error)):
+        return SeparateError(f"{WORKER_ENDED}; {LESS_MEMORY[program]}")
     if isinstance(error, OSError) and error.errno == errno.ENOMEM:
         return SeparateError(f"out of memory; {LESS_MEMORY[program]}")
     if isinstance(error, OSError) and (error.filename is not None or error.errno in FULL):

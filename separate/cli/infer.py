@@ -8,9 +8,7 @@ import sys
 from pathlib import Path
 
 from separate.cli import one_sentence
-from separate.cli.streams import prepare_streams
-from separate.config import EvalConfig
-from separate.errors import UsageError
+from separate.config import EvalConfig, check_overlap
 from separate.process import tune
 from separate.ranges import check_numbers, range_of
 
@@ -49,18 +47,18 @@ def _parser() -> argparse.ArgumentParser:
 
 def main() -> None:
     tune()
-    prepare_streams()
-    arguments = _parser().parse_args()
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # so that nothing half-written is left
-    with one_sentence("separate-infer"):
-        _infer(arguments)
+    before = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # leaves nothing half-written
+    try:
+        with one_sentence("separate-infer"):
+            _infer(_parser().parse_args())
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _infer(arguments: argparse.Namespace) -> None:
     for name in ("chunk", "overlap"):
         check_numbers(f"--{name}", getattr(arguments, name), range_of(EvalConfig, name))
-    if arguments.overlap > arguments.chunk / 2:
-        raise UsageError(f"--overlap={arguments.overlap:g} must be at most half of --chunk={arguments.chunk:g} seconds")
+    check_overlap(arguments.chunk, arguments.overlap, "--")
     from separate import checkpoint
     from separate.inference.files import plan, refuse_overwriting, separate_file
     from separate.process import release, settle

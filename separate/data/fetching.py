@@ -18,12 +18,11 @@ from typing import Any
 from filelock import FileLock
 from tqdm import tqdm
 
-from separate.audio import ENDINGS, Info, Member, UnreadableError, member_of, probe
-from separate.config import DataConfig
+from separate.audio import ENDINGS, MOST_CHANNELS, RATES, Info, Member, UnreadableError, member_of, probe
 from separate.data.room import CONTENTS, FREE, SHARDS, Uses, drop, kept, make_free, make_room
 from separate.errors import DataError, SeparateError, UsageError
 from separate.files import FULL, check_name, decode, digest, replace_file
-from separate.ranges import fits, range_of
+from separate.ranges import fits
 
 log = logging.getLogger(__name__)
 
@@ -64,8 +63,8 @@ class Contents:
             if len(header) == 4:
                 frames, sample_rate, channels, _ = header
                 within(0, frames, LONGEST)
-                within(1, sample_rate, range_of(DataConfig, "sample_rate").most)
-                within(1, channels, range_of(DataConfig, "channels").most)
+                within(RATES[0], sample_rate, RATES[1])
+                within(1, channels, MOST_CHANNELS)
             if not isinstance(header[-1], str):
                 raise TypeError(name)
 

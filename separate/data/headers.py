@@ -14,14 +14,14 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from separate.audio import ENDINGS, MOST_CHANNELS, RATES, Info, UnreadableError, most_frames, probe
+from separate.audio import ENDINGS, Info, UnreadableError, impossible, probe
 from separate.errors import SeparateError
 from separate.files import replace_file
 
 log = logging.getLogger(__name__)
 
 READERS = 8  # threads; a header is mostly waiting for the disk
-FORMAT = 2  # raised when what is remembered changes its form
+FORMAT = 3  # raised when what is remembered changes its form
 
 
 def audio_files(folder: str | Path, deep: bool = True) -> list[str]:
@@ -118,14 +118,14 @@ _DIGEST = hashlib.sha256().digest_size  # bytes
 
 def _pack(known: dict[tuple[str, int, int], Info]) -> bytes:
     """Headers by path, size and time of change, as an archive of NumPy arrays followed by its SHA-256."""
-    kinds = sorted({info.subtype for info in known.values()})
+    kinds = sorted({_kind(info) for info in known.values()})
     columns = {
         "size": [size for _, size, _ in known],
         "time": [time for _, _, time in known],
         "frames": [info.frames for info in known.values()],
         "sample_rate": [info.sample_rate for info in known.values()],
         "channels": [info.channels for info in known.values()],
-        "kind": [kinds.index(info.subtype) for info in known.values()],
+        "kind": [kinds.index(_kind(info)) for info in known.values()],
     }
     stored: dict[str, Any] = {name: np.array(values, np.int64) for name, values in columns.items()}
     stored["paths"] = _bytes("\0".join(path for path, _, _ in known))
@@ -151,18 +151,15 @@ def _unpack(content: bytes) -> dict[tuple[str, int, int], Info]:
         raise ValueError("a kind is out of range")
     known = {}
     for path, size, time, frames, rate, channels, kind in zip(paths, *(c.tolist() for c in columns), strict=True):
-        info = Info(frames, rate, channels, kinds[kind])
-        if _plausible(info, size, path):
+        container, subtype = kinds[kind].split(" ")
+        info = Info(frames, rate, channels, subtype, container)
+        if not impossible(info, size):
             known[path, size, time] = info
     return known
 
 
-def _plausible(info: Info, size: int, path: str) -> bool:
-    """Whether a file of `size` bytes can have this header."""
-    if info.frames < 0 or not RATES[0] <= info.sample_rate <= RATES[1] or not 1 <= info.channels <= MOST_CHANNELS:
-        return False
-    most = most_frames(info, size, os.path.splitext(path)[1][1:].upper())
-    return most is None or info.frames <= most
+def _kind(info: Info) -> str:
+    return f"{info.container} {info.subtype}"
 
 
 def _bytes(text: str) -> np.ndarray:

@@ -12,11 +12,11 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import connection
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from tqdm import tqdm
 
-from separate.errors import SeparateError
+from separate.errors import WORKER_ENDED, SeparateError
 from separate.interrupts import ignore_stops, signals_held
 from separate.process import cores
 
@@ -33,22 +33,25 @@ def in_parallel(
     workers: processes beside this one, auto for one per core; with 0, or few items, this process does the work.
     A SeparateError of one item is raised when all are done, together with those of the others.
     """
-    processes = min(cores() if workers == "auto" else int(workers), len(items) // 2)
+    count = len(items)
+    processes = min(cores() if workers == "auto" else int(workers), count // 2)
     if processes < 1 or sys.platform != "linux":
-        return _collect(map(_Guarded(work), items), len(items), description)
-    chunk = max(1, min(32, len(items) // (8 * processes)))
-    pool = ProcessPoolExecutor(processes, multiprocessing.get_context("fork"), _start)
+        return _collect(map(_Guarded(work), items), count, description)
+    size = max(1, min(32, count // (8 * processes)))
+    others = set(multiprocessing.active_children())
+    pool = ProcessPoolExecutor(processes, multiprocessing.get_context("fork"), _start, (_Guarded(work), items))
     try:
         with signals_held():  # or a worker would run this process's handlers before it has its own
-            results = pool.map(_Guarded(work), items, chunksize=chunk)
-        return _collect(results, len(items), description)
-    except BrokenProcessPool:
-        raise SeparateError(
-            f"{description}: the system ended a worker process, most likely because memory ran out; lower the number "
-            f"of workers, or free memory"
-        ) from None
+            chunks = [pool.submit(_work_on, range(first, min(first + size, count))) for first in range(0, count, size)]
+        return _collect((result for chunk in chunks for result in chunk.result()), count, description)
+    except BaseException as error:
+        for worker in set(multiprocessing.active_children()) - others:
+            worker.kill()  # it ignores SIGTERM, and its chunk can take minutes
+        if isinstance(error, BrokenProcessPool):
+            raise SeparateError(f"{description}: {WORKER_ENDED}; lower the number of workers, or free memory") from None
+        raise
     finally:
-        pool.shutdown(cancel_futures=True)
+        pool.shutdown()
 
 
 def _collect(results: Iterable[Result | SeparateError], count: int, description: str) -> list[Result]:
@@ -79,12 +82,22 @@ class _Guarded(Generic[Item, Result]):
             return error
 
 
-def _start() -> None:
+_job: tuple[Callable[[Any], Any], Sequence[Any]]  # of a worker: the work and all items, inherited by the fork
+
+
+def _start(work: Callable[[Item], Result], items: Sequence[Item]) -> None:
     import torch
 
+    global _job
+    _job = work, items
     end_with_parent()
     ignore_stops()  # the program that started it ends it
     torch.set_num_threads(1)
+
+
+def _work_on(chunk: range) -> list[Any]:
+    work, items = _job
+    return [work(items[number]) for number in chunk]
 
 
 def end_with_parent() -> None:

@@ -30,7 +30,7 @@ from separate.device import choose_device
 from separate.errors import SeparateError, UsageError
 from separate.files import FULL, printable, replace_file
 from separate.process import settle, worker_count
-from separate.ranges import brief, check_ranges
+from separate.ranges import brief, check_ranges, fits
 from separate.training.runlog import RunLog
 from separate.training.state import State, higher_is_better
 from separate.training.trainer import Training, fit, how_to_go_on, measure, precision
@@ -169,7 +169,12 @@ def _checkpoint_to_resume(config: TrainConfig, folder: Path) -> dict[str, Any] |
     if config.resume is False:
         raise UsageError(f"{folder} holds a run already; go on with it by resume=true, or choose another run=FOLDER")
     contents = checkpoint.read(path)
-    if not isinstance(contents.get("training"), dict) or "examples" not in contents:
+    examples = contents.get("examples")
+    if (
+        not isinstance(contents.get("training"), dict)
+        or not fits(examples, dict[str, int])
+        or not {"train", "valid"} <= examples.keys()
+    ):
         raise UsageError(f"{path} holds no training state; start another run")
     return contents
 

@@ -295,7 +295,8 @@ def measure(state: State, training: Training) -> None:
     if not parts:
         return
     steps = range(training.steps_per_epoch)
-    with closing(load(training.steps, steps, training.workers, False)) as batches:
+    pin = state.separator.device.type == "cuda"
+    with closing(load(training.steps, steps, training.workers, pin)) as batches:
         for drawn in tqdm(batches, "measuring the training set", len(steps), leave=False, disable=None):
             batch = training.loss.prepare(drawn.to(state.separator.device, state.separator.stft))
             spectrogram = state.separator.input_spectrogram(batch)
