@@ -169,7 +169,7 @@ def _checkpoint_to_resume(config: TrainConfig, folder: Path) -> dict[str, Any] |
     if config.resume is False:
         raise UsageError(f"{folder} holds a run already; go on with it by resume=true, or choose another run=FOLDER")
     contents = checkpoint.read(path)
-    examples = contents.get("examples")
+    examples = contents.get("examples", {})
     if (
         not isinstance(contents.get("training"), dict)
         or not fits(examples, dict[str, int])
