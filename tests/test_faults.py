@@ -114,11 +114,11 @@ def _forked(name: str, arguments: Sequence[str], cwd: Path, environment: dict[st
             os.dup2(out, 1)
             os.dup2(err, 2)
             sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")
-            os.environ.update({"HYDRA_FULL_ERROR": "0", **environment})
+            os.environ.update({"HYDRA_FULL_ERROR": "0", "OMP_NUM_THREADS": "1", **environment})
             tempfile.tempdir = str(cwd)
             sys.path.insert(0, str(cwd))
             sys.argv = [f"separate-{name}", *arguments]
-            torch.set_num_threads(1)  # a fork has none of the parent's threads
+            torch.set_num_threads(1)  # a fork has none of the parent's threads, and would wait for them
             PROGRAMS[name].main()
             code = 0
         except SystemExit as stopped:
