@@ -228,7 +228,8 @@ ENDING = {
 def test_a_pool_ends_its_busy_workers_at_once(ending):
     """After an interrupt or an unforeseen exception, while the others work for another minute."""
     fails, last = ENDING[ending]
-    script = POOL.replace("    time.sleep(60)", f"    {fails}\n    time.sleep(60)")
+    heeds = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell's background does not
+    script = heeds + POOL.replace("    time.sleep(60)", f"    {fails}\n    time.sleep(60)")
     process = subprocess.Popen(
         [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )  # fmt: skip
