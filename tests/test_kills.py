@@ -217,6 +217,11 @@ def test_a_worker_of_a_pool_leaves_stops_to_its_parent():
         assert in_parallel(partial(end_at_5, how=how), range(40), 2, "reading") == list(range(40))
 
 
+HEEDS = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell lets programs in the background ignore
+signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
+"""
 ENDING = {
     "an interrupt": ("pass", "KeyboardInterrupt"),
     "a fault": ("if item == 0: time.sleep(1); {}['steps']", "KeyError: 'steps'"),
@@ -228,8 +233,7 @@ ENDING = {
 def test_a_pool_ends_its_busy_workers_at_once(ending):
     """After an interrupt or an unforeseen exception, while the others work for another minute."""
     fails, last = ENDING[ending]
-    heeds = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell's background does not
-    script = heeds + POOL.replace("    time.sleep(60)", f"    {fails}\n    time.sleep(60)")
+    script = HEEDS + POOL.replace("    time.sleep(60)", f"    {fails}\n    time.sleep(60)")
     process = subprocess.Popen(
         [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )  # fmt: skip
