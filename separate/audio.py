@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import re
 import struct
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -343,7 +344,7 @@ class _Resampler:
         return self(audio)[..., start - first // self.old * self.new :][..., :frames]
 
 
-class _Windowed:
+class _Windowed(ABC):
     """The same kernel for ratios of large integers, for which one matrix would be too large (Smith, 2002)."""
 
     most: int  # output samples computed at a time
@@ -371,8 +372,9 @@ class _Windowed:
         ]
         return torch.cat(blocks, dim=-1) if blocks else audio[..., :0]
 
+    @abstractmethod
     def _block(self, audio: Tensor, first: int, start: int, frames: int) -> Tensor:
-        raise NotImplementedError
+        """At most `most` output samples from `start` on."""
 
     def _kernel(self, x: Tensor) -> Tensor:
         """The kernel at x zero crossings, in float64; 0 from the last zero crossing on."""
