@@ -9,6 +9,8 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
+from separate.models.lstm import bidirectional_lstm, directions_at_once
+
 Choice = TypeVar("Choice")
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
@@ -140,6 +142,8 @@ class Recurrent(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
+        if directions_at_once(self.layers, x):
+            return bidirectional_lstm(self.layers, x)
         return self.layers(x)[0]
 
 
