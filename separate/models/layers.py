@@ -9,7 +9,7 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from separate.models.lstm import bidirectional_lstm, directions_at_once
+from separate.models import lstm
 
 Choice = TypeVar("Choice")
 
@@ -142,8 +142,8 @@ class Recurrent(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        if directions_at_once(self.layers, x):
-            return bidirectional_lstm(self.layers, x)
+        if lstm.is_supported(self.layers, x):
+            return lstm.bidirectional_lstm(self.layers, x)
         return self.layers(x)[0]
 
 

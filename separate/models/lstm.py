@@ -1,7 +1,8 @@
-"""Bidirectional LSTM layers for the CPU, with the two directions computed at the same time."""
+"""Bidirectional LSTM layers on the CPU: both directions at the same time."""
 
 from __future__ import annotations
 
+import itertools
 import platform
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +13,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
-from torch.nn import functional
 
 from separate.interrupts import signals_held
 
@@ -21,14 +21,13 @@ layer_backward = torch.ops.aten.mkldnn_rnn_layer_backward
 LSTM = 2  # oneDNN's number of the cell
 
 
-def directions_at_once(layers: nn.RNNBase, x: Tensor) -> bool:
-    """Whether `bidirectional_lstm` computes these layers on x: on a CPU with threads, where torch would call oneDNN."""
-    return (
+def is_supported(layers: nn.RNNBase, x: Tensor) -> bool:
+    """Whether `bidirectional_lstm` can compute these layers on x: an LSTM on a CPU, where torch would call oneDNN."""
+    return bool(
         isinstance(layers, nn.LSTM)
         and layers.bidirectional
         and x.device.type == "cpu"
-        and torch.get_num_threads() > 1
-        and torch.backends.mkldnn.enabled  # type: ignore[attr-defined]
+        and torch.backends.mkldnn.enabled
         and torch.backends.mkldnn.is_available()
         and platform.machine() in ("x86_64", "AMD64")
         and not torch.compiler.is_compiling()
@@ -39,21 +38,34 @@ def directions_at_once(layers: nn.RNNBase, x: Tensor) -> bool:
 
 
 def bidirectional_lstm(layers: nn.LSTM, x: Tensor) -> Tensor:
-    """The output of `layers` for x, (B, N, features) -> (B, N, 2 units): bit for bit that of torch.
+    """The output of `layers` for x, (B, N, features) -> (B, N, 2 units).
 
-    torch computes one direction after the other and spreads each of their small products over all threads, which meet
-    at a barrier several times per frame.  Here each direction has half of the threads to itself, and they
-    meet once per layer: faster, and much less disturbed by other programs on the same cores.
+    torch computes one direction after the other and splits each of their small products among all threads, which wait
+    for each other several times per frame. Here each direction has half of the threads, and they wait once per layer:
+    this is faster, and other programs on the same cores disturb it less. Without dropout, outputs and float32 gradients
+    are bit for bit those of torch, for any number of threads. bfloat16 gradients of the two directions add in float32.
     """
     precision = _precision(x)
     y = x.transpose(0, 1).to(precision)  # (N, B, features)
     for index in range(layers.num_layers):
-        weights = [getattr(layers, name).to(precision) for name in layers._all_weights[2 * index]]
-        weights += [getattr(layers, name).to(precision) for name in layers._all_weights[2 * index + 1]]
-        y = _Layer.apply(y, torch.is_grad_enabled(), *weights)
-        if index + 1 < layers.num_layers and layers.dropout:
-            y = functional.dropout(y, layers.dropout, layers.training)
+        names = itertools.chain(*layers._all_weights[2 * index : 2 * index + 2])
+        y = _Layer.apply(y, torch.is_grad_enabled(), *(getattr(layers, name).to(precision) for name in names))
+        if layers.training and index + 1 < layers.num_layers:
+            y = dropout(y, layers.dropout)
     return y.transpose(0, 1)
+
+
+def dropout(x: Tensor, probability: float) -> Tensor:
+    """Zeros with a probability in [0, 1), rounded to 1/65536; the other values are scaled to keep the mean.
+
+    16 random bits decide about a value. torch draws 64, one number after the other.
+    """
+    if not probability:
+        return x
+    words = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None)  # all of the int64s
+    level = min(round(probability * 2**16), 2**16 - 1) - 2**15
+    dropped = words.view(torch.int16)[: x.numel()].view(x.shape) < level
+    return x.masked_fill(dropped, 0) * (1 / (1 - probability))
 
 
 class _Layer(torch.autograd.Function):
@@ -96,12 +108,13 @@ class _Layer(torch.autograd.Function):
 
 
 def _both(run: Callable[[int], Sequence[Tensor]]) -> list[Sequence[Tensor]]:
-    return list(_two_threads(torch.get_num_threads()).map(run, (0, 1)))
+    threads = torch.get_num_threads()
+    return list(map(run, (0, 1)) if threads == 1 else _two_threads(threads).map(run, (0, 1)))
 
 
 @lru_cache(maxsize=1)
 def _two_threads(threads: int) -> ThreadPoolExecutor:
-    """Two threads that compute with half of `threads` each."""
+    """Two threads that have half of `threads` each."""
     started = Barrier(3)
 
     def start() -> None:
@@ -119,7 +132,8 @@ def _two_threads(threads: int) -> ThreadPoolExecutor:
 
 
 def _precision(x: Tensor) -> torch.dtype:
-    return torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
+    cast = torch.is_autocast_enabled("cpu") and x.dtype != torch.float64
+    return torch.get_autocast_dtype("cpu") if cast else x.dtype
 
 
 @lru_cache(maxsize=1)
