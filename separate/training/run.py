@@ -250,7 +250,7 @@ def _write_config(folder: Path, config: Mapping[str, Any]) -> None:
 def _say_what_is_trained(state: State, training: Training) -> None:
     parameters = sum(p.numel() for p in state.separator.parameters())
     log.info(
-        "%s, %.2f M parameters, on %s in %s with %d threads and %d workers; %d training and %d validation examples, "
+        "%s, %.2f M parameters, on %s in %s with %d threads and %d worker(s); %d training and %d validation examples, "
         "%d steps of %d in an epoch",
         type(state.separator.network).__name__,
         parameters / 1e6,
