@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 
 SWITCH = "SEPARATE_TUNE"  # 0: memory, waiting threads and denormals keep the system's settings
 MOST_KEPT = 2**31 - 1  # bytes, the most that mallopt takes
-SPINS = 1000
+SPINS = 1000  # rounds that a thread spins at a barrier before it sleeps; libgomp's default is 300,000
 BRIEF = 0.5  # seconds, too short to tell how busy the cores are
 MOST_WORKERS = 8
 
