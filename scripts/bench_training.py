@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
-"""Training on a CPU beside plain PyTorch: whole steps, from files on disk to updated weights.
+"""Training beside plain PyTorch: whole steps, from files on disk to updated weights.
 
     python scripts/bench_training.py                          all cases: a table, and bench_training.json
     python scripts/bench_training.py blstm --threads 1 2
     python scripts/bench_training.py blstm --busy             beside a program that keeps one core busy
+    python scripts/bench_training.py --device cuda --threads 4
 
 separate    as `separate-train` runs it
 untuned     the same with SEPARATE_TUNE=0 trainer.precision=float32
@@ -69,7 +70,7 @@ def write_music(root: Path) -> None:
             soundfile.write(place / f"{stem}.wav", 0.1 * rng.standard_normal((SECONDS * 44100, 2)), 44100)
 
 
-def separate(case: str, root: Path, threads: int, *overrides: str) -> Step:
+def separate(case: str, root: Path, threads: int, device: str, *overrides: str) -> Step:
     """A training step of `separate-train`."""
     from separate.process import settle, tune
 
@@ -84,16 +85,17 @@ def separate(case: str, root: Path, threads: int, *overrides: str) -> Step:
     from separate.training.trainer import train_step
 
     chosen = [*CASES[case], f"data.root={root}", f"run={root}", f"trainer.threads={threads}", "data.workers=1"]
+    chosen.append(f"device={device}")
     with initialize_config_module("separate.conf", version_base="1.3"):
         config = from_hydra(compose("train", [*chosen, *overrides]), TrainConfig)
     settle(threads)
     state, training = prepare(asdict(config), root)
-    batches = load(training.steps, range(10**6), 1, pin=False)
+    batches = load(training.steps, range(10**6), 1, pin=device == "cuda")
     state.separator.train()
     return lambda: train_step(state, training, next(batches))
 
 
-def plain(case: str, root: Path, threads: int) -> Step:
+def plain(case: str, root: Path, threads: int, device: str) -> Step:
     """A training step of a simple PyTorch loop."""
     import torch
 
@@ -102,13 +104,14 @@ def plain(case: str, root: Path, threads: int) -> Step:
     batch_size, seconds = int(_option(case, "batch_size")), float(_option(case, "data.excerpt"))
     stems = ["vocals", "other"] if case == "open_unmix" else ["vocals", "drums", "bass", "other"]
     dataset = _Excerpts(root, None if speech else stems, round(seconds * (8000 if speech else 44100)))
-    loader: Any = torch.utils.data.DataLoader(dataset, batch_size, num_workers=1)  # type: ignore[arg-type]
-    loss, parameters = LOOPS[case]()
+    loader: Any = torch.utils.data.DataLoader(dataset, batch_size, num_workers=1, pin_memory=device == "cuda")  # type: ignore[arg-type]
+    with torch.device(device):
+        loss, parameters = LOOPS[case]()
     optimizer = torch.optim.Adam(parameters, lr=1e-3)
     batches = iter(loader)
 
     def step() -> None:
-        sources = next(batches)
+        sources = next(batches).to(device, non_blocking=True)
         optimizer.zero_grad()
         found = loss(sources.sum(dim=1), sources)
         found.backward()
@@ -225,32 +228,49 @@ LOOPS: dict[str, Callable[[], tuple[Callable, list]]] = {
 }
 
 
-def serve(case: str, contestant: str, root: Path, threads: int) -> None:
+def serve(case: str, contestant: str, root: Path, threads: int, device: str) -> None:
     """Run a contestant: read a number of steps, run them, write the seconds taken and the peak memory in MB; repeat."""
     out, sys.stdout = sys.stdout, sys.stderr
     overrides = ("trainer.precision=float32",) if contestant == "untuned" else ()
-    step = plain(case, root, threads) if contestant == "plain" else separate(case, root, threads, *overrides)
+    if contestant == "plain":
+        step = plain(case, root, threads, device)
+    else:
+        step = separate(case, root, threads, device, *overrides)
     for _ in range(2):
         step()
+    _wait(device)
     print("ready", file=out, flush=True)
     for line in sys.stdin:
         begun = time.perf_counter()
         for _ in range(int(line)):
             step()
-        print(time.perf_counter() - begun, _peak(), file=out, flush=True)
+        _wait(device)
+        print(time.perf_counter() - begun, _peak(device), file=out, flush=True)
 
 
-def _peak() -> float:
+def _wait(device: str) -> None:
+    import torch
+
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
+def _peak(device: str) -> float:
+    import torch
+
+    if device == "cuda":
+        return torch.cuda.max_memory_allocated() / 1e6
     status = Path("/proc/self/status")
     if not status.exists():
         return 0.0
     return int(status.read_text().partition("VmHWM:")[2].split()[0]) / 1024
 
 
-def measure(case: str, root: Path, threads: int, rounds: int, steps: int, busy: bool) -> dict[str, dict[str, float]]:
-    """Median seconds per step, and peak memory in MB."""
-    started = {name: _start(case, name, root, threads) for name in CONTESTANTS}
-    other = subprocess.Popen([sys.executable, "-c", "while True: pass"]) if busy else None
+def measure(case: str, root: Path, threads: int, options: argparse.Namespace) -> dict[str, dict[str, float]]:
+    """Median seconds per step, and peak memory in MB: of the process, or on the GPU."""
+    rounds, steps = options.rounds, options.steps
+    started = {name: _start(case, name, root, threads, options.device) for name in CONTESTANTS}
+    other = subprocess.Popen([sys.executable, "-c", "while True: pass"]) if options.busy else None
     taken: dict[str, list[float]] = {name: [] for name in CONTESTANTS}
     peaks: dict[str, float] = {}
     try:
@@ -270,8 +290,9 @@ def measure(case: str, root: Path, threads: int, rounds: int, steps: int, busy: 
     return {name: {"seconds": statistics.median(taken[name]), "megabytes": peaks[name]} for name in CONTESTANTS}
 
 
-def _start(case: str, contestant: str, root: Path, threads: int) -> subprocess.Popen[str]:
+def _start(case: str, contestant: str, root: Path, threads: int, device: str) -> subprocess.Popen[str]:
     command = [sys.executable, __file__, case, "--serve", contestant, str(root), "--threads", str(threads)]
+    command += ["--device", device]
     environment = {**os.environ, **({} if contestant == "separate" else {"SEPARATE_TUNE": "0"})}
     process = subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment
@@ -297,19 +318,22 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5, help="rounds that the median is taken over, at least 5")
     parser.add_argument("--steps", type=int, default=3, help="steps of each contestant in a round")
     parser.add_argument("--busy", action="store_true", help="beside a program that keeps one core busy")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--out", type=Path, default=Path("bench_training.json"))
     parser.add_argument("--serve", nargs=2, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.serve:
-        serve(arguments.cases[0], arguments.serve[0], Path(arguments.serve[1]), arguments.threads[0])
+        serve(arguments.cases[0], arguments.serve[0], Path(arguments.serve[1]), arguments.threads[0], arguments.device)
         return
     if (unknown := set(arguments.cases) - set(CASES)) or arguments.rounds < 5:
         parser.error(f"{', '.join(unknown)}: cases are {', '.join(CASES)}, and rounds at least 5")
     results = []
     with tempfile.TemporaryDirectory() as folder:
         for case, root, threads in cases(arguments, Path(folder)):
-            found = measure(case, root, threads, arguments.rounds, arguments.steps, arguments.busy)
-            results.append({"case": case, "threads": threads, "busy": arguments.busy, **found})
+            found = measure(case, root, threads, arguments)
+            results.append(
+                {"case": case, "threads": threads, "busy": arguments.busy, "device": arguments.device, **found}
+            )
             ours = found["separate"]["seconds"]
             row = "".join(
                 f"  {name} {1000 * one['seconds']:.0f} ms ({one['seconds'] / ours:.2f} x) {one['megabytes']:.0f} MB"
