@@ -36,10 +36,10 @@ from tqdm import tqdm
 
 from separate.config import CacheConfig, MixtureConfig, PoolsConfig, ShardsConfig
 from separate.data import open_split
-from separate.data.batches import TrainingSteps, load
-from separate.data.cache import _mapped, clear
-from separate.data.examples import FileExamples
-from separate.data.room import ARRAYS
+from separate.data.example import FileExamples
+from separate.data.loader import TrainingSteps, load
+from separate.data.storage.cache import _mapped, clear
+from separate.data.storage.quota import ARRAYS
 from separate.stft import STFT
 
 STEMS = ["vocals", "drums", "bass", "other"]
@@ -100,8 +100,8 @@ def ours(config: MixtureConfig, cache: CacheConfig, batch_size: int) -> Callable
 
 
 def _fill(examples: FileExamples) -> None:
-    from separate.data.ahead import fill
-    from separate.data.reading import CachedReader
+    from separate.data.storage.prefetch import fill
+    from separate.data.storage.reading import CachedReader
 
     if isinstance(examples.reader, CachedReader):
         fill(examples.reader, examples.regions(mixtures=False), 2)

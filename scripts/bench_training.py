@@ -80,7 +80,7 @@ def separate(case: str, root: Path, threads: int, device: str, *overrides: str) 
     from hydra import compose, initialize_config_module
 
     from separate.config import TrainConfig, from_hydra
-    from separate.data.batches import load
+    from separate.data.loader import load
     from separate.training.run import prepare
     from separate.training.trainer import train_step
 

@@ -22,7 +22,7 @@ import numpy as np
 import soundfile
 
 from separate.audio import probe, read_span
-from separate.data.parallel import in_parallel
+from separate.data.storage.parallel import in_parallel
 from separate.errors import DataError, SeparateError
 from separate.files import replace_file
 

@@ -28,9 +28,9 @@ from tqdm import tqdm
 from separate.audio import read
 from separate.config import CacheConfig, DatasetConfig, FolderConfig, PoolsConfig, TracksConfig, from_hydra
 from separate.data import headers_of, listing
-from separate.data.fetching import contents_of
-from separate.data.layouts import tracks_of
-from separate.data.shards import key_and_source
+from separate.data.layouts.base import tracks_of
+from separate.data.layouts.shards import key_and_source
+from separate.data.storage.download import contents_of
 from separate.data.tracks import Signal, Track
 from separate.errors import SeparateError
 from separate.files import digest, replace_file

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import soundfile
 
-from separate.data.toy import SECONDS, SOURCES, Toy
+from separate.data.layouts.toy import SECONDS, SOURCES, Toy
 
 RATE = 8000  # Hz
 

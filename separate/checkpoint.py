@@ -11,7 +11,7 @@ from zipfile import ZipFile
 from separate.config import check_stored
 from separate.errors import MISFIT, UsageError
 from separate.files import replace_file
-from separate.ranges import brief
+from separate.validation import brief
 
 if TYPE_CHECKING:
     import torch
@@ -145,7 +145,7 @@ def run_folder(path: Path) -> Path:
 
 def restore(contents: dict[str, Any], trust: Sequence[str] = ()) -> Separator:
     """The separator that a checkpoint holds, ready to separate.  Only classes of separate and `trust` are built."""
-    from separate.build import build_separator, trusted
+    from separate.instantiate import build_separator, trusted
 
     try:
         separator = build_separator(contents["config"], trusted(trust), contents["model"])

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from separate.arithmetic import block, precise, settled, wide
 from separate.models.layers import check_positive
+from separate.numerics import block, precise, settled, wide
 
 TOLERANCE = 1e-4  # of the mean variance of a dimension: converged when the centres of a start move less
 

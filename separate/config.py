@@ -1,7 +1,7 @@
 """The configuration: its typed schema and the checks that need no data.  The only home of OmegaConf.
 
-Sections of open choice (model, target, loss, optimizer, scheduler) name a class by `_target_`, and `separate.build`
-checks their keys against its signature.  Everything else is a dataclass here.
+Sections of open choice (model, target, loss, optimizer, scheduler) name a class by `_target_`, and
+`separate.instantiate` checks their keys against its signature.  Everything else is a dataclass here.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from importlib import resources
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from separate.errors import MISFIT, UsageError, nearest
-from separate.ranges import brief, check_containers, check_plain, check_ranges, mistyped, number
+from separate.validation import brief, check_containers, check_plain, check_ranges, mistyped, number
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from separate.batch import Batch
+    from separate.data.batch import Batch
     from separate.separator import Separation
 
 logging.getLogger("matplotlib.font_manager").setLevel(logging.WARNING)  # not at INFO in our programs' output

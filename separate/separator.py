@@ -13,7 +13,7 @@ from einops import rearrange, repeat
 from torch import Tensor, nn
 
 from separate.audio import resample
-from separate.batch import Batch
+from separate.data.batch import Batch
 from separate.errors import UsageError
 from separate.levels import level, rescaled, spectral_level
 from separate.losses.permutation import match

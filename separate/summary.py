@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from separate.batch import Batch
+from separate.data.batch import Batch
 from separate.separator import Separator
 
 SPANS = (1.0, 4.0)  # seconds to each side in which the receptive field is looked for

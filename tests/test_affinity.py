@@ -5,7 +5,7 @@ import torch
 from torch.autograd import gradcheck
 from torch.nn.functional import normalize, one_hot
 
-from separate import arithmetic
+from separate import numerics
 from separate.losses import affinity
 from separate.losses.affinity import deep_clustering, whitened
 
@@ -36,7 +36,7 @@ def written_out_whitened(v: torch.Tensor, y: torch.Tensor, w: torch.Tensor) -> t
 
 @pytest.mark.parametrize("block", [1, 50, 2**20])
 def test_deep_clustering_is_the_written_out_difference_of_affinities(block, monkeypatch):
-    monkeypatch.setattr(arithmetic, "CACHED", block)
+    monkeypatch.setattr(numerics, "CACHED", block)
     v, y, w = example()
     v.requires_grad_()
     loss, expected = deep_clustering(v, y, w), written_out(v, y, w)
@@ -60,7 +60,7 @@ def test_whitened_is_the_written_out_distance_of_whitened_embeddings(monkeypatch
 @pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("block", [20, 2**20])
 def test_gradients_are_those_of_finite_differences(loss, block, monkeypatch):
-    monkeypatch.setattr(arithmetic, "CACHED", block)
+    monkeypatch.setattr(numerics, "CACHED", block)
     v, y, w = example(bins=9, size=3, sources=2)
     assert gradcheck(lambda v: loss(2 * v, y, w), v.requires_grad_())
 

@@ -12,7 +12,7 @@ from torchmetrics.functional.audio import (
 )
 
 from separate import targets
-from separate.batch import Batch
+from separate.data.batch import Batch
 from separate.losses import MultiResolutionSTFTLoss, SDSDRLoss, SISDRLoss, SNRLoss
 from separate.models.open_unmix import OpenUnmix, state_from_openunmix
 from separate.separator import Separation

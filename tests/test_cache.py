@@ -14,9 +14,9 @@ import torch
 
 from separate.config import CacheConfig, data_config
 from separate.data import open_split
-from separate.data.batches import TrainingSteps
-from separate.data.cache import Cache, entries, sweep
-from separate.data.room import make_room
+from separate.data.loader import TrainingSteps
+from separate.data.storage.cache import Cache, entries, sweep
+from separate.data.storage.quota import make_room
 from separate.errors import DataError, UsageError
 from separate.stft import STFT
 from tests.conftest import tone, write
@@ -132,7 +132,7 @@ def test_own_mixtures_are_cached_too(wsj0mix, tmp_path):
 
 def test_training_on_a_cache_reads_no_file(songs, tmp_path, monkeypatch):
     batches(stems(songs), cached("spectrogram", tmp_path))
-    monkeypatch.setattr("separate.data.reading.read_span", None)
+    monkeypatch.setattr("separate.data.storage.reading.read_span", None)
     batches(stems(songs), cached("spectrogram", tmp_path))
     batches(stems(songs), cached("audio", tmp_path))
 

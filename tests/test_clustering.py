@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
-from separate import arithmetic, clustering
+from separate import clustering, numerics
 from separate.clustering import assign, kmeans
 
 
@@ -108,7 +108,7 @@ def test_points_of_weight_0_do_not_count(fit_points):
 
 
 def test_a_sample_stands_for_all_points_by_their_weights(monkeypatch):
-    monkeypatch.setattr(arithmetic, "CACHED", 64)  # several blocks of weights
+    monkeypatch.setattr(numerics, "CACHED", 64)  # several blocks of weights
     points = torch.tensor([[-1.0], [1.0]]).repeat(500, 1)[None]
     weights = torch.tensor([1.0, 3.0]).repeat(500)[None]
     weights[:, :100] = 0
@@ -162,7 +162,7 @@ def test_bad_arguments_are_refused():
 @pytest.mark.parametrize("block", [7, 2**20])
 @pytest.mark.parametrize("offset", [0.0, 1e3])
 def test_each_point_goes_to_the_nearest_centre_in_blocks_of_any_length(block, offset, monkeypatch):
-    monkeypatch.setattr(arithmetic, "CACHED", block)
+    monkeypatch.setattr(numerics, "CACHED", block)
     points = torch.randn(2, 30, 4, generator=generator(0)) + offset
     centres = torch.randn(2, 3, 4, generator=generator(1)) + offset
     square = torch.cdist(centres.double(), points.double()).square()  # (B, K, P)

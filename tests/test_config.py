@@ -7,9 +7,9 @@ import pytest
 import torch
 from hydra import compose, initialize_config_module
 
-from separate.build import build, build_separator
 from separate.config import EvalConfig, TrainConfig, data_config, evaluation_data, from_hydra
 from separate.errors import UsageError, nearest
+from separate.instantiate import build, build_separator
 
 CONF = Path(__file__).parents[1] / "conf"
 

@@ -10,7 +10,7 @@ import torch
 
 from separate.config import data_config
 from separate.data import open_split
-from separate.data.batches import FixedBatches, TrainingSteps, load
+from separate.data.loader import FixedBatches, TrainingSteps, load
 from separate.errors import DataError, UsageError
 from tests.conftest import tone, write
 

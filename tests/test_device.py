@@ -5,13 +5,13 @@ from contextlib import nullcontext
 import pytest
 import torch
 
-from separate.build import build_loss, build_separator
 from separate.clustering import kmeans
 from separate.config import TrainerConfig, shipped
-from separate.data.effects import BANDS, Stretch
-from separate.data.examples import Example
-from separate.data.mixing import Drawn, collate
+from separate.data.example import Example
+from separate.data.mixing.effects import BANDS, Stretch
+from separate.data.mixing.raw_batch import Drawn, collate
 from separate.evaluation.scores import score
+from separate.instantiate import build_loss, build_separator
 from separate.losses.permutation import best_permutation
 from separate.stft import STFT
 from separate.training import run, trainer
@@ -115,9 +115,9 @@ def test_the_host_waits_for_chunks_and_for_k_means_and_for_nothing_else(model, p
             score(separator.separate(batch).estimates, batch.sources, batch.mixture, interchangeable=True)
         separated = pretended.waits.copy()
         separator(torch.randn(500), 8000, chunk=0.04, overlap=0.01)
-    clustered = {"arithmetic.settled"} if model in ("deep_clustering", "attractor") else set()
+    clustered = {"numerics.settled"} if model in ("deep_clustering", "attractor") else set()
     assert set(separated) == clustered
-    chunks = [where for where in pretended.waits if where != "arithmetic.settled"]
+    chunks = [where for where in pretended.waits if where != "numerics.settled"]
     assert chunks == ["separator.span", "separator.span"] * 2  # to the device and back, for each chunk
 
 

@@ -9,8 +9,8 @@ import soundfile
 
 from separate.cli import data as program
 from separate.config import CacheConfig, STFTConfig
-from separate.data.doctor import FIXES, examine, table
-from separate.data.info import summary, survey
+from separate.data.doctor.checks import FIXES, examine, table
+from separate.data.doctor.statistics import summary, survey
 from tests.conftest import tone, write
 from tests.test_data import speech_data, stems_data
 from tests.test_layouts import data as layout_data

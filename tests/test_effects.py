@@ -12,11 +12,11 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from separate.cli import train
 from separate.config import AugmentConfig
 from separate.data import open_split
-from separate.data.augment import Augment
-from separate.data.batches import TrainingSteps
-from separate.data.effects import BANDS, Stretch, equalise, resample_to, reverberate, stretch
-from separate.data.mixing import Drawn
-from separate.data.vocoder import vocode
+from separate.data.loader import TrainingSteps
+from separate.data.mixing.augmentations import Augment
+from separate.data.mixing.effects import BANDS, Stretch, equalise, resample_to, reverberate, stretch
+from separate.data.mixing.raw_batch import Drawn
+from separate.data.mixing.vocoder import vocode
 from separate.evaluation.sdr import si_sdr
 from separate.stft import STFT
 from tests.conftest import TINY, tone, write

@@ -26,7 +26,7 @@ NETWORK = """\
 import os
 import signal
 import torch
-from separate.data.toy import Toy
+from separate.data.layouts.toy import Toy
 
 def break_toy(how):  # what the workers, forked later, will do
     def draw(self, *arguments):

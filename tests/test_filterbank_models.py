@@ -5,14 +5,14 @@ import torch
 import torchaudio
 from torch import nn
 
-from separate.models import temporal_function
+from separate.models import tcn_gradient as temporal_function
 from separate.models.conv_tasnet import ConvTasNet, state_from_torchaudio
 from separate.models.dprnn import DPRNN
 from separate.models.filterbank import Decoder, Encoder, frame, overlap_add
 from separate.models.norms import CumulativeNorm
 from separate.models.tasnet import TasNet
-from separate.models.temporal import TemporalStack
-from separate.models.temporal_function import StackFunction
+from separate.models.tcn import TemporalStack
+from separate.models.tcn_gradient import StackFunction
 
 SMALL = {
     ConvTasNet: {"filters": 8, "kernel": 4, "bottleneck": 5, "hidden": 7, "skip": 6, "layers": 3, "repeats": 2},

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from separate.audio import Info
-from separate.data import headers
-from separate.data.headers import Headers
+from separate.data.storage import headers
+from separate.data.storage.headers import Headers
 from tests.conftest import tone, write
 
 
@@ -101,7 +101,7 @@ def test_a_flac_by_the_name_of_another_format_is_remembered(tmp_path, monkeypatc
     path = str(write(tmp_path / "x.wav", tone(200, 2.0), format="FLAC"))
     right, _ = Headers(tmp_path / "memory", tmp_path).read([path])
     assert right[path].frames * 2 > Path(path).stat().st_size
-    monkeypatch.setattr("separate.data.headers._probe", lambda path: "is read again")
+    monkeypatch.setattr("separate.data.storage.headers._probe", lambda path: "is read again")
     assert Headers(tmp_path / "memory", tmp_path).read([path]) == (right, [])
 
 
@@ -141,5 +141,5 @@ def stamp(path: str) -> tuple[int, int]:
 def test_what_is_right_is_remembered(files, monkeypatch):
     paths, memory = files
     right, _ = Headers().read(paths)
-    monkeypatch.setattr("separate.data.headers._probe", lambda path: Info(1, 8000, 1))
+    monkeypatch.setattr("separate.data.storage.headers._probe", lambda path: Info(1, 8000, 1))
     assert memory.read(paths) == (right, [])

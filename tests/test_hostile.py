@@ -14,11 +14,11 @@ import separate.cli.data
 import separate.cli.evaluate
 import separate.cli.infer
 import separate.cli.train
-from separate.build import build_loss, build_optimizer, build_separator
 from separate.config import AugmentConfig, EvalConfig, TrainConfig, data_config
-from separate.data.augment import Augment
+from separate.data.mixing.augmentations import Augment
 from separate.errors import UsageError
-from separate.ranges import Range, brief
+from separate.instantiate import build_loss, build_optimizer, build_separator
+from separate.validation import Range, brief
 from tests.test_config import composed
 
 DIGITS = "9" * 21

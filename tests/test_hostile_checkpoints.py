@@ -22,10 +22,10 @@ import separate.cli.evaluate
 import separate.cli.infer
 import separate.cli.train
 from separate import checkpoint
-from separate.build import build_separator
 from separate.config import data_config, shipped
 from separate.data import open_split
 from separate.errors import UsageError
+from separate.instantiate import build_separator
 from tests.conftest import tone, write
 from tests.test_config import composed
 from tests.tiny import MODELS, config_of
@@ -154,7 +154,7 @@ def test_weights_that_claim_more_than_the_file_holds_are_refused(forged):
 def test_a_large_network_in_a_small_file_takes_no_memory(forged, change):
     path = forged(change)
     script = (
-        "import resource, separate, torch, separate.build, separate.checkpoint, separate.separator\n"
+        "import resource, separate, torch, separate.instantiate, separate.checkpoint, separate.separator\n"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         "try: separate.load('" + str(path) + "')\n"
         "except separate.errors.UsageError as error: print('refused')\n"

@@ -17,9 +17,9 @@ import soundfile
 import torch
 
 from separate.config import CacheConfig, check_sources
-from separate.data.fetching import Contents, contents_of, index_of
-from separate.data.headers import Headers
-from separate.data.layouts import list_librimix, list_manifest, list_slakh, tracks_of
+from separate.data.layouts.base import list_librimix, list_manifest, list_slakh, tracks_of
+from separate.data.storage.download import Contents, contents_of, index_of
+from separate.data.storage.headers import Headers
 from separate.errors import DataError, UsageError
 from separate.files import TextError, check_name, printable, read_text
 from tests.conftest import TINY_TOY, tone, write
@@ -314,8 +314,8 @@ def test_names_are_checked_and_escaped():
 
 @pytest.mark.parametrize("name", [*SIGNS, os.fsdecode(b"\xff"), "\ud800", "\x1b["])
 def test_any_name_is_drawn_as_text(tmp_path, name, recwarn):
-    from separate.batch import Batch
-    from separate.data.info import Group, Split, picture
+    from separate.data.batch import Batch
+    from separate.data.doctor.statistics import Group, Split, picture
     from separate.evaluation.recordings import Results
     from separate.evaluation.report import write as write_report
     from separate.figures import separation_figure

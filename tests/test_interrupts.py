@@ -12,7 +12,7 @@ import torch
 
 import separate.cli.infer
 from separate import checkpoint
-from separate.data.batches import TrainingSteps
+from separate.data.loader import TrainingSteps
 from separate.errors import SeparateError
 from separate.training import trainer
 from tests.conftest import RATE, TINY_TOY, write
@@ -100,7 +100,7 @@ def test_a_worker_that_is_stopped_while_it_starts_goes_on(tmp_path):
     early = """
         import os, signal
         from torch.utils.data import Dataset
-        from separate.data.batches import load
+        from separate.data.loader import load
 
         class Numbers(Dataset):
             def __getitem__(self, number): return number

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from separate.config import LoggerConfig
-from separate.data.parallel import in_parallel
+from separate.data.storage.parallel import in_parallel
 from separate.errors import SeparateError
 from separate.training.runlog import RunLog
 from tests.conftest import TINY_TOY
@@ -111,7 +111,7 @@ LOADER = """
 import sys
 import numpy, torch
 from torch.utils.data import Dataset
-from separate.data.batches import load
+from separate.data.loader import load
 
 class Slow(Dataset):
     def __getitem__(self, step):
@@ -127,7 +127,7 @@ next(batches)
 """
 POOL = """
 import time
-from separate.data.parallel import in_parallel
+from separate.data.storage.parallel import in_parallel
 
 def work(item):
     print("started", flush=True)
@@ -172,7 +172,7 @@ def test_a_worker_whose_parent_has_ended_already_ends_at_once(tmp_path):
     """The parent has ended before the kernel is asked to watch it."""
     script = (
         "import multiprocessing, os, pathlib, time\n"
-        "from separate.data.parallel import end_with_parent\n"
+        "from separate.data.storage.parallel import end_with_parent\n"
         "def work():\n"
         "    while os.getppid() == multiprocessing.parent_process().pid:\n"
         "        time.sleep(0.01)\n"
@@ -193,7 +193,7 @@ def test_a_worker_whose_parent_has_ended_already_ends_at_once(tmp_path):
 
 
 def test_a_process_that_is_no_worker_goes_on():
-    script = "from separate.data.parallel import end_with_parent; end_with_parent(); print('on')"
+    script = "from separate.data.storage.parallel import end_with_parent; end_with_parent(); print('on')"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.stdout == "on\n", done.stderr
 

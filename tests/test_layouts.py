@@ -14,9 +14,9 @@ from separate.audio import Info
 from separate.cli import data as data_program
 from separate.config import CacheConfig, data_config
 from separate.data import open_split
-from separate.data.headers import Headers
-from separate.data.layouts import MUSDB18_VALID
-from separate.data.room import kept, make_room
+from separate.data.layouts.base import MUSDB18_VALID
+from separate.data.storage.headers import Headers
+from separate.data.storage.quota import kept, make_room
 from separate.data.tracks import Files, Piece, Strings, Track, Tracks
 from separate.errors import DataError, UsageError
 from tests.conftest import tone, write
@@ -293,7 +293,7 @@ def test_headers_are_remembered_until_a_file_changes(tmp_path, monkeypatch):
     assert problems == [f"{tmp_path}/none.wav: is missing"]
     write(tmp_path / "1.wav", tone(200, seconds=0.9))
     probed = []
-    monkeypatch.setattr("separate.data.headers._probe", lambda path: probed.append(path) or Info(1, 8000, 1))
+    monkeypatch.setattr("separate.data.storage.headers._probe", lambda path: probed.append(path) or Info(1, 8000, 1))
     second, _ = Headers(tmp_path / "memory", tmp_path).read(paths)
     assert probed == [paths[1]]
     assert [second[path] for path in paths] == [first[paths[0]], Info(1, 8000, 1), first[paths[2]]]

@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from separate.batch import Batch
-from separate.build import build_loss, build_separator
 from separate.config import shipped
+from separate.data.batch import Batch
 from separate.evaluation.sdr import snr
+from separate.instantiate import build_loss, build_separator
 from separate.levels import gains, level, rescaled, spectral_level
 from separate.losses import LOSSES
 from separate.overlap import blocks

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from separate import targets
-from separate.batch import Batch
+from separate.data.batch import Batch
 from separate.losses import LOSSES, MixITLoss, PairedLoss, SISDRLoss, SpectralLoss, WaveformLoss, WeightedSum
 from separate.models.embedding import Clusters
 from separate.separator import Separation

@@ -8,16 +8,16 @@ import pyloudnorm
 import pytest
 import torch
 
-from separate.batch import total
 from separate.cli import train
 from separate.config import AugmentConfig, CacheConfig
 from separate.data import open_split
-from separate.data.augment import Augment
-from separate.data.batches import TrainingSteps
-from separate.data.examples import Example
-from separate.data.excerpts import TRIES
-from separate.data.loudness import energies, integrated
-from separate.data.mixing import Drawn
+from separate.data.batch import total
+from separate.data.example import Example
+from separate.data.loader import TrainingSteps
+from separate.data.mixing.augmentations import Augment
+from separate.data.mixing.excerpts import TRIES
+from separate.data.mixing.loudness import energies, integrated
+from separate.data.mixing.raw_batch import Drawn
 from separate.errors import DataError, UsageError
 from separate.stft import STFT
 from tests.conftest import TINY, tone, write

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from separate.build import build_separator
+from separate.instantiate import build_separator
 from separate.models.embedding import Clusters, DeepClustering, attractors, similarity, unit_length
 from separate.models.layers import ACTIVATIONS, decibels
 from separate.models.recurrent import MaskInference

@@ -6,9 +6,9 @@ from importlib import import_module
 import pytest
 import torch
 
-from separate.build import build_loss, build_separator
 from separate.config import shipped
 from separate.errors import UsageError
+from separate.instantiate import build_loss, build_separator
 from separate.losses import LOSSES
 from tests.tiny import MODELS, STFT, batch_of, config_of, section
 

@@ -7,7 +7,7 @@ import torch
 from torch.autograd import gradcheck
 from torchmetrics.functional.audio import permutation_invariant_training, scale_invariant_signal_distortion_ratio
 
-from separate import arithmetic
+from separate import numerics
 from separate.evaluation.sdr import pairwise_si_sdr, si_sdr
 from separate.losses import permutation
 from separate.losses.permutation import best_permutation, select
@@ -79,7 +79,7 @@ def pairs(dtype: torch.dtype, samples: int = 4000) -> tuple[torch.Tensor, torch.
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("block", [1000, 2**19])
 def test_all_pairs_are_the_si_sdr_of_each_and_so_is_their_gradient(dtype, block, monkeypatch):
-    monkeypatch.setattr(arithmetic, "CACHED", block)
+    monkeypatch.setattr(numerics, "CACHED", block)
     estimates, references = (x.requires_grad_() for x in pairs(dtype))
     found, expected = pairwise_si_sdr(estimates, references), si_sdr(estimates.unsqueeze(2), references.unsqueeze(1))
     single = dtype == torch.float32

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from separate.config import CacheConfig
 from separate.data import open_split
-from separate.data.batches import TrainingSteps, load
-from separate.data.doctor import examine
+from separate.data.doctor.checks import examine
+from separate.data.loader import TrainingSteps, load
 from separate.errors import DataError
 from separate.stft import STFT
 from tests.conftest import write

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from separate.batch import Batch
+from separate.data.batch import Batch
 from separate.errors import UsageError
 from separate.evaluation.scores import score
 from separate.evaluation.sdr import si_sdr

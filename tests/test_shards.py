@@ -22,9 +22,9 @@ from separate.cli import evaluate as evaluate_program
 from separate.cli import train as train_program
 from separate.config import CacheConfig, data_config
 from separate.data import open_split
-from separate.data.batches import TrainingSteps, load
-from separate.data.fetching import Shards
-from separate.data.room import clear, make_free, make_room
+from separate.data.loader import TrainingSteps, load
+from separate.data.storage.download import Shards
+from separate.data.storage.quota import clear, make_free, make_room
 from separate.errors import DataError, UsageError
 from separate.stft import STFT
 from tests.conftest import TINY, tone, write

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from separate.build import build_separator
+from separate.instantiate import build_separator
 from separate.separator import Separator
 from separate.stft import STFT
 from separate.summary import macs, receptive_field, summary

@@ -7,9 +7,9 @@ from functools import cache
 import pytest
 import torch
 
-from separate.build import build_loss, build_separator
 from separate.config import shipped
 from separate.errors import UsageError
+from separate.instantiate import build_loss, build_separator
 from separate.losses import LOSSES
 from separate.targets import TARGETS
 from tests.tiny import batch_of, config_of, section

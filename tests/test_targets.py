@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from separate import targets
-from separate.batch import Batch
+from separate.data.batch import Batch
 from separate.evaluation.recordings import tpsa_estimates
 from separate.evaluation.sdr import snr
 from separate.stft import STFT

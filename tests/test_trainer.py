@@ -53,7 +53,7 @@ def start(folder: Path, **options: object) -> tuple[State, Training]:
 
 
 def first_batch(training: Training):
-    from separate.data.batches import TrainingSteps
+    from separate.data.loader import TrainingSteps
 
     return TrainingSteps(training.train, 4, 0)[0]
 

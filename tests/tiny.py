@@ -5,8 +5,8 @@ from functools import cache
 import torch
 
 from separate.config import shipped
-from separate.data.examples import Example
-from separate.data.mixing import collate
+from separate.data.example import Example
+from separate.data.mixing.raw_batch import collate
 
 STFT = {"n_fft": 64, "hop": 32, "window": "sqrt_hann"}
 RECURRENT = {"layers": 1, "units": 8, "dropout": 0.0}

@@ -36,8 +36,8 @@ def _data(cfg: DictConfig) -> None:
 def _build(config: DatasetConfig) -> None:
     """Make every entry of a data set."""
     from separate.data import open_splits
-    from separate.data.ahead import fill, needed
-    from separate.data.reading import CachedReader
+    from separate.data.storage.prefetch import fill, needed
+    from separate.data.storage.reading import CachedReader
 
     if config.cache.kind == "none":
         raise UsageError("cache=none keeps nothing; choose cache=audio or cache=spectrogram")
@@ -51,18 +51,18 @@ def _build(config: DatasetConfig) -> None:
 
 def _cache_info(config: DatasetConfig) -> None:
     """What lies in the cache."""
-    from separate.data import cache, room
+    from separate.data.storage import cache, quota
 
     folder = cache_folder(config.cache.folder)
-    lines = [*cache.describe(folder / room.ARRAYS), *room.describe(folder)]
+    lines = [*cache.describe(folder / quota.ARRAYS), *quota.describe(folder)]
     print("\n".join([f"{folder}", *lines] if lines else [f"{folder}: empty"]))
 
 
 def _verify(config: DatasetConfig) -> None:
     """Read everything again, and drop what is not as it was written."""
-    from separate.data.cache import verify
-    from separate.data.fetching import verify_copies
-    from separate.data.room import ARRAYS
+    from separate.data.storage.cache import verify
+    from separate.data.storage.download import verify_copies
+    from separate.data.storage.quota import ARRAYS
 
     folder = cache_folder(config.cache.folder)
     (count, damaged), (copies, changed) = verify(folder / ARRAYS), verify_copies(folder)
@@ -76,10 +76,10 @@ def _verify(config: DatasetConfig) -> None:
 
 def _clear(config: DatasetConfig) -> None:
     """Throw everything away."""
-    from separate.data import cache, room
+    from separate.data.storage import cache, quota
 
     folder = cache_folder(config.cache.folder)
-    print(f"{cache.clear(folder / room.ARRAYS) + room.clear(folder)} entries dropped from {folder}")
+    print(f"{cache.clear(folder / quota.ARRAYS) + quota.clear(folder)} entries dropped from {folder}")
 
 
 def _on_disk(config: DatasetConfig) -> FolderConfig:
@@ -96,7 +96,7 @@ def _check(config: DatasetConfig) -> None:
     """What would spoil a training; exits with 1 where something must be mended."""
     from dataclasses import asdict
 
-    from separate.data.doctor import examine, table
+    from separate.data.doctor.checks import examine, table
 
     findings = examine(_on_disk(config), config.splits, config.cache)
     if asked["json"]:
@@ -111,7 +111,7 @@ def _info(config: DatasetConfig) -> None:
     """Hours, tracks, levels and activity of each split, and a picture of them."""
     from pathlib import Path
 
-    from separate.data.info import picture, summary, survey, table
+    from separate.data.doctor.statistics import picture, summary, survey, table
 
     found = survey(_on_disk(config), config.splits, config.cache, config.stft)
     print(json.dumps(summary(found), indent=1) if asked["json"] else table(found))

@@ -22,7 +22,7 @@ def _evaluate(cfg: DictConfig) -> float | None:
     from separate import checkpoint
     from separate.config import CacheConfig, EvalConfig, evaluation_data, from_hydra
     from separate.data import open_split
-    from separate.data.fetching import refuse_commands
+    from separate.data.storage.download import refuse_commands
     from separate.device import choose_device
     from separate.evaluation import recordings, report
     from separate.process import settle

@@ -10,7 +10,7 @@ from pathlib import Path
 from separate.cli import one_sentence
 from separate.config import EvalConfig, check_overlap
 from separate.process import tune
-from separate.ranges import check_numbers, range_of
+from separate.validation import check_numbers, range_of
 
 # File names may hold anything, so this program takes its arguments plainly and not through Hydra's grammar.
 

@@ -45,7 +45,7 @@ def _summarise(config: TrainConfig) -> None:
     """Describe the network instead of training it."""
     from dataclasses import asdict
 
-    from separate.build import build_separator
+    from separate.instantiate import build_separator
     from separate.summary import summary
 
     print(summary(build_separator(asdict(config))), flush=True)

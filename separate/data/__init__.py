@@ -7,11 +7,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from separate.data.cache import Cache
-from separate.data.examples import Example, Examples, FileExamples
-from separate.data.headers import Headers
-from separate.data.layouts import Listing, tracks_of
-from separate.data.room import ARRAYS
+from separate.data.example import Example, Examples, FileExamples
+from separate.data.layouts.base import Listing, tracks_of
+from separate.data.storage.cache import Cache
+from separate.data.storage.headers import Headers
+from separate.data.storage.quota import ARRAYS
 from separate.errors import DataError, UsageError
 from separate.files import cache_folder
 
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
         STFTConfig,
         TracksConfig,
     )
-    from separate.data.fetching import Shards
-    from separate.data.musdb18 import Songs
-    from separate.data.reading import Reader
+    from separate.data.layouts.musdb18 import Songs
+    from separate.data.storage.download import Shards
+    from separate.data.storage.reading import Reader
     from separate.stft import STFT
 
 __all__ = ["Example", "Examples", "listing", "open_split"]
@@ -65,7 +65,7 @@ def open_split(
     assert isinstance(config, schema.ToyConfig)
     if cache.kind != "none":
         raise UsageError(f"data=toy is synthesised and has no files for cache={cache.kind}; use cache=none")
-    from separate.data.toy import Toy
+    from separate.data.layouts.toy import Toy
 
     return Toy(*_shape(config), songs=config.tracks.get(split, 0), split=split, seed=seed)
 
@@ -75,7 +75,7 @@ def _shape(config: DataConfig) -> tuple[list[str], int, int, float]:
 
 
 def _open_pools(config: PoolsConfig, split: str, cache: CacheConfig, stft: STFT | None, grid: int) -> Examples:
-    from separate.data.pools import Pools, list_pools
+    from separate.data.layouts.pools import Pools, list_pools
 
     root = Path(config.root).expanduser()
     with _hint(config):
@@ -93,7 +93,7 @@ def _open_tracks(
     config: TracksConfig, split: str, cache: CacheConfig, stft: STFT | None, augment: AugmentConfig, grid: int
 ) -> Examples:
     from separate.config import ShardsConfig
-    from separate.data.excerpts import Excerpts
+    from separate.data.mixing.excerpts import Excerpts
     from separate.data.tracks import Tracks
 
     with _hint(config):
@@ -109,8 +109,8 @@ def _open_tracks(
     reader = make_reader(config, cache, stft, pcm, fetch)
     drawing = (config.coherent, config.min_activity, augment.shift, grid)
     if isinstance(config, ShardsConfig):
-        from separate.data.fetching import Shards
-        from separate.data.shards import ShardExcerpts
+        from separate.data.layouts.shards import ShardExcerpts
+        from separate.data.storage.download import Shards
 
         assert isinstance(fetch, Shards)
         examples: Excerpts = ShardExcerpts(
@@ -119,7 +119,7 @@ def _open_tracks(
     else:
         examples = Excerpts(*_shape(config), tracks, split, reader, *drawing)
     if split == "train" and (config.min_activity > 0 or augment.loudness):
-        from separate.data.loudness import LoudnessIndex
+        from separate.data.mixing.loudness import LoudnessIndex
 
         regions = examples.regions(mixtures=False)
         examples.index = LoudnessIndex(regions, reader, arrays_of(cache), config.workers)
@@ -138,7 +138,7 @@ def _hint(config: FolderConfig) -> Iterator[None]:
     try:
         yield
     except DataError as error:
-        from separate.data.looks import looks_like
+        from separate.data.layouts.detection import looks_like
 
         hint = looks_like(Path(config.root).expanduser(), config)
         if hint is None:
@@ -164,7 +164,7 @@ def open_splits(
 def _holds_more(config: TracksConfig) -> bool:
     """Whether what a mixture holds besides its sources belongs to it."""
     from separate.config import MixtureConfig, TaskConfig
-    from separate.data.layouts import NOISE
+    from separate.data.layouts.base import NOISE
 
     if isinstance(config, TaskConfig):
         return config.task == "sep_noisy" and NOISE not in config.sources
@@ -172,8 +172,8 @@ def _holds_more(config: TracksConfig) -> bool:
 
 
 def _check_room(examples: FileExamples) -> None:
-    from separate.data.ahead import check_room
-    from separate.data.reading import CachedReader
+    from separate.data.storage.prefetch import check_room
+    from separate.data.storage.reading import CachedReader
 
     if isinstance(examples.reader, CachedReader):
         check_room(examples.reader, examples.regions())
@@ -192,11 +192,11 @@ def _room(cache: CacheConfig) -> tuple[Path, float | None]:
 def fetcher(config: FolderConfig, cache: CacheConfig) -> Shards | Songs | None:
     """What is called with the path of a file before it is read, where files are not simply there."""
     if config.layout == "shards":
-        from separate.data.fetching import Shards
+        from separate.data.storage.download import Shards
 
         return Shards(*_room(cache))
     if config.layout == "musdb18":
-        from separate.data.musdb18 import Songs
+        from separate.data.layouts.musdb18 import Songs
 
         return Songs(*_room(cache))
     return None
@@ -210,7 +210,7 @@ def make_reader(
     fetch: Callable[[str], None] | None = None,
 ) -> Reader:
     """Reads from files or from the cache.  pcm: the files' samples are given out as the 16 bits that they are."""
-    from separate.data import reading
+    from separate.data.storage import reading
 
     if cache.kind == "none":
         return reading.Reader(config.sample_rate, config.channels, pcm, fetch)
@@ -225,7 +225,7 @@ def make_reader(
 def listing(config: FolderConfig, split: str, cache: CacheConfig) -> Listing:
     """The files that a layout expects in one split.  cache: where those are kept that have to be decoded first."""
     from separate import config as schema
-    from separate.data import layouts
+    from separate.data.layouts import base as layouts
 
     common = (Path(config.root).expanduser(), config.splits, split, config.sources)
     if isinstance(config, schema.TaskConfig):
@@ -233,13 +233,13 @@ def listing(config: FolderConfig, split: str, cache: CacheConfig) -> Listing:
             return layouts.list_librimix(*common, config.task)
         return layouts.list_wsj0mix(*common, layouts.mixture_of_task(config.task, config.sources))
     if config.layout == "musdb18":
-        from separate.data.musdb18 import Songs, list_musdb18
+        from separate.data.layouts.musdb18 import Songs, list_musdb18
 
         assert isinstance(config, schema.MixtureConfig)
         return list_musdb18(*common, config.mixture, Songs(*_room(cache)), config.workers)
     if isinstance(config, schema.ShardsConfig):
-        from separate.data.fetching import Shards
-        from separate.data.shards import list_shards
+        from separate.data.layouts.shards import list_shards
+        from separate.data.storage.download import Shards
 
         return list_shards(config.root, *common[1:], config.mixture, Shards(*_room(cache)), config.workers)
     if isinstance(config, schema.MixtureConfig):

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from separate.batch import Batch
-from separate.data.examples import Examples
-from separate.data.mixing import collate
+from separate.data.batch import Batch
+from separate.data.example import Examples
+from separate.data.mixing.raw_batch import collate
 from separate.errors import SeparateError, UsageError
 from separate.evaluation.scores import arrange, score
 from separate.process import release

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from separate.arithmetic import block, precise, wide
+from separate.numerics import block, precise, wide
 
 
 def si_sdr(estimate: Tensor, reference: Tensor) -> Tensor:

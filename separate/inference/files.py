@@ -14,7 +14,7 @@ import torch
 from tqdm import tqdm
 
 from separate import audio
-from separate.data.headers import Headers, audio_files
+from separate.data.storage.headers import Headers, audio_files
 from separate.errors import DataError, SeparateError, UsageError
 from separate.separator import Separator
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from separate.arithmetic import block, precise, wide
+from separate.numerics import block, precise, wide
 
 RIDGE = 1e-5  # of the mean eigenvalue, added to each: what float32 products leave uncertain is some 1e-6
 

@@ -12,7 +12,7 @@ from separate.losses.permutation import best_permutation
 from separate.targets import TARGETS, Target
 
 if TYPE_CHECKING:
-    from separate.batch import Batch
+    from separate.data.batch import Batch
     from separate.separator import Separation
 
 

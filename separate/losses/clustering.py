@@ -15,7 +15,7 @@ from separate.models.layers import check_level, choose
 from separate.targets import Target, audible
 
 if TYPE_CHECKING:
-    from separate.batch import Batch
+    from separate.data.batch import Batch
     from separate.separator import Separation
 
 OBJECTIVES: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {

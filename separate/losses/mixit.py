@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from separate.batch import Batch
+from separate.data.batch import Batch
 from separate.losses.base import Loss
 from separate.losses.waveform import QUIET, negative_snr, silence_floor, softness
 from separate.targets import Target

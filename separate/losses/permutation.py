@@ -9,7 +9,7 @@ from itertools import permutations
 import torch
 from torch import Tensor
 
-from separate.arithmetic import wide
+from separate.numerics import wide
 
 MOST_ORDERS = 24  # those of 4 sources: more take longer to try than the Hungarian method needs
 MOST_ON_DEVICE = 16  # estimates with 2^16 subsets

@@ -13,7 +13,7 @@ from separate.models.layers import choose
 from separate.targets import Target, compress
 
 if TYPE_CHECKING:
-    from separate.batch import Batch
+    from separate.data.batch import Batch
     from separate.separator import Separation
 
 DISTANCES: dict[str, Callable[[Tensor], Tensor]] = {"l1": lambda x: x.abs(), "mse": lambda x: x.square()}

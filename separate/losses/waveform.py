@@ -17,7 +17,7 @@ from separate.models.layers import choose
 from separate.targets import Target
 
 if TYPE_CHECKING:
-    from separate.batch import Batch
+    from separate.data.batch import Batch
     from separate.separator import Separation
 
 QUIET = 1e-8  # mean square that is added where a logarithm is taken: -80 dB re full scale

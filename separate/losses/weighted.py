@@ -21,7 +21,7 @@ from separate.models.layers import choose
 from separate.targets import Target
 
 if TYPE_CHECKING:
-    from separate.batch import Batch
+    from separate.data.batch import Batch
     from separate.separator import Separation
 
 # name: (class, what makes it the loss of that name, its own target or None for the one that is configured)

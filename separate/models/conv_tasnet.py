@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from separate.models.filterbank import Decoder, Encoder
 from separate.models.layers import check_positive, make_activation, make_inner_activation
 from separate.models.norms import make_norm
-from separate.models.temporal import TemporalStack
+from separate.models.tcn import TemporalStack
 
 
 class ConvTasNet(nn.Module):
@@ -29,7 +29,7 @@ class ConvTasNet(nn.Module):
     causal=True with norm=cumulative (or batch, once trained) has an algorithmic latency of one filter: the output
     at sample t depends on the input up to sample (floor(2 t / L) + 2) L / 2 - 1, at most L - 1 samples later.
     On the CPU in float32 a training step with the default padding and activation is hand-written: see
-    `separate.models.temporal`.
+    `separate.models.tcn`.
     """
 
     provides = ("waveforms",)

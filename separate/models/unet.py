@@ -10,7 +10,6 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from separate.arithmetic import precise
 from separate.models.layers import (
     Masks,
     check_at_most,
@@ -22,6 +21,7 @@ from separate.models.layers import (
     pad,
 )
 from separate.models.representation import Representation
+from separate.numerics import precise
 
 DROPPED = 3  # decoder layers with dropout, the deepest ones
 

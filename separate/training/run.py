@@ -11,7 +11,6 @@ from typing import Any
 import torch
 
 from separate import checkpoint
-from separate.build import build_loss, build_optimizer, build_separator, targets_in, trusted
 from separate.config import (
     AugmentConfig,
     CacheConfig,
@@ -23,17 +22,18 @@ from separate.config import (
     typed,
 )
 from separate.data import open_split
-from separate.data.augment import Augment
-from separate.data.examples import FileExamples
-from separate.data.fetching import refuse_commands
+from separate.data.example import FileExamples
+from separate.data.mixing.augmentations import Augment
+from separate.data.storage.download import refuse_commands
 from separate.device import choose_device
 from separate.errors import SeparateError, UsageError
 from separate.files import FULL, printable, replace_file
+from separate.instantiate import build_loss, build_optimizer, build_separator, targets_in, trusted
 from separate.process import settle, worker_count
-from separate.ranges import brief, check_ranges, fits
 from separate.training.runlog import RunLog
 from separate.training.state import State, higher_is_better
 from separate.training.trainer import Training, fit, how_to_go_on, measure, precision
+from separate.validation import brief, check_ranges, fits
 
 log = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ from separate.config import LoggerConfig
 from separate.files import replace_file
 
 if TYPE_CHECKING:
-    from separate.data.examples import Examples
+    from separate.data.example import Examples
     from separate.training.state import State
 
 log = logging.getLogger(__name__)
@@ -64,7 +64,7 @@ class RunLog:
             return
         import torch
 
-        from separate.data.mixing import collate
+        from separate.data.mixing.raw_batch import collate
         from separate.evaluation.scores import arrange_separation
         from separate.figures import filters_figure, separation_figure
         from separate.models.filterbank import Encoder

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from separate.separator import Separator
-from separate.training.late import Pending
+from separate.training.deferred import Pending
 
 HIGHER_IS_BETTER = ("sdr", "snr")  # in a metric's name; of every other quantity less is better
 

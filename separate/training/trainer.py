@@ -19,10 +19,10 @@ from tqdm import tqdm
 
 from separate import checkpoint
 from separate.config import TrainerConfig
-from separate.data.augment import Augment
-from separate.data.batches import FixedBatches, TrainingSteps, load
-from separate.data.examples import Examples
-from separate.data.mixing import Drawn
+from separate.data.example import Examples
+from separate.data.loader import FixedBatches, TrainingSteps, load
+from separate.data.mixing.augmentations import Augment
+from separate.data.mixing.raw_batch import Drawn
 from separate.errors import SeparateError, UsageError
 from separate.evaluation.scores import METRICS, score
 from separate.files import replace_file
@@ -30,7 +30,7 @@ from separate.losses import Loss
 from separate.models.representation import observers
 from separate.process import release
 from separate.separator import Separator
-from separate.training import late
+from separate.training import deferred
 from separate.training.runlog import RunLog
 from separate.training.state import State, higher_is_better
 
@@ -209,9 +209,9 @@ def train_step(state: State, training: Training, drawn: Drawn) -> dict[str, floa
     separator, optimizer, scaler = state.separator, state.optimizer, state.scaler
     device = separator.device
     dtype = training.dtype
-    buffers = late.statistics(separator)
-    buffers_before = late.copies(buffers)
-    before: late.OptimizerState | None = None
+    buffers = deferred.statistics(separator)
+    buffers_before = deferred.copies(buffers)
+    before: deferred.OptimizerState | None = None
     gained: dict[str, float] = {}
     try:
         batch = training.loss.prepare(drawn.to(device, separator.stft))
@@ -221,18 +221,18 @@ def train_step(state: State, training: Training, drawn: Drawn) -> dict[str, floa
         scaler.scale(loss).backward()
         scaler.unscale_(optimizer)
         norm = torch.nn.utils.clip_grad_norm_(separator.parameters(), training.options.clip or math.inf)
-        figures = late.Figures({"loss": loss, "gradient_norm": norm, **parts})
+        figures = deferred.Figures({"loss": loss, "gradient_norm": norm, **parts})
         if training.lags:
             figures.send()
             gained = flush(state, training)  # it may put the optimizer's state back, and so comes before this update
-            parameters = late.parameters(optimizer)
-            before, parameters_before = late.OptimizerState(optimizer), late.copies(parameters)
+            parameters = deferred.parameters(optimizer)
+            before, parameters_before = deferred.OptimizerState(optimizer), deferred.copies(parameters)
             optimizer.step()
-            late.undo_unless(figures.finite, [*parameters, *buffers], [*parameters_before, *buffers_before])
+            deferred.undo_unless(figures.finite, [*parameters, *buffers], [*parameters_before, *buffers_before])
         elif figures.finite:
             optimizer.step()
         else:
-            late.undo_unless(figures.finite, buffers, buffers_before)
+            deferred.undo_unless(figures.finite, buffers, buffers_before)
             optimizer.zero_grad(set_to_none=True)
     except torch.OutOfMemoryError:
         seconds = training.train.frames / training.train.sample_rate
@@ -241,7 +241,7 @@ def train_step(state: State, training: Training, drawn: Drawn) -> dict[str, floa
             f"lower one of them"
         ) from None
     scaler.update()
-    state.pending = late.Pending(state.step, drawn, figures, before)
+    state.pending = deferred.Pending(state.step, drawn, figures, before)
     state.step += 1
     return gained if training.lags else flush(state, training)
 
@@ -270,7 +270,7 @@ def _add(sums: dict[str, float], gained: dict[str, float]) -> None:
         sums[name] = sums.get(name, 0.0) + value
 
 
-def _report_non_finite(state: State, training: Training, step: late.Pending, found: dict[str, float]) -> None:
+def _report_non_finite(state: State, training: Training, step: deferred.Pending, found: dict[str, float]) -> None:
     """Keep the batch for inspection, say so, and stop the run when it happens again and again."""
     batch = training.loss.prepare(step.drawn.to(state.separator.device, state.separator.stft))
     path = training.folder / "nonfinite" / f"step_{step.number}.pt"

@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 
 from separate.audio import NonFiniteError, frames_at
-from separate.data.examples import Example, FileExamples
-from separate.data.excerpts import all_non_finite, refuse_channels
-from separate.data.headers import Headers, audio_files, folders_in
-from separate.data.layouts import split_folder
-from separate.data.reading import Reader, Region, Span
+from separate.data.example import Example, FileExamples
+from separate.data.layouts.base import split_folder
+from separate.data.mixing.excerpts import all_non_finite, refuse_channels
+from separate.data.storage.headers import Headers, audio_files, folders_in
+from separate.data.storage.reading import Reader, Region, Span
 from separate.data.tracks import Files, Piece
 from separate.errors import DataError, UsageError, nearest
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from separate.audio import NonFiniteError, UnreadableError, frames_at, read_span
-from separate.data.cache import VERSION, Cache, part
+from separate.data.storage.cache import VERSION, Cache, part
 from separate.data.tracks import Piece, Signal
 from separate.errors import DataError
 

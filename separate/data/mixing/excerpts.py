@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterable, Sequence
 import numpy as np
 
 from separate.audio import NonFiniteError, read, shown
-from separate.data.examples import Example, FileExamples
-from separate.data.loudness import LoudnessIndex, integrated
-from separate.data.reading import Reader, Region, Span
+from separate.data.example import Example, FileExamples
+from separate.data.mixing.loudness import LoudnessIndex, integrated
+from separate.data.storage.reading import Reader, Region, Span
 from separate.data.tracks import Files, Piece, Tracks
 from separate.errors import DataError
 

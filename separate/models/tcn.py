@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from separate.models.layers import check_at_most, check_padding, check_positive, make_inner_activation, pad
 from separate.models.norms import make_norm
-from separate.models.temporal_function import Plan, StackFunction
+from separate.models.tcn_gradient import Plan, StackFunction
 
 
 class TemporalBlock(nn.Module):

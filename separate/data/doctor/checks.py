@@ -14,11 +14,11 @@ import numpy as np
 from separate.audio import Info, NonFiniteError, UnreadableError, probe, read, shown
 from separate.config import CacheConfig, DataConfig, FolderConfig, MixtureConfig, PoolsConfig, TaskConfig
 from separate.data import fetcher, headers_of, listing
-from separate.data.headers import Headers
-from separate.data.layouts import NOISE, Sought, check
-from separate.data.looks import looks_like
-from separate.data.parallel import in_parallel
-from separate.data.pools import list_pools
+from separate.data.layouts.base import NOISE, Sought, check
+from separate.data.layouts.detection import looks_like
+from separate.data.layouts.pools import list_pools
+from separate.data.storage.headers import Headers
+from separate.data.storage.parallel import in_parallel
 from separate.data.tracks import Piece
 from separate.errors import DataError, SeparateError
 

@@ -20,7 +20,7 @@ import numpy as np
 from tqdm import tqdm
 
 from separate.audio import member_of
-from separate.data.room import CONTENTS, drop, make_room, period
+from separate.data.storage.quota import CONTENTS, drop, make_room, period
 from separate.errors import SeparateError
 from separate.files import FULL, digest, replace_file
 

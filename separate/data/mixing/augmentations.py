@@ -12,14 +12,14 @@ import numpy as np
 
 from separate.audio import frames_at
 from separate.config import AugmentConfig, CacheConfig
-from separate.data.effects import BANDS, NEAR, Stretch
-from separate.data.examples import Example
-from separate.data.headers import Headers, audio_files
-from separate.data.reading import Reader, Region, Span
+from separate.data.example import Example
+from separate.data.mixing.effects import BANDS, NEAR, Stretch
+from separate.data.storage.headers import Headers, audio_files
+from separate.data.storage.reading import Reader, Region, Span
 from separate.data.tracks import Files, Piece
 from separate.errors import DataError, UsageError
 from separate.files import cache_folder
-from separate.ranges import check_ranges
+from separate.validation import check_ranges
 
 OF_SAMPLES = ("speed", "tempo", "pitch", "equaliser", "reverb")  # these cannot be applied to frames of a spectrogram
 

@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from separate.data.augment import Augment, Changes
-from separate.data.examples import Example, Examples
-from separate.data.mixing import Drawn, collate
-from separate.data.parallel import end_with_parent
+from separate.data.example import Example, Examples
+from separate.data.mixing.augmentations import Augment, Changes
+from separate.data.mixing.raw_batch import Drawn, collate
+from separate.data.storage.parallel import end_with_parent
 from separate.errors import SeparateError
 from separate.interrupts import ignore_stops, signals_held
 from separate.process import worker_count

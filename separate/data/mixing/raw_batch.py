@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from separate.batch import Batch, total
-from separate.data.augment import Changes
-from separate.data.effects import Stretch, equalise, reverberate, stretch
-from separate.data.examples import Example
+from separate.data.batch import Batch, total
+from separate.data.example import Example
+from separate.data.mixing.augmentations import Changes
+from separate.data.mixing.effects import Stretch, equalise, reverberate, stretch
 from separate.stft import STFT
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import shutil
 from collections.abc import Sequence
 
-from separate.data.cache import sweep
-from separate.data.parallel import in_parallel
-from separate.data.reading import CachedReader, Region, SpectrogramReader
+from separate.data.storage.cache import sweep
+from separate.data.storage.parallel import in_parallel
+from separate.data.storage.reading import CachedReader, Region, SpectrogramReader
 from separate.errors import UsageError
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from separate.data.vocoder import vocode
+from separate.data.mixing.vocoder import vocode
 
 BANDS = 10  # of the equaliser, evenly spaced in octaves from LOWEST to half the sample rate
 LOWEST = 40.0  # Hz

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from separate.audio import ENDINGS
-from separate.data.fetching import audio_in
-from separate.data.headers import folders_in
-from separate.data.shards import key_and_source
+from separate.data.layouts.shards import key_and_source
+from separate.data.storage.download import audio_in
+from separate.data.storage.headers import folders_in
 
 if TYPE_CHECKING:
     from separate.config import FolderConfig

@@ -12,9 +12,9 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from separate.data.layouts import Listing, Sought, with_validation
-from separate.data.parallel import in_parallel
-from separate.data.room import DECODED, Uses, make_room
+from separate.data.layouts.base import Listing, Sought, with_validation
+from separate.data.storage.parallel import in_parallel
+from separate.data.storage.quota import DECODED, Uses, make_room
 from separate.errors import DataError, UsageError
 from separate.files import replace_file
 

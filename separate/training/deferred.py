@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from separate.data.mixing import Drawn
+from separate.data.mixing.raw_batch import Drawn
 
 
 class Figures:

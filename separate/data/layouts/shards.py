@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 
 from separate.audio import Info, Member, member_of
-from separate.data.excerpts import Excerpts
-from separate.data.fetching import Contents, Shards, index_of, is_url
-from separate.data.layouts import Listing, Sought, split_name
-from separate.data.parallel import in_parallel
+from separate.data.layouts.base import Listing, Sought, split_name
+from separate.data.mixing.excerpts import Excerpts
+from separate.data.storage.download import Contents, Shards, index_of, is_url
+from separate.data.storage.parallel import in_parallel
 from separate.data.tracks import Strings
 from separate.errors import DataError, SeparateError, UsageError
 

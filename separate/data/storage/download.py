@@ -19,10 +19,10 @@ from filelock import FileLock
 from tqdm import tqdm
 
 from separate.audio import ENDINGS, MOST_CHANNELS, RATES, Info, Member, UnreadableError, member_of, probe
-from separate.data.room import CONTENTS, FREE, SHARDS, Uses, drop, kept, make_free, make_room
+from separate.data.storage.quota import CONTENTS, FREE, SHARDS, Uses, drop, kept, make_free, make_room
 from separate.errors import DataError, SeparateError, UsageError
 from separate.files import FULL, check_name, decode, digest, replace_file
-from separate.ranges import fits
+from separate.validation import fits
 
 log = logging.getLogger(__name__)
 

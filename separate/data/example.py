@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from separate.data.reading import Reader, Region
+    from separate.data.storage.reading import Reader, Region
 
 
 @dataclass

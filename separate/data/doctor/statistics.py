@@ -12,7 +12,7 @@ import numpy as np
 
 from separate.config import CacheConfig, FolderConfig, STFTConfig
 from separate.data import arrays_of, open_splits
-from separate.data.loudness import ACTIVE, LoudnessIndex, integrated, level
+from separate.data.mixing.loudness import ACTIVE, LoudnessIndex, integrated, level
 from separate.errors import UsageError
 from separate.files import printable, replace_file
 

@@ -4,11 +4,11 @@ import pytest
 import torch
 
 from separate import checkpoint
-from separate.build import build_separator
-from separate.data.batches import TrainingSteps
+from separate.data.loader import TrainingSteps
 from separate.errors import SeparateError
+from separate.instantiate import build_separator
 from separate.training import trainer
-from separate.training.late import statistics
+from separate.training.deferred import statistics
 from separate.training.trainer import fit, flush, save, train_step
 from tests.test_trainer import first_batch, start, weights
 from tests.tiny import MODELS, batch_of, config_of

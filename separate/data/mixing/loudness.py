@@ -8,9 +8,9 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
-from separate.data.cache import VERSION, Cache
-from separate.data.parallel import in_parallel
-from separate.data.reading import BLOCK, Reader, Region
+from separate.data.storage.cache import VERSION, Cache
+from separate.data.storage.parallel import in_parallel
+from separate.data.storage.reading import BLOCK, Reader, Region
 
 SECONDS = 0.1  # that one energy is of
 ACTIVE = -60.0  # LUFS, below which a source is taken to be silent

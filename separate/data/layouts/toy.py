@@ -6,7 +6,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from separate.data.examples import Example, Examples
+from separate.data.example import Example, Examples
 from separate.errors import UsageError
 
 SECONDS = 8.0  # of each song

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from separate.audio import ENDINGS, Info, shown
-from separate.data.headers import Headers, audio_files, folders_in
+from separate.data.storage.headers import Headers, audio_files, folders_in
 from separate.data.tracks import Piece, Signal, Track
 from separate.errors import DataError, UsageError, nearest
 from separate.files import TextError, check_name, read_text
-from separate.ranges import Range, brief, fits
+from separate.validation import Range, brief, fits
 
 log = logging.getLogger(__name__)
 

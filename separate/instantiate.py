@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from separate.config import check_sources
 from separate.errors import UsageError, nearest
-from separate.ranges import Range, brief, check_numbers
+from separate.validation import Range, brief, check_numbers
 
 if TYPE_CHECKING:
     import torch
@@ -291,7 +291,7 @@ def make_loss(config: Mapping[str, Any], trust: Sequence[str] | None = None) -> 
 def build_loss(config: Mapping[str, Any], separator: Separator, trust: Sequence[str] | None = None) -> Loss:
     """The loss as by `make_loss`; UsageError for a separator whose model it cannot work with."""
     loss = make_loss(config, trust)
-    from separate.pairs import check_pair
+    from separate.compatibility import check_pair
 
     check_pair(loss, separator.network)
     _check_number_of_estimates(loss, len(separator.sources), config)

@@ -1,0 +1,1 @@
+"""Doctor: checks, statistics and pictures of a data set."""
