@@ -33,7 +33,9 @@ def device_and_mode(request: pytest.FixtureRequest) -> Iterator[tuple[torch.devi
         with pretended_cuda() as mode:
             yield CUDA, mode
     else:
-        yield torch.device(request.param), None
+        with pytest.MonkeyPatch.context() as patch:  # TF32 has 10 bits of precision, too few to compare with the CPU
+            patch.setattr(torch.backends.cudnn, "allow_tf32", False)
+            yield torch.device(request.param), None
 
 
 @pytest.fixture

@@ -1,5 +1,7 @@
 """Steps whose figures are read a step later, as on a GPU, here on the CPU: nothing else changes."""
 
+from copy import deepcopy
+
 import pytest
 import torch
 
@@ -8,7 +10,7 @@ from separate.data.loader import TrainingSteps
 from separate.errors import SeparateError
 from separate.instantiate import build_separator
 from separate.training import trainer
-from separate.training.deferred import statistics
+from separate.training.deferred import fuse, skips_on_device, statistics
 from separate.training.trainer import fit, flush, save, train_step
 from tests.test_trainer import first_batch, start, weights
 from tests.tiny import MODELS, batch_of, config_of
@@ -57,9 +59,15 @@ class _Log:
         self.info = lambda *message: None
 
 
-@pytest.mark.parametrize("name", ["Adam", "SGD", "RMSprop", "Adagrad", "Adadelta", "NAdam", "RAdam", "Rprop"])
-def test_no_optimizer_remembers_a_step_that_was_not_applied(name, tmp_path):
-    options = {"momentum": 0.9} if name == "SGD" else {}
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("Adam", {}), ("Adam", {"fused": True}), ("Adam", {"fused": True, "amsgrad": True}), ("AdamW", {"fused": True}),
+        ("SGD", {"momentum": 0.9}), ("SGD", {"momentum": 0.9, "fused": True}), ("RMSprop", {}), ("Adagrad", {}),
+        ("Adadelta", {}), ("NAdam", {}), ("RAdam", {}), ("Rprop", {}),
+    ],
+)  # fmt: skip
+def test_no_optimizer_remembers_a_step_that_was_not_applied(name, options, tmp_path):
     states = []
     for lags in (False, True):
         state, training = start(tmp_path, clip=None)
@@ -73,6 +81,38 @@ def test_no_optimizer_remembers_a_step_that_was_not_applied(name, tmp_path):
         states.append((weights(state), state.optimizer.state_dict()))
     assert equal(*states)
     assert all(weight.isfinite().all() for weight in states[1][0])
+
+
+def test_adam_is_fused_on_a_gpu_unless_the_user_chose(tmp_path):
+    weight = [torch.nn.Parameter(torch.zeros(2))]
+    for device, options, fused in (
+        ("cuda", {}, True), ("cpu", {}, None), ("cuda", {"foreach": True}, None), ("cuda", {"fused": False}, False),
+    ):  # fmt: skip
+        for kind in (torch.optim.Adam, torch.optim.AdamW):
+            optimizer = kind(weight, **options)
+            fuse(optimizer, torch.device(device))
+            assert optimizer.param_groups[0]["fused"] == fused
+            assert skips_on_device(optimizer) == bool(fused)
+    optimizer = torch.optim.SGD(weight, lr=0.1)
+    fuse(optimizer, torch.device("cuda"))
+    assert not skips_on_device(optimizer)
+
+
+@pytest.mark.parametrize("begun", [True, None])
+def test_a_run_goes_on_with_the_kernels_of_the_device_that_it_is_on(begun, tmp_path):
+    state, training = start(tmp_path)
+    state.optimizer = torch.optim.Adam(state.separator.parameters(), fused=begun)
+    train_step(state, training, first_batch(training))
+    saved = deepcopy(state.capture())
+    moved, _ = start(tmp_path / "moved")
+    moved.optimizer = torch.optim.Adam(moved.separator.parameters(), fused=None if begun else True)
+    moved.restore(saved)
+    assert bool(moved.optimizer.param_groups[0]["fused"]) != bool(begun)
+    for each in (state, moved):
+        torch.manual_seed(0)  # dropout
+        train_step(each, training, first_batch(training))
+    for ours, theirs in zip(weights(moved), weights(state), strict=True):
+        torch.testing.assert_close(ours, theirs)
 
 
 def test_a_step_gives_what_the_one_before_adds(tmp_path):

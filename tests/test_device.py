@@ -176,10 +176,13 @@ def test_beyond_sixteen_estimates_the_host_waits_for_the_costs(pretended):
 def test_clusters_are_those_of_the_cpu(device):
     points = torch.randn(2, 200, 3, generator=torch.Generator().manual_seed(0))
     points[:, :100] += 4
-    for clusters in (2, 5, 250):  # with more clusters than points some are empty
+    for clusters in (2, 5):
         expected = kmeans(points, clusters)
         found = kmeans(points.to(device), clusters).cpu()
         torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
+    # with more clusters than points many of the best are alike, and rounding chooses
+    inertia = [torch.cdist(points, kmeans(x, 250).cpu()).amin(2).square().sum() for x in (points, points.to(device))]
+    assert inertia[1] == pytest.approx(inertia[0], rel=0.1)
 
 
 def test_a_batch_is_changed_and_mixed_as_on_the_cpu_without_waiting(device, waits):

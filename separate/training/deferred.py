@@ -48,6 +48,31 @@ class OptimizerState:
         optimizer.load_state_dict(tree_unflatten(self.leaves, self.structure))
 
 
+def fuse(optimizer: torch.optim.Optimizer, device: torch.device) -> None:
+    """Let Adam and AdamW update all parameters in one CUDA kernel, which can also skip a step on the device.
+
+    Call it before the first step.  A choice that the user made (`fused` or `foreach`) stays.
+    """
+    if device.type == "cuda" and isinstance(optimizer, torch.optim.Adam):
+        for group in optimizer.param_groups:
+            if group["fused"] is None and group["foreach"] is None and not group["differentiable"]:
+                group["fused"] = True
+
+
+def skips_on_device(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether `optimizer.step()` leaves parameters and state as they are where `optimizer.found_inf` is 1."""
+    return isinstance(optimizer, torch.optim.Adam) and all(group["fused"] for group in optimizer.param_groups)
+
+
+def step_if(finite: Tensor, optimizer: torch.optim.Optimizer) -> None:
+    """One step of an optimizer that `skips_on_device`, applied where `finite` () is true."""
+    optimizer.found_inf = (~finite).float()  # type: ignore[attr-defined]
+    try:
+        optimizer.step()
+    finally:
+        del optimizer.found_inf  # type: ignore[attr-defined]
+
+
 @dataclass
 class Pending:
     """A step whose figures have not been read yet.  number: of the step; drawn: its batch."""

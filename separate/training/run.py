@@ -30,6 +30,7 @@ from separate.errors import SeparateError, UsageError
 from separate.files import FULL, printable, replace_file
 from separate.instantiate import build_loss, build_optimizer, build_separator, targets_in, trusted
 from separate.process import settle, worker_count
+from separate.training.deferred import fuse
 from separate.training.runlog import RunLog
 from separate.training.state import State, higher_is_better
 from separate.training.trainer import Training, fit, how_to_go_on, measure, precision
@@ -127,6 +128,7 @@ def prepare(
     separator.to(device)
     mode = "max" if higher_is_better(options.monitor) else "min"
     optimizer, scheduler = build_optimizer(config, separator.parameters(), mode, trust)
+    fuse(optimizer, device)
     dtype = precision(options.precision, separator)
     scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
     state = State(separator, optimizer, scheduler, scaler)

@@ -62,7 +62,7 @@ class State:
         """Go back to what `capture` gave."""
         self.separator.load_state_dict(contents["model"])
         training = contents["training"]
-        self.optimizer.load_state_dict(training["optimizer"])
+        self.optimizer.load_state_dict(self._on_this_device(training["optimizer"]))
         if self.scheduler:
             self.scheduler.load_state_dict(training["scheduler"])
         self.scaler.load_state_dict(training["scaler"])
@@ -71,3 +71,9 @@ class State:
         torch.set_rng_state(training["random"])
         if training["random_cuda"] is not None and self.separator.device.type == "cuda":
             torch.cuda.set_rng_state(training["random_cuda"], self.separator.device)
+
+    def _on_this_device(self, saved: Mapping[str, Any]) -> dict[str, Any]:
+        """A state of the optimizer, fused or not as this device has it: the run may have begun on another one."""
+        groups = zip(saved["param_groups"], self.optimizer.param_groups, strict=True)
+        adapted = [{**group, "fused": now["fused"]} if "fused" in now else group for group, now in groups]
+        return {**saved, "param_groups": adapted}

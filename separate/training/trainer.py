@@ -203,8 +203,9 @@ def train_step(state: State, training: Training, drawn: Drawn) -> dict[str, floa
     On the CPU the figures of the step (loss, its parts, gradient norm) are read at once.  On other devices
     (`training.lags`) they are one tensor, whose copy to the host starts here.  The next step reads it with `flush` once
     its own forward and backward passes are queued, and returns what the earlier step adds.  The host waits for the
-    device only there.  Whether a step is applied is decided on the device, which keeps the new parameters or restores a
-    copy of the old ones; the optimizer's state is copied too, and restored once the figures have been read.
+    device only there.  Whether a step is applied is decided on the device.  A fused Adam skips the step itself.  Of
+    other optimizers the device keeps the new parameters or restores a copy of the old ones; their state is copied too,
+    and restored once the figures have been read.
     """
     separator, optimizer, scaler = state.separator, state.optimizer, state.scaler
     device = separator.device
@@ -225,10 +226,14 @@ def train_step(state: State, training: Training, drawn: Drawn) -> dict[str, floa
         if training.lags:
             figures.send()
             gained = flush(state, training)  # it may put the optimizer's state back, and so comes before this update
-            parameters = deferred.parameters(optimizer)
-            before, parameters_before = deferred.OptimizerState(optimizer), deferred.copies(parameters)
-            optimizer.step()
-            deferred.undo_unless(figures.finite, [*parameters, *buffers], [*parameters_before, *buffers_before])
+            if deferred.skips_on_device(optimizer):
+                deferred.step_if(figures.finite, optimizer)
+            else:
+                parameters = deferred.parameters(optimizer)
+                before, parameters_before = deferred.OptimizerState(optimizer), deferred.copies(parameters)
+                optimizer.step()
+                deferred.undo_unless(figures.finite, parameters, parameters_before)
+            deferred.undo_unless(figures.finite, buffers, buffers_before)
         elif figures.finite:
             optimizer.step()
         else:
