@@ -79,7 +79,7 @@ class Batch:
 
     @property
     def _bound(self) -> STFT:
-        assert self.stft is not None, "Drawn.to(device, stft) binds the transform"
+        assert self.stft is not None, "RawBatch.to(device, stft) binds the transform"
         return self.stft
 
 

@@ -66,8 +66,8 @@ class Examples(ABC):
         """The numbers of all examples in the order of one pass, (len(self),)."""
         return rng.permutation(len(self))
 
-    def expect(self, order: np.ndarray, place: int) -> None:
-        """Get ready what can be: from `place` on, examples are read in this order."""
+    def prefetch(self, order: np.ndarray, position: int) -> None:
+        """Start to fetch the next examples: they are read in this order, from `position` on."""
         return
 
     @abstractmethod

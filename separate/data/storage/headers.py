@@ -15,7 +15,8 @@ import numpy as np
 from tqdm import tqdm
 
 from separate.audio import ENDINGS, Info, UnreadableError, impossible, probe
-from separate.errors import SeparateError
+from separate.data.tracks import Files, Piece
+from separate.errors import DataError, SeparateError
 from separate.files import replace_file
 
 log = logging.getLogger(__name__)
@@ -110,6 +111,24 @@ class Headers:
             replace_file(self.path, _pack({key: known[key] for key in newest.values()}))
         except SeparateError as error:
             log.warning("the headers of %d files will be read again next time: %s", len(fresh), error)
+
+
+def audio_pieces(folder: str | None, key: str, memory: Path) -> Files:
+    """The audio files under a folder with their headers; none without a folder.  DataError names all unreadable files.
+
+    key: the option that names the folder.  memory: the folder where headers are remembered.
+    """
+    if folder is None:
+        return Files([])
+    root = Path(folder).expanduser()
+    paths = audio_files(root) if root.is_dir() else []
+    if not paths:
+        raise DataError(f"{key}={folder} is no folder with audio files in it")
+    infos, problems = Headers(memory, root).read(paths)
+    problems += [f"{path}: holds no samples" for path, info in infos.items() if info.frames == 0]
+    if problems:
+        raise DataError.of_files(f"{len(problems)} bad files in {key}", problems, "Mend or remove them.")
+    return Files([Piece(path, infos[path]) for path in paths])
 
 
 _COLUMNS = ("size", "time", "frames", "sample_rate", "channels", "kind")
