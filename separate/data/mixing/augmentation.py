@@ -45,7 +45,7 @@ class Encoding:
 
 @dataclass
 class Signals:
-    """The signals of a batch during augmentation and mixing: samples, or spectrograms (..., C, F, N) in place of (C, T).
+    """Signals of a batch during augmentation and mixing: samples, or spectrograms with (C, F, N) in place of (C, T).
 
     sources: (B, S, C, T), as they are in the mixture.  references: (B, S, C, T), the targets of the network; the same
     tensor as `sources` until an augmentation changes one of them alone.  rest: (B, C, T), the part of recorded mixtures

@@ -9,7 +9,7 @@ import numpy as np
 
 from separate.config import AugmentConfig, CacheConfig
 from separate.data.example import Example
-from separate.data.mixing.augmentation import Augmentation, AudioFormat, Change
+from separate.data.mixing.augmentation import AudioFormat, Augmentation, Change
 from separate.data.mixing.channels import ChannelMatrix, Dropout, Gain, Loudness, Pan, Polarity, Swap
 from separate.data.mixing.equaliser import Equaliser
 from separate.data.mixing.noise import Noise
@@ -97,9 +97,7 @@ class Augmenter:
             )
 
 
-def _build_extra(
-    options: AugmentConfig, audio: AudioFormat, trust: Sequence[str] | None
-) -> dict[str, Augmentation]:
+def _build_extra(options: AugmentConfig, audio: AudioFormat, trust: Sequence[str] | None) -> dict[str, Augmentation]:
     """The user's own augmentations by name."""
     extra = {}
     for name, spec in options.extra.items():

@@ -12,8 +12,8 @@ import torch
 from separate.audio import frames_at
 from separate.data.example import Example
 from separate.data.mixing.augmentation import (
-    Augmentation,
     AudioFormat,
+    Augmentation,
     Parameters,
     Signals,
     between,

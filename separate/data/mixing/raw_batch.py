@@ -1,4 +1,4 @@
-"""A raw batch: examples as they are stored, and their drawn augmentations; the device turns it into a training batch."""
+"""Raw batches: stored examples with the augmentations drawn for them, which the device turns into training batches."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class RawBatch:
     recorded: Tensor | None
     is_sum: Tensor
     sample_rate: int = 0
-    encoding: Encoding = Encoding()
+    encoding: Encoding = field(default_factory=Encoding)
     changes: list[Change] = field(default_factory=list)
     rejected: int = 0
 
@@ -55,8 +55,8 @@ class RawBatch:
     def _mix(self, stft: STFT) -> Batch:
         of_sources = [change for change in self.changes if not change.augmentation.after_mixing]
         of_mixture = [change for change in self.changes if change.augmentation.after_mixing]
-        sources = self._decode(self.sources)
-        recorded = None if self.recorded is None else self._decode(self.recorded)
+        decode = self.encoding.decode
+        sources, recorded = decode(self.sources), None if self.recorded is None else decode(self.recorded)
         rest = self._rest(sources, recorded) if recorded is not None and of_sources else None
         signals = Signals(sources, sources, rest, self.sample_rate, self.encoding)
         for kind, parameters in of_sources:
@@ -74,9 +74,6 @@ class RawBatch:
             return Batch.of_spectrograms(signals.mixture, signals.references, frames, self.tracks, stft)
         additive = recorded is None and not of_mixture and signals.references is signals.sources
         return Batch(signals.mixture, signals.references, self.tracks, stft, additive)
-
-    def _decode(self, stored: Tensor) -> Tensor:
-        return self.encoding.decode(stored)
 
     def _rest(self, sources: Tensor, recorded: Tensor) -> Tensor:
         """The part of recorded mixtures that is not in their sources, (B, C, ...)."""

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from separate.audio import frames_at
 from separate.data.example import Example
-from separate.data.mixing.augmentation import Augmentation, AudioFormat, Parameters, Signals
+from separate.data.mixing.augmentation import AudioFormat, Augmentation, Parameters, Signals
 from separate.data.mixing.fourier import convolve
 from separate.data.storage.reading import Reader, Region
 from separate.data.tracks import Files, Piece
