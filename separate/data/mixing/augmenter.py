@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -101,6 +101,7 @@ def _build_extra(options: AugmentConfig, audio: AudioFormat, trust: Sequence[str
     """The user's own augmentations by name."""
     extra = {}
     for name, spec in options.extra.items():
+        spec = spec if isinstance(spec, Mapping) else {"_target_": spec}
         made = build(spec, f"augment.extra.{name}", trust, **vars(audio))
         if not isinstance(made, Augmentation):
             raise UsageError(
