@@ -18,8 +18,8 @@ class Example:
     """The signals of one excerpt in their stored encoding.
 
     track: the name of its track, or of several.
-    sources: S signals (C, T) in float32, float16 or int16; or their spectrograms (C, N, F) in complex64, or (C, N, F, 2)
-    in float16.
+    sources: S signals (C, T) in float32, float16 or int16; or spectrograms (C, N, F) in complex64 or (C, N, F, 2) in
+    float16.
     recorded: the mixture, or None if it is the sum of the sources.
     scale: the value of one step of an int16 sample.  frames: T, if these are spectrograms.
     levels: the loudness in LUFS of the whole track of each source, if known.
