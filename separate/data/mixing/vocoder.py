@@ -132,7 +132,7 @@ def _locked(turns: Tensor, power: Tensor, positions: Tensor, onset_frames: Tenso
 
 
 def _nearest_peak(power: Tensor) -> Tensor:
-    """For each bin of (..., F) the nearest peak (larger than two bins on either side), or the bin itself without one."""
+    """For each bin of (..., F) the nearest peak (larger than two bins on either side), or the bin itself."""
     around = max_pool1d(power.flatten(0, -2), 5, stride=1, padding=2).reshape(power.shape)
     bins = torch.arange(power.shape[-1], device=power.device).expand(power.shape)
     is_peak = (power >= around) & (power > 0)
