@@ -127,6 +127,7 @@ class AugmentConfig:
     noise: str | None = None
     noise_probability: float = number(1.0, least=0, most=1)
     noise_snr: list[float] = number([5.0, 20.0], least=-200, most=200, unit="dB")
+    extra: dict[str, Any] = field(default_factory=dict)  # the user's own: {name: {_target_: package.Class, ...}}
 
 
 @dataclass

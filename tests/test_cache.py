@@ -1,4 +1,4 @@
-"""The cache: the same training with and without it, entries that are right or absent, and room for new ones."""
+"""The cache: the same training with and without it, entries that are right or absent, and eviction."""
 
 import json
 import os
@@ -16,7 +16,7 @@ from separate.config import CacheConfig, data_config
 from separate.data import open_split
 from separate.data.loader import TrainingSteps
 from separate.data.storage.cache import Cache, entries, sweep
-from separate.data.storage.quota import make_room
+from separate.data.storage.quota import evict
 from separate.errors import DataError, UsageError
 from separate.stft import STFT
 from tests.conftest import tone, write
@@ -183,13 +183,13 @@ def test_entries_say_what_they_were_made_from(songs, tmp_path):
     np.testing.assert_array_equal(np.load(entry.path), soundfile.read(songs / "train" / "1" / "high.flac")[0].T)
 
 
-def test_what_was_used_longest_ago_makes_room(tmp_path):
+def test_the_least_recently_used_entries_are_evicted(tmp_path):
     cache = Cache(tmp_path / "arrays")
     for number in range(5):
         cache.add(f"{number}" * 64, (1, 1000), np.dtype(np.float32), [np.zeros((1, 1000))], {})
-        os.utime(cache.place(f"{number}" * 64), (number, number))
-    size = cache.place("0" * 64).stat().st_size
-    assert make_room(tmp_path, 3.5 * size) == 2
+        os.utime(cache.path(f"{number}" * 64), (number, number))
+    size = cache.path("0" * 64).stat().st_size
+    assert evict(tmp_path, 3.5 * size) == 2
     assert [cache.open(f"{number}" * 64) is None for number in range(5)] == [True, True, False, False, False]
     limited = Cache(tmp_path / "arrays", limit=3.5 * size)
     limited.add("9" * 64, (1, 1000), np.dtype(np.float32), [np.ones((1, 1000))], {})

@@ -8,8 +8,13 @@ import torch
 from separate.clustering import kmeans
 from separate.config import TrainerConfig, shipped
 from separate.data.example import Example
-from separate.data.mixing.effects import BANDS, Stretch
-from separate.data.mixing.raw_batch import Drawn, collate
+from separate.data.mixing.augmentation import Change
+from separate.data.mixing.channels import ChannelMatrix
+from separate.data.mixing.equaliser import BANDS, Equaliser
+from separate.data.mixing.noise import Noise
+from separate.data.mixing.raw_batch import RawBatch, collate
+from separate.data.mixing.reverb import Reverb
+from separate.data.mixing.stretch import Stretch, StretchPlan
 from separate.evaluation.scores import score
 from separate.instantiate import build_loss, build_separator
 from separate.losses.permutation import best_permutation
@@ -39,7 +44,7 @@ STEPS = [
 ]
 
 
-def drawn_of(sources: int = 2) -> Drawn:
+def drawn_of(sources: int = 2) -> RawBatch:
     generator = torch.Generator().manual_seed(1)
     signals = 0.1 * torch.randn(2, sources, 1, 320, generator=generator)
     return collate([Example("noise", signal.numpy()) for signal in signals])
@@ -194,12 +199,19 @@ def test_a_batch_is_changed_and_mixed_as_on_the_cpu_without_waiting(device, wait
     drawn = drawn_of()
     drawn.recorded, drawn.is_sum = 0.1 * torch.randn(2, 1, 320, generator=generator), torch.tensor([True, False])
     drawn.sample_rate = 8000
-    drawn.stretches = [Stretch.of(240, 1.0, 1.2, 2.0), Stretch.of(240, 1.1, 0.9, -1.0)]  # of at most 320 samples
-    drawn.curves = torch.randn(2, 2, BANDS, generator=generator)
-    drawn.responses = torch.randn(2, 2, 1, 40, generator=generator)
-    drawn.reference_spans = torch.tensor([[[[0, 10]], [[3, 4]]], [[[5, 6]], [[0, 40]]]])
-    drawn.matrices = torch.rand(2, 2, 1, 1, generator=generator)
-    drawn.noise, drawn.snr = torch.randn(2, 1, 240, generator=generator), torch.tensor([10.0, torch.inf])
+    plans = [StretchPlan.of(240, 1.0, 1.2, 2.0), StretchPlan.of(240, 1.1, 0.9, -1.0)]  # of at most 320 samples
+    curves = torch.randn(2, 2, BANDS, generator=generator)
+    responses = torch.randn(2, 2, 1, 40, generator=generator)
+    spans = torch.tensor([[[[0, 10]], [[3, 4]]], [[[5, 6]], [[0, 40]]]])
+    matrices = torch.rand(2, 2, 1, 1, generator=generator)
+    noise, snr = torch.randn(2, 1, 240, generator=generator), torch.tensor([10.0, torch.inf])
+    drawn.changes = [
+        Change(Stretch, {"plan": plans}),
+        Change(Equaliser, {"curves": curves}),
+        Change(Reverb, {"responses": responses, "reference_spans": spans}),
+        Change(ChannelMatrix, {"matrices": matrices}),
+        Change(Noise, {"noise": noise, "snr": snr}),
+    ]
     expected = drawn.to(CPU, STFT(64, 32))
     stft = STFT(64, 32).to(device)
     with waits() as waited:

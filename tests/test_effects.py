@@ -10,18 +10,20 @@ from hypothesis import strategies as st
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from separate.cli import train
-from separate.config import AugmentConfig
 from separate.data import open_split
+from separate.data.example import Example
 from separate.data.loader import TrainingSteps
-from separate.data.mixing.augmentations import Augment
-from separate.data.mixing.effects import BANDS, Stretch, equalise, resample_to, reverberate, stretch
-from separate.data.mixing.raw_batch import Drawn
+from separate.data.mixing.equaliser import BANDS, equalise
+from separate.data.mixing.fourier import convolve, resample_to
+from separate.data.mixing.raw_batch import collate
+from separate.data.mixing.reverb import Reverb
+from separate.data.mixing.stretch import StretchPlan, stretch
 from separate.data.mixing.vocoder import vocode
 from separate.evaluation.sdr import si_sdr
 from separate.stft import STFT
 from tests.conftest import TINY, tone, write
 from tests.test_data import speech_data
-from tests.test_mixing import augmented, example
+from tests.test_mixing import augmented, example, parameters
 
 STFTS = STFT(256, 64)
 CPU = torch.device("cpu")
@@ -87,7 +89,7 @@ def test_the_vocoder_gives_what_it_is_asked_for(frames, wanted):
 @settings(max_examples=100, deadline=None)
 @given(st.integers(500, 5000), st.floats(0.3, 3.0), st.floats(0.3, 3.0), st.floats(-12, 12))
 def test_every_length_and_factor_can_be_stretched(frames, speed, tempo, semitones):
-    how = Stretch.of(frames, speed, tempo, semitones)
+    how = StretchPlan.of(frames, speed, tempo, semitones)
     found = stretch(noise(1, 1, how.read), how, 8000)
     assert found.shape == (1, 1, frames) and found.isfinite().all()
 
@@ -104,9 +106,9 @@ def test_a_run_at_a_tempo_whose_frames_round_up(call, tmp_path):
 @hypothesis_example(58953, 1.670250375745124, 1.2848606645615623, 0.927808119330118)  # the least to spare, 1 sample
 def test_an_excerpt_holds_what_is_read_of_it(frames, speed, tempo, semitones):
     bounds = {"speed": [0.5, speed], "tempo": [0.5, tempo], "pitch": [semitones, 12.0]}
-    longest = augmented(1, frames, **bounds).longest
+    longest = augmented(1, frames, **bounds).stretch.read_factor
     for pitched in (semitones, 12.0):
-        assert Stretch.of(frames, speed, tempo, pitched).read <= round(frames * longest)
+        assert StretchPlan.of(frames, speed, tempo, pitched).read <= round(frames * longest)
 
 
 # pitch and tempo ----------------------------------------------------------------------------------------------------
@@ -117,7 +119,7 @@ def test_an_excerpt_holds_what_is_read_of_it(frames, speed, tempo, semitones):
     [(1.25, 1.0, 0.0, 500), (1.0, 1.25, 0.0, 400), (1.0, 1.0, 12.0, 800), (0.8, 1.1, -12.0, 160), (1.0, 1.0, 0.0, 400)],
 )
 def test_speed_tempo_and_pitch_change_what_they_name(speed, tempo, semitones, heard):
-    how = Stretch.of(4000, speed, tempo, semitones)
+    how = StretchPlan.of(4000, speed, tempo, semitones)
     assert how.read == pytest.approx(4000 * speed * tempo, rel=0.02)
     rhythm = tones(400, frames=how.read) * torch.from_numpy((np.arange(how.read) < how.read // 2).astype(np.float32))
     changed = stretch(rhythm, how, 8000)
@@ -137,7 +139,7 @@ def test_pitch_within_3_cents_and_tempo_within_a_thousandth(rate, seconds):
         (speed, tempo), semitones = rng.uniform(0.85, 1.15, 2), rng.uniform(-3, 3)
         asked = [(speed, 1, 0), (1, tempo, 0), (1, 1, semitones), (speed, tempo, semitones)][number % 4]
         frequency = rng.uniform(200, rate / 6)
-        how = Stretch.of(frames, *asked)
+        how = StretchPlan.of(frames, *asked)
         audio = np.sin(2 * np.pi * frequency * np.arange(how.read) / rate).astype(np.float32)
         heard = pitch(stretch(torch.from_numpy(audio)[None, None], how, rate)[0, 0].numpy(), rate)
         cents.append(1200 * np.log2(heard / (frequency * asked[0] * 2 ** (asked[2] / 12))))
@@ -150,7 +152,7 @@ def test_pitch_within_3_cents_and_tempo_within_a_thousandth(rate, seconds):
 @pytest.mark.parametrize(("speed", "tempo", "semitones"), [(1, 0.9, 0), (1, 1.13, 0), (1.07, 1, 0), (1.05, 0.93, 1.3)])
 def test_beats_fall_where_the_tempo_puts_them(rate, speed, tempo, semitones):
     frames = 3 * rate
-    how = Stretch.of(frames, speed, tempo, semitones)
+    how = StretchPlan.of(frames, speed, tempo, semitones)
     audio, places = hits(rate, how.read / rate, decay=0.004)
     found = stretch(audio, how, rate)[0, 0].numpy()
     expected = places / (speed * tempo)
@@ -167,19 +169,19 @@ def test_beats_fall_where_the_tempo_puts_them(rate, speed, tempo, semitones):
 
 def test_factor_one_changes_nothing():
     for frames in (4000, 4001, 132300, 264599):
-        audio, how = noise(2, 2, frames), Stretch.of(frames, 1.0, 1.0, 0.0)
+        audio, how = noise(2, 2, frames), StretchPlan.of(frames, 1.0, 1.0, 0.0)
         assert how.read == frames and torch.equal(stretch(audio, how, 44100), audio)
 
 
 def test_tempo_alone_is_not_resampled():
     for frames in (4001, 264600, 264599):
-        how = Stretch.of(frames, 1.0, 1.07, 0.0)
+        how = StretchPlan.of(frames, 1.0, 1.07, 0.0)
         assert how.between == how.frames == frames and how.read == round(1.07 * frames)
 
 
 def test_long_resampling_has_fast_transforms():
     for ratio in np.linspace(0.85, 1.15, 61):
-        for length in Stretch.of(264600, float(ratio), 1.0, 0.0).resampled:
+        for length in StretchPlan.of(264600, float(ratio), 1.0, 0.0).resampled:
             for factor in (2, 3, 5, 7, 11):
                 while length % factor == 0:
                     length //= factor
@@ -253,7 +255,7 @@ def in_a_room(rate=16000):
     beats, _ = hits(rate, 4.0, decay=0.02)
     tail = noise(2, rate // 3, seed=5) * torch.exp(-torch.arange(rate // 3) / (0.05 * rate)) * 0.03
     tail[:, 0] = 1.0
-    return reverberate(beats.expand(1, 2, -1), tail[None])
+    return convolve(beats.expand(1, 2, -1), tail[None])
 
 
 def correlation(audio):
@@ -263,7 +265,7 @@ def correlation(audio):
 @pytest.mark.parametrize("asked", [(1.0, 1.0, 1.0), (1.0, 1.0, -2.0), (1.0, 0.9, 0.0), (1.0, 1.2, 0.0)])
 def test_stereo_stays_as_wide_as_it_was(asked):
     audio, rate = in_a_room(), 16000
-    how = Stretch.of(3 * rate, *asked)
+    how = StretchPlan.of(3 * rate, *asked)
     assert correlation(stretch(audio, how, rate)) == pytest.approx(correlation(audio[..., : how.read]), abs=0.05)
 
 
@@ -306,7 +308,7 @@ def test_channels_and_sources_that_cancel_are_stretched_all_the_same(turned):
 def test_stretching_asks_the_device_for_no_value():
     with FakeTensorMode():
         for asked in ((1.0, 1.1, 0.0), (1.0, 1.0, 2.0), (0.9, 1.0, 0.0)):
-            how = Stretch.of(20000, *asked)
+            how = StretchPlan.of(20000, *asked)
             assert stretch(torch.empty(2, 2, how.read), how, 8000).shape == (2, 2, 20000)
 
 
@@ -348,7 +350,7 @@ def changed_batch(root, tmp_path, options):
         write(tmp_path / "rooms" / "a.wav", room(), subtype="FLOAT")
         options = {**options, "reverb": str(tmp_path / "rooms")}
     augment = augmented(1, 8000, **options)
-    config = speech_data("wsj0mix", root, excerpt=augment.longest)
+    config = speech_data("wsj0mix", root, excerpt=augment.stretch.read_factor)
     return TrainingSteps(open_split(config, "train"), 6, 0, augment)[0].to(CPU, STFTS)
 
 
@@ -386,16 +388,16 @@ def test_a_room_is_a_convolution_that_begins_with_the_direct_sound(tmp_path):
     response[[500, 700, 2600], 0] = 0.8, 0.4, 0.2  # after 500 samples of silence; the last one is cut off
     write(tmp_path / "rooms" / "a.wav", response, subtype="FLOAT")
     augment = augmented(1, reverb=str(tmp_path / "rooms"), reverb_seconds=0.2)
-    responses = augment.draw(np.random.default_rng(0), example(2, 1)).responses
+    responses = parameters(augment, example(2, 1), Reverb)["responses"]
     assert responses.shape == (2, 1, 1600) and responses[0, 0, 0] / responses[0, 0, 200] == pytest.approx(2)
     assert (responses**2).sum(axis=-1) == pytest.approx(1)
     audio = torch.randn(2, 1, 4000)
-    found = reverberate(audio, torch.from_numpy(responses))
+    found = convolve(audio, torch.from_numpy(responses))
     expected = np.stack([np.convolve(a[0], r[0])[:4000] for a, r in zip(audio.numpy(), responses, strict=True)])
     np.testing.assert_allclose(found[:, 0], expected, atol=1e-4)
     dry = augmented(1, reverb=str(tmp_path / "rooms"), reverb_probability=0.0)
-    response = torch.from_numpy(dry.draw(np.random.default_rng(0), example(2, 1)).responses)
-    torch.testing.assert_close(reverberate(audio, response), audio, atol=1e-5, rtol=0)
+    response = torch.from_numpy(parameters(dry, example(2, 1), Reverb)["responses"])
+    torch.testing.assert_close(convolve(audio, response), audio, atol=1e-5, rtol=0)
 
 
 # references in rooms ------------------------------------------------------------------------------------------------
@@ -412,13 +414,9 @@ def heard_in_room(tmp_path, reference, response=None, channels=1, **options):
     """A batch of two sources of white noise in the room, and these sources."""
     write(tmp_path / "rooms" / "a.wav", room() if response is None else response, subtype="FLOAT")
     options = {"reverb": str(tmp_path / "rooms"), "reverb_reference": reference, **options}
-    augment = Augment(AugmentConfig(**options), 8000, channels, 4000)
-    sources = noise(1, 2, channels, 4000)
+    augment, sources = augmented(channels, **options), noise(1, 2, channels, 4000)
     changes = augment.draw(np.random.default_rng(0), example(2, channels))
-    arrays = {
-        name: torch.from_numpy(value)[None] for name, value in vars(changes).items() if isinstance(value, np.ndarray)
-    }
-    return Drawn(["x"], sources, None, torch.tensor([True]), sample_rate=8000, **arrays).to(CPU, STFTS), sources
+    return collate([Example("x", sources[0].numpy())], [changes], 8000).to(CPU, STFTS), sources
 
 
 def delayed(audio, response):

@@ -15,7 +15,8 @@ import separate.cli.evaluate
 import separate.cli.infer
 import separate.cli.train
 from separate.config import AugmentConfig, EvalConfig, TrainConfig, data_config
-from separate.data.mixing.augmentations import Augment
+from separate.data.mixing.augmentation import AudioFormat
+from separate.data.mixing.augmenter import Augmenter
 from separate.errors import UsageError
 from separate.instantiate import build_loss, build_optimizer, build_separator
 from separate.validation import Range, brief
@@ -137,7 +138,7 @@ def test_every_number_of_the_configuration_has_a_range_with_an_end_and_an_exampl
 
 def test_ranges_hold_where_augment_is_made_without_a_configuration():
     with pytest.raises(UsageError, match="augment.polarity=2 must be at least 0 and at most 1"):
-        Augment(AugmentConfig(polarity=2), 8000, 1, 100)
+        Augmenter(AugmentConfig(polarity=2), AudioFormat(8000, 1, 100))
 
 
 def test_values_are_shown_on_one_short_line():

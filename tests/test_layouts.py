@@ -16,7 +16,7 @@ from separate.config import CacheConfig, data_config
 from separate.data import open_split
 from separate.data.layouts.base import MUSDB18_VALID
 from separate.data.storage.headers import Headers
-from separate.data.storage.quota import kept, make_room
+from separate.data.storage.quota import cache_entries, evict
 from separate.data.tracks import Files, Piece, Strings, Track, Tracks
 from separate.errors import DataError, UsageError
 from tests.conftest import tone, write
@@ -400,11 +400,11 @@ def test_decoded_songs_count_as_cache_and_are_decoded_again_when_they_were_dropp
     wanted = train.recording(0).samples
     where = f"cache.folder={tmp_path / 'cache'}"
     assert "decoded songs: 2, " in call(data_program, "cache", "info", where, cwd=tmp_path)[1]
-    size = sum(one.bytes for one in kept(tmp_path / "cache"))
-    assert make_room(tmp_path / "cache", 0.75 * size) == 1
+    size = sum(one.bytes for one in cache_entries(tmp_path / "cache"))
+    assert evict(tmp_path / "cache", 0.75 * size) == 1
     np.testing.assert_array_equal(train.recording(0).samples, wanted)
     np.testing.assert_array_equal(train.recording(1).samples[1:].sum(0), train.recording(1).samples[0])
-    assert len(list(kept(tmp_path / "cache"))) == 2
+    assert len(list(cache_entries(tmp_path / "cache"))) == 2
     shutil.rmtree(tmp_path / "cache")
     limited = CacheConfig(folder=str(tmp_path / "cache"), limit=0.75 * size / 1e9)
     with pytest.raises(UsageError, match="the decoded songs of train take more than cache.limit="):

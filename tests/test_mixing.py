@@ -14,10 +14,12 @@ from separate.data import open_split
 from separate.data.batch import total
 from separate.data.example import Example
 from separate.data.loader import TrainingSteps
-from separate.data.mixing.augmentations import Augment
+from separate.data.mixing.augmentation import AudioFormat, Augmentation, Change, Encoding, per_example
+from separate.data.mixing.augmenter import Augmenter
+from separate.data.mixing.channels import ChannelMatrix
 from separate.data.mixing.excerpts import TRIES
 from separate.data.mixing.loudness import energies, integrated
-from separate.data.mixing.raw_batch import Drawn
+from separate.data.mixing.raw_batch import RawBatch
 from separate.errors import DataError, UsageError
 from separate.stft import STFT
 from tests.conftest import TINY, tone, write
@@ -29,16 +31,21 @@ SAME = {"train": "train", "valid": "train", "test": "train"}
 
 
 def augmented(channels=2, frames=4000, cache=None, **options):
-    return Augment(AugmentConfig(**options), 8000, channels, frames, cache)
+    return Augmenter(AugmentConfig(**options), AudioFormat(8000, channels, frames), cache)
 
 
 def example(sources=3, channels=2, frames=4000, levels=None):
     return Example("x", np.zeros((sources, channels, frames), np.float32), levels=levels)
 
 
+def parameters(augment, of, kind, seed=0):
+    """What one augmentation draws for an example."""
+    return dict(augment.draw(np.random.default_rng(seed), of))[kind]
+
+
 def drawn(channels=2, times=200, sources=3, **options):
     augment, of = augmented(channels, **options), example(sources, channels)
-    return np.stack([augment.draw(np.random.default_rng(i), of).matrices for i in range(times)])
+    return np.stack([parameters(augment, of, ChannelMatrix, i)["matrices"] for i in range(times)])
 
 
 def test_nothing_asked_for_changes_nothing():
@@ -84,7 +91,8 @@ def batch_of(matrices, recorded=None):
     sources = torch.randn(2, 3, 2, 500, generator=torch.Generator().manual_seed(0))
     is_sum = torch.tensor([recorded is None, True])
     whole = None if recorded is None else torch.stack([sources[0].sum(0) + recorded, torch.zeros(2, 500)])
-    return sources, Drawn(["a", "b"], sources, whole, is_sum, matrices=matrices).to(CPU, STFTS)
+    changes = [Change(ChannelMatrix, {"matrices": matrices})]
+    return sources, RawBatch(["a", "b"], sources, whole, is_sum, changes=changes).to(CPU, STFTS)
 
 
 def test_the_mixture_is_made_of_what_the_sources_have_become():
@@ -135,7 +143,7 @@ def test_augmentation_leaves_the_drawn_excerpts_alone(stems):
     plain, changed = (
         TrainingSteps(open_split(config, "train"), 4, 0, augment)[1] for augment in (None, augmented(gain=[-6.0, 6.0]))
     )
-    assert torch.equal(plain.sources, changed.sources) and plain.matrices is None
+    assert torch.equal(plain.sources, changed.sources) and plain.changes == []
 
 
 def test_remixed_examples_take_each_source_from_a_track_of_its_own(stems):
@@ -254,16 +262,16 @@ def test_noise_is_added_to_the_mixture_alone_at_its_level(stems, tmp_path, cache
     write(tmp_path / "noise" / "n.wav", noise, subtype="FLOAT")
     kept = CacheConfig(cache, str(tmp_path / "cache"))
     examples = open_split(stems_data(stems), "train", 0, kept, STFTS)
-    augment = Augment(
-        AugmentConfig(noise=str(tmp_path / "noise"), noise_snr=[10.0, 10.0]), 8000, 1, 4000, kept, examples.reader
-    )
+    audio = AudioFormat(8000, 1, 4000)
+    options = AugmentConfig(noise=str(tmp_path / "noise"), noise_snr=[10.0, 10.0])
+    augment = Augmenter(options, audio, kept, examples.reader)
     batch = TrainingSteps(examples, 4, 0, augment)[0].to(CPU, STFTS)
     left = batch.mixture - batch.sources.sum(1)
     ratio = 10 * torch.log10(batch.sources.sum(1).square().mean((1, 2)) / left.square().mean((1, 2)))
     torch.testing.assert_close(ratio, torch.full((4,), 10.0), atol=0.01 if cache == "none" else 0.3, rtol=0)
     torch.testing.assert_close(batch.spectrogram, STFTS(batch.mixture), atol=1e-4, rtol=0)
     options = AugmentConfig(noise=str(tmp_path / "noise"), noise_probability=0.0)
-    never = Augment(options, 8000, 1, 4000, kept, examples.reader)
+    never = Augmenter(options, audio, kept, examples.reader)
     batch = TrainingSteps(examples, 4, 0, never)[0].to(CPU, STFTS)
     torch.testing.assert_close(batch.mixture, batch.sources.sum(1), atol=1e-5, rtol=0)
 
@@ -302,6 +310,17 @@ def test_folders_without_audio_or_with_bad_files_are_refused(tmp_path):
         augmented(reverb=str(tmp_path / "rooms"))
 
 
+class Inverted(Augmentation):
+    """Every source upside down."""
+
+    def draw(self, rng, example):
+        return {"factor": -1.0}
+
+    @staticmethod
+    def apply(signals, parameters):
+        return signals.change(lambda audio: audio * per_example(parameters["factor"], audio))
+
+
 def test_every_option_of_augmentation_changes_the_batch(stems, tmp_path):
     write(tmp_path / "files" / "a.wav", 0.1 * np.random.default_rng(0).standard_normal((3000, 1)))
     on = {
@@ -318,14 +337,15 @@ def test_every_option_of_augmentation_changes_the_batch(stems, tmp_path):
         "equaliser": 6.0,
         "reverb": str(tmp_path / "files"),
         "noise": str(tmp_path / "files"),
+        "extra": {"inverted": {"_target_": f"{__name__}.Inverted"}},
     }
     finer = {"reverb_probability": 0.5, "reverb_seconds": 0.1, "noise_probability": 0.5, "noise_snr": [-5.0, 0.0]}
     finer["reverb_reference"] = "early"
     assert {*on, *finer} == asdict(AugmentConfig()).keys()
 
     def batch(**options):
-        augment = Augment(AugmentConfig(**options), 8000, 2, 4000)
-        config = stems_data(stems, channels=2, excerpt=0.5 * augment.longest)
+        augment = augmented(**options)
+        config = stems_data(stems, channels=2, excerpt=0.5 * augment.stretch.read_factor)
         batch = TrainingSteps(open_split(config, "train", augment=augment.options), 6, 0, augment)[0].to(CPU, STFTS)
         return torch.cat([batch.mixture.unsqueeze(1), batch.sources], dim=1)
 
@@ -355,9 +375,10 @@ def test_a_recorded_mixture_is_taken_as_it_is_and_converted_once(stored, monkeyp
     sources, recorded = (
         (3000 * torch.randn(*shape, generator=generator)).to(stored) for shape in ((2, 3, 1, 50), (2, 1, 50))
     )
-    converted, of = [], Drawn._signals
-    monkeypatch.setattr(Drawn, "_signals", lambda self, signals: converted.append(signals) or of(self, signals))
-    batch = Drawn(["a", "b"], sources, recorded, torch.tensor([True, False]), scale=2**-15).to(CPU, STFTS)
+    converted, of = [], Encoding.decode
+    monkeypatch.setattr(Encoding, "decode", lambda self, signals: converted.append(signals) or of(self, signals))
+    encoding = Encoding(scale=2**-15)
+    batch = RawBatch(["a", "b"], sources, recorded, torch.tensor([True, False]), encoding=encoding).to(CPU, STFTS)
     assert [signals.ndim for signals in converted] == [4, 3]
     scale = 2**-15 if stored == torch.int16 else 1.0
     assert torch.equal(batch.mixture[1], recorded[1] * scale)

@@ -24,7 +24,7 @@ from separate.config import CacheConfig, data_config
 from separate.data import open_split
 from separate.data.loader import TrainingSteps, load
 from separate.data.storage.download import Shards
-from separate.data.storage.quota import clear, make_free, make_room
+from separate.data.storage.quota import clear, evict, evict_shards
 from separate.errors import DataError, UsageError
 from separate.stft import STFT
 from tests.conftest import TINY, tone, write
@@ -535,8 +535,8 @@ def test_only_what_separate_made_is_ever_dropped(shards, server, tmp_path):
     write(root / "decoded" / "song" / "vocals.wav", tone(300))
     before = sorted(root.rglob("*"))
     for limit in (0.0, None):
-        make_room(root, limit)
-        make_free(root, 10**15)
+        evict(root, limit)
+        evict_shards(root, 10**15)
     clear(root)
     assert sorted(root.rglob("*")) == before
 

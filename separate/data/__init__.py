@@ -172,11 +172,11 @@ def _holds_more(config: TracksConfig) -> bool:
 
 
 def _check_room(examples: FileExamples) -> None:
-    from separate.data.storage.prefetch import check_room
+    from separate.data.storage.prefetch import check_space
     from separate.data.storage.reading import CachedReader
 
     if isinstance(examples.reader, CachedReader):
-        check_room(examples.reader, examples.regions())
+        check_space(examples.reader, examples.regions())
 
 
 def arrays_of(cache: CacheConfig) -> Cache:
@@ -212,14 +212,14 @@ def make_reader(
     """Reads from files or from the cache.  pcm: the files' samples are given out as the 16 bits that they are."""
     from separate.data.storage import reading
 
+    files = reading.Reader(config.sample_rate, config.channels, pcm, fetch)
     if cache.kind == "none":
-        return reading.Reader(config.sample_rate, config.channels, pcm, fetch)
-    common = (config.sample_rate, config.channels, arrays_of(cache), cache.dtype)
+        return files
     if cache.kind == "audio" or stft is None:
-        return reading.CachedReader(*common, pcm, cache.content, fetch)
+        return reading.CachedReader(files, arrays_of(cache), cache.dtype, cache.content)
     if cache.dtype == "int16":
         raise UsageError("cache=spectrogram holds float32 or float16, not int16; use cache.dtype=float16")
-    return reading.SpectrogramReader(*common, stft, pcm, cache.content, fetch)
+    return reading.SpectrogramReader(files, arrays_of(cache), cache.dtype, cache.content, stft)
 
 
 def listing(config: FolderConfig, split: str, cache: CacheConfig) -> Listing:

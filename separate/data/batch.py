@@ -1,4 +1,4 @@
-"""One training step's signals, each transformed at most once."""
+"""A batch: mixture and sources, whose STFTs are computed at most once."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ if TYPE_CHECKING:
 
 
 class Batch:
-    """mixture: (B, C, T); sources: (B, S, C, T), both float32; tracks: what each example was cut from.
+    """The signals of one step, as networks and losses see them.
 
-    Where the sources are not known S is 0.  The spectrograms are computed where the batch lies, when first asked
-    for, by the `stft` it was bound to; a batch of spectrograms computes its samples so.
-    additive: the mixture is the sum of the sources.
+    mixture: (B, C, T) and sources: (B, S, C, T), float32; S is 0 if the sources are unknown.  tracks: the name of the
+    track of each example.  Spectrograms are computed by `stft` on the device of the batch at their first use, and so
+    are the samples of a batch of spectrograms.  additive: whether the mixture is the sum of the sources.
     """
 
     def __init__(
@@ -38,12 +38,12 @@ class Batch:
 
     @classmethod
     def of_mixture(cls, mixture: Tensor, stft: STFT) -> Batch:
-        """A mixture (B, C, T) alone."""
+        """A batch of a mixture (B, C, T) without sources."""
         return cls(mixture, mixture.new_empty(mixture.shape[0], 0, *mixture.shape[1:]), stft=stft)
 
     @classmethod
     def of_spectrograms(cls, mixture: Tensor, sources: Tensor, frames: int, tracks: Sequence[str], stft: STFT) -> Batch:
-        """mixture: (B, C, F, N), sources: (B, S, C, F, N), complex, of `frames` samples."""
+        """A batch of spectrograms of `frames` samples.  mixture: (B, C, F, N), sources: (B, S, C, F, N), complex."""
         batch = cls.__new__(cls)
         batch.spectrogram, batch.source_spectrograms = mixture, sources
         batch.tracks, batch.stft, batch.additive, batch.frames = list(tracks), stft, False, frames
@@ -59,7 +59,7 @@ class Batch:
 
     @cached_property
     def spectrogram(self) -> Tensor:
-        """STFT of the mixture, (B, C, F, N) complex; a sum where those of the sources are there already."""
+        """STFT of the mixture, (B, C, F, N) complex; the sum of those of the sources if these are computed already."""
         if self.additive and "source_spectrograms" in vars(self):
             return total(self.source_spectrograms)
         return self._transform(self.mixture)
@@ -79,12 +79,12 @@ class Batch:
 
     @property
     def _bound(self) -> STFT:
-        assert self.stft is not None, "Drawn.to(device, stft) binds the transform"
+        assert self.stft is not None, "RawBatch.to(device, stft) binds the transform"
         return self.stft
 
 
 def total(sources: Tensor) -> Tensor:
-    """The sum over S of (B, S, ...), one after the other: the order decides the last bit."""
+    """The sum over S of (B, S, ...), added in order, which decides the last bit."""
     found = sources[:, 0]
     for number in range(1, sources.shape[1]):
         found = found + sources[:, number]

@@ -15,14 +15,15 @@ if TYPE_CHECKING:
 
 @dataclass
 class Example:
-    """track: what it was cut from, for people.
+    """The signals of one excerpt in their stored encoding.
 
-    sources: S signals (C, T) in the dtype that they are stored in, float32, float16 or int16; or their spectrograms
-    (C, N, F), complex64 or, as float16, (C, N, F, 2).
-    recorded: the mixture, where it is not the sum of the sources.
-    scale: what 1 is worth in a stored sample; frames: T, where these are spectrograms.
-    levels: loudness in LUFS of what each source was cut from, where it is known; rejected: how many excerpts were drawn
-    and not taken before this one.
+    track: the name of its track, or of several.
+    sources: S signals (C, T) in float32, float16 or int16; or spectrograms (C, N, F) in complex64 or (C, N, F, 2) in
+    float16.
+    recorded: the mixture, or None if it is the sum of the sources.
+    scale: the value of one step of an int16 sample.  frames: T, if these are spectrograms.
+    levels: the loudness in LUFS of the whole track of each source, if known.
+    rejected: the number of excerpts that were drawn and not taken before this one.
     """
 
     track: str
@@ -35,7 +36,7 @@ class Example:
 
     @property
     def samples(self) -> np.ndarray:
-        """(1 + S, C, T) float32: the mixture and its sources, where they are not spectrograms."""
+        """The mixture and its sources, (1 + S, C, T) float32; not for spectrograms."""
         assert self.frames is None
         scale = np.float32(self.scale)
         sources = np.stack([source * scale if source.dtype == np.int16 else source for source in self.sources])
@@ -47,10 +48,9 @@ class Example:
 
 
 class Examples(ABC):
-    """One split of a data set.
+    """One split of a data set.  `len()` is the number of examples in one pass.
 
-    sources: their names; sample_rate in Hz; channels; excerpt: seconds of an example, `frames` in samples.
-    `len()` is the number of examples in one pass.
+    sources: their names.  sample_rate in Hz.  excerpt: the length of an example in seconds; `frames` in samples.
     """
 
     def __init__(self, sources: list[str], sample_rate: int, channels: int, excerpt: float) -> None:
@@ -66,13 +66,13 @@ class Examples(ABC):
         """The numbers of all examples in the order of one pass, (len(self),)."""
         return rng.permutation(len(self))
 
-    def expect(self, order: np.ndarray, place: int) -> None:
-        """Get ready what can be: from `place` on, examples are read in this order."""
+    def prefetch(self, order: np.ndarray, position: int) -> None:
+        """Start to fetch the next examples: they are read in this order, from `position` on."""
         return
 
     @abstractmethod
     def draw(self, index: int, rng: np.random.Generator) -> Example:
-        """A training example of `frames` samples: a function of (index, rng) alone."""
+        """A training example of `frames` samples, a function of (index, rng) alone."""
 
     @abstractmethod
     def fixed(self, index: int) -> Example:
@@ -85,18 +85,18 @@ class Examples(ABC):
 
     @abstractmethod
     def recording(self, index: int) -> Example:
-        """A whole recording, at the data set's rate and channels."""
+        """A whole recording at the rate and channels of the data set."""
 
 
 class FileExamples(Examples):
-    """Examples that are read from files, by `reader`."""
+    """Examples from files, which `reader` reads."""
 
     reader: Reader
 
     @abstractmethod
     def regions(self, mixtures: bool = True) -> list[Region]:
-        """All that is read: the sources of each track in order and, unless told otherwise, its mixture."""
+        """The regions of all tracks: their sources in order and, if `mixtures`, their mixtures."""
 
     @abstractmethod
     def groups(self) -> list[str]:
-        """What each of `regions(mixtures=False)` is of: a source, or a pool."""
+        """The source or pool of each of `regions(mixtures=False)`."""

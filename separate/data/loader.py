@@ -11,8 +11,9 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from separate.data.example import Example, Examples
-from separate.data.mixing.augmentations import Augment, Changes
-from separate.data.mixing.raw_batch import Drawn, collate
+from separate.data.mixing.augmentation import Change
+from separate.data.mixing.augmenter import Augmenter
+from separate.data.mixing.raw_batch import RawBatch, collate
 from separate.data.storage.parallel import end_with_parent
 from separate.errors import SeparateError
 from separate.interrupts import ignore_stops, signals_held
@@ -20,9 +21,9 @@ from separate.process import worker_count
 
 
 class TrainingSteps(Dataset):
-    """Item `step` is the batch of that step.  Each pass over the examples has an order of its own."""
+    """Training batches: item `step` is the batch of that step.  Each pass over the examples has its own order."""
 
-    def __init__(self, examples: Examples, batch_size: int, seed: int, augment: Augment | None = None) -> None:
+    def __init__(self, examples: Examples, batch_size: int, seed: int, augment: Augmenter | None = None) -> None:
         self.examples = examples
         self.batch_size = batch_size
         self.seed = seed
@@ -30,30 +31,30 @@ class TrainingSteps(Dataset):
         self._pass = -1
         self._order = np.empty(0, int)
 
-    def __getitem__(self, step: int) -> Drawn | SeparateError:
+    def __getitem__(self, step: int) -> RawBatch | SeparateError:
         numbers = range(step * self.batch_size, (step + 1) * self.batch_size)
         try:
             examples = [self._draw(number) for number in numbers]
-            place = self._place(numbers.stop)
-            self.examples.expect(self._order, place)
+            position = self._position(numbers.stop)
+            self.examples.prefetch(self._order, position)
             return collate(examples, self._changes(numbers, examples), self.examples.sample_rate)
         except SeparateError as error:
-            return error  # raised on the other side, where its message is not wrapped in a worker's traceback
+            return error  # `load` raises it, so that its message is not wrapped in a worker's traceback
 
     def _draw(self, number: int) -> Example:
         """Example `number`, counted from the start of the training."""
-        place = self._place(number)
-        return self.examples.draw(int(self._order[place]), np.random.default_rng([self.seed, 2, number]))
+        position = self._position(number)
+        return self.examples.draw(int(self._order[position]), np.random.default_rng([self.seed, 2, number]))
 
-    def _place(self, number: int) -> int:
-        """Where an example stands in the order of its pass, which becomes `_order`."""
-        this_pass, place = divmod(number, len(self.examples))
+    def _position(self, number: int) -> int:
+        """The position of an example in the order of its pass; sets `_order` to that order."""
+        this_pass, position = divmod(number, len(self.examples))
         if this_pass != self._pass:
             self._pass = this_pass
             self._order = self.examples.order(np.random.default_rng([self.seed, 1, this_pass]))
-        return place
+        return position
 
-    def _changes(self, numbers: range, examples: list[Example]) -> list[Changes] | None:
+    def _changes(self, numbers: range, examples: list[Example]) -> list[list[Change]] | None:
         if self.augment is None or not self.augment.active:
             return None
         return [
@@ -63,7 +64,7 @@ class TrainingSteps(Dataset):
 
 
 class FixedBatches(Dataset):
-    """The validation examples in order, `batch_size` at a time; the last batch may be smaller."""
+    """Validation batches: the examples in order, `batch_size` at a time; the last batch may be smaller."""
 
     def __init__(self, examples: Examples, batch_size: int) -> None:
         self.examples = examples
@@ -72,22 +73,21 @@ class FixedBatches(Dataset):
     def __len__(self) -> int:
         return -(-len(self.examples) // self.batch_size)
 
-    def __getitem__(self, index: int) -> Drawn | SeparateError:
+    def __getitem__(self, index: int) -> RawBatch | SeparateError:
         first = index * self.batch_size
         last = min(first + self.batch_size, len(self.examples))
-        self.examples.expect(np.arange(len(self.examples)), last)
+        self.examples.prefetch(np.arange(len(self.examples)), last)
         try:
             return collate([self.examples.fixed(number) for number in range(first, last)])
         except SeparateError as error:
             return error
 
 
-def load(dataset: Dataset, items: range, workers: int | str, pin: bool) -> Generator[Drawn, None, None]:
-    """These items of a data set in order, prepared by worker processes ahead of time (0: in this process).
+def load(dataset: Dataset, items: range, workers: int | str, pin: bool) -> Generator[RawBatch, None, None]:
+    """These items of a data set in order, prefetched by worker processes.
 
-    workers: their number, or auto, see `worker_count`.  pin: into pinned memory, for a GPU.
-
-    Close the generator if it is not read to its end: only then are the workers sure to end.
+    workers: their number (0: this process loads them), or auto, see `worker_count`.  pin: load into pinned memory, for
+    a GPU.  Close the generator if it is not read to its end, or the workers may not end.
     """
     options: dict[str, Any] = {}
     processes = worker_count(workers, gpu=pin)
@@ -102,10 +102,10 @@ def load(dataset: Dataset, items: range, workers: int | str, pin: bool) -> Gener
         num_workers=processes,
         pin_memory=pin,
         worker_init_fn=_start_worker,
-        generator=torch.Generator(),  # its draws leave the global state, which dropout uses, alone
+        generator=torch.Generator(),  # the global state, which dropout uses, stays as it is
         **options,
     )
-    with signals_held():  # or a worker would run this process's handlers before it has its own
+    with signals_held():  # a worker must not run this process's handlers before it has its own
         batches = iter(loader)
     try:
         for batch in batches:
@@ -113,7 +113,7 @@ def load(dataset: Dataset, items: range, workers: int | str, pin: bool) -> Gener
                 raise batch
             yield batch
     finally:
-        del batches  # or an exception would keep it alive, and with it the workers, which ignore the stop at exit
+        del batches  # an exception would keep it and its workers alive, and they ignore the stop at exit
 
 
 def _start_worker(worker: int) -> None:

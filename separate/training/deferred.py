@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from separate.data.mixing.raw_batch import Drawn
+from separate.data.mixing.raw_batch import RawBatch
 
 
 class Figures:
@@ -78,7 +78,7 @@ class Pending:
     """A step whose figures have not been read yet.  number: of the step; drawn: its batch."""
 
     number: int
-    drawn: Drawn
+    drawn: RawBatch
     figures: Figures
     before: OptimizerState | None = None
 

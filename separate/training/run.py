@@ -23,7 +23,8 @@ from separate.config import (
 )
 from separate.data import open_split
 from separate.data.example import FileExamples
-from separate.data.mixing.augmentations import Augment
+from separate.data.mixing.augmentation import AudioFormat
+from separate.data.mixing.augmenter import Augmenter
 from separate.data.storage.download import refuse_commands
 from separate.device import choose_device
 from separate.errors import SeparateError, UsageError
@@ -118,12 +119,12 @@ def prepare(
     data = data_config(config["data"])
     cache = typed(CacheConfig, config["cache"], "cache.")
     changes, frames = typed(AugmentConfig, config["augment"], "augment."), round(data.excerpt * data.sample_rate)
-    augment = Augment(changes, data.sample_rate, data.channels, frames, cache)
-    longer = replace(data, excerpt=data.excerpt * augment.longest)
+    augment = Augmenter(changes, AudioFormat(data.sample_rate, data.channels, frames), cache, trust=trust)
+    longer = replace(data, excerpt=data.excerpt * augment.stretch.read_factor)
     train = open_split(longer, "train", config["seed"], cache, separator.stft, changes)
     valid = open_split(data, "valid", config["seed"], cache, separator.stft)
     if isinstance(train, FileExamples):
-        augment.reader = train.reader  # noise is given out as the sources are
+        augment.noise.reader = train.reader  # noise has the encoding of the sources
 
     separator.to(device)
     mode = "max" if higher_is_better(options.monitor) else "min"

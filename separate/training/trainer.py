@@ -21,8 +21,8 @@ from separate import checkpoint
 from separate.config import TrainerConfig
 from separate.data.example import Examples
 from separate.data.loader import FixedBatches, TrainingSteps, load
-from separate.data.mixing.augmentations import Augment
-from separate.data.mixing.raw_batch import Drawn
+from separate.data.mixing.augmenter import Augmenter
+from separate.data.mixing.raw_batch import RawBatch
 from separate.errors import SeparateError, UsageError
 from separate.evaluation.scores import METRICS, score
 from separate.files import replace_file
@@ -66,7 +66,7 @@ class Training:
     workers: int | str
     folder: Path
     config: dict[str, Any]
-    augment: Augment | None = None
+    augment: Augmenter | None = None
     log: RunLog | None = None
     lags: bool = False
     dtype: torch.dtype = torch.float32
@@ -150,7 +150,7 @@ def _out_of_time(state: State, options: TrainerConfig) -> bool:
 
 
 def train_epoch(
-    state: State, training: Training, batches: Iterator[Drawn], interruption: Interruption
+    state: State, training: Training, batches: Iterator[RawBatch], interruption: Interruption
 ) -> dict[str, float]:
     """The steps that are left of this epoch; means over the whole of it, by name."""
     options = training.options
@@ -195,7 +195,7 @@ def _progress(sums: dict[str, float], waiting: float) -> str:
     return f"loss {mean:.4g}, waiting for data {waiting:.0%}"
 
 
-def train_step(state: State, training: Training, drawn: Drawn) -> dict[str, float]:
+def train_step(state: State, training: Training, drawn: RawBatch) -> dict[str, float]:
     """One step.  Returns what it adds to the epoch's sums; nothing where loss or gradient is not finite.
 
     Such a step is not applied: parameters, statistics and the optimizer's state stay as they were.

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from separate.data.layouts.base import Listing, Sought, with_validation
 from separate.data.storage.parallel import in_parallel
-from separate.data.storage.quota import DECODED, Uses, make_room
+from separate.data.storage.quota import DECODED, LastUse, evict
 from separate.errors import DataError, UsageError
 from separate.files import replace_file
 
@@ -33,7 +33,7 @@ class Songs:
         self.root = root
         self.folder = root / DECODED
         self.limit = limit
-        self.is_there = Uses()
+        self.is_there = LastUse()
 
     def __call__(self, path: str) -> None:
         place = Path(path).parent
@@ -53,7 +53,7 @@ class Songs:
         if not self.is_there(str(place)):
             _decode(song, place)
             replace_file(place.with_suffix(SONG), os.fsencode(song.absolute()))
-            make_room(self.root, self.limit)
+            evict(self.root, self.limit)
         return place
 
 

@@ -159,11 +159,11 @@ class ShardExcerpts(Excerpts):
         moments = np.repeat(begins, np.diff(self.bounds)) + self.window * rng.random(len(self))
         return np.argsort(moments, kind="stable")
 
-    def expect(self, order: np.ndarray, place: int) -> None:
+    def prefetch(self, order: np.ndarray, position: int) -> None:
         """Fetch the shards of the next examples, about two shards' worth, in the background."""
         if not self.fetched or (self._ahead is not None and self._ahead.is_alive()):
             return
-        soon = order[place : place + 2 * len(self) // len(self.files) + 1]
+        soon = order[position : position + 2 * len(self) // len(self.files) + 1]
         numbers = dict.fromkeys((np.searchsorted(self.bounds, soon, side="right") - 1).tolist())
         missing = [file for file in (self.files[number] for number in numbers) if not self.shards.is_there(file)]
         if missing:

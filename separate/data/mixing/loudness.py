@@ -1,4 +1,4 @@
-"""How loud every tenth of a second of a signal is, K-weighted as in ITU-R BS.1770-4, and what follows from it."""
+"""Loudness by ITU-R BS.1770-4: K-weighted energies of tenths of a second, gated loudness, activity."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from separate.data.storage.cache import VERSION, Cache
 from separate.data.storage.parallel import in_parallel
 from separate.data.storage.reading import BLOCK, Reader, Region
 
-SECONDS = 0.1  # that one energy is of
-ACTIVE = -60.0  # LUFS, below which a source is taken to be silent
-OFFSET = -0.691  # dB, that makes a full-scale sine of 997 Hz on one channel -3.01 LUFS
-GATE, RELATIVE = -70.0, -10.0  # LUFS and LU: quieter parts are left out of a loudness (BS.1770-4, eq. 5 and 6)
+SECONDS = 0.1  # length of a block, which has one energy
+ACTIVE = -60.0  # LUFS; a source is silent below
+OFFSET = -0.691  # dB; with it, a full-scale sine of 997 Hz on one channel has -3.01 LUFS
+GATE, RELATIVE = -70.0, -10.0  # LUFS and LU: gates below which blocks do not count (BS.1770-4, eq. 5 and 6)
 
 
 def k_weighting(sample_rate: int) -> np.ndarray:
@@ -33,9 +33,9 @@ def _poles(k: float, q: float) -> np.ndarray:
 
 
 def energies(blocks: Iterable[np.ndarray], sample_rate: int) -> np.ndarray:
-    """Mean square of each tenth of a second, K-weighted and summed over the channels, of blocks (C, n) -> (n_tenths).
+    """K-weighted mean square of each tenth of a second, summed over channels: consecutive blocks (C, n) -> (tenths).
 
-    The last one may be of less.
+    The last tenth may be shorter.
     """
     from scipy.signal import sosfilt
 
@@ -61,7 +61,7 @@ def level(energy: np.ndarray | float) -> np.ndarray:
 
 
 def integrated(tenths: np.ndarray) -> float:
-    """Gated loudness in LUFS of the energies of a signal, -inf for silence (BS.1770-4, eq. 4 to 7)."""
+    """Integrated loudness in LUFS from the energies of a signal, -inf for silence (BS.1770-4, eq. 4 to 7)."""
     blocks = np.convolve(tenths, np.full(4, 0.25), "valid") if len(tenths) >= 4 else tenths.mean(keepdims=True)
     loud = blocks[level(blocks) > GATE] if len(tenths) else blocks
     if not len(loud):
@@ -71,12 +71,12 @@ def integrated(tenths: np.ndarray) -> float:
 
 
 class LoudnessIndex:
-    """The energies of many regions, packed, made once and kept in the cache."""
+    """The energies of many regions, packed in one array, which is measured once and cached."""
 
     def __init__(self, regions: Sequence[Region], reader: Reader, cache: Cache, workers: int | str) -> None:
-        known = [(region[1:], [cache.identity(path, False) for path, _ in region.signal]) for region in regions]
-        how = [VERSION, "loudness", reader.sample_rate, reader.channels, known]
-        key = hashlib.sha256(json.dumps(how).encode()).hexdigest()
+        files = [(region[1:], [cache.identity(path, False) for path, _ in region.signal]) for region in regions]
+        facts = [VERSION, "loudness", reader.sample_rate, reader.channels, files]
+        key = hashlib.sha256(json.dumps(facts).encode()).hexdigest()
         packed = cache.open(key)
         if packed is None:
             of_all = in_parallel(_Energies(reader), regions, workers, "measuring levels")
@@ -93,7 +93,7 @@ class LoudnessIndex:
         return self.energies[self.ends[region] : self.ends[region + 1]]
 
     def activity(self, region: int, start: int, frames: int) -> float:
-        """The share of the tenths of a second from `start` on, in samples, in which a region is louder than ACTIVE."""
+        """The share of tenths of a second in which a region is louder than ACTIVE; start and frames in samples."""
         base, end = int(self.ends[region]), int(self.ends[region + 1])
         first = min(base + start // self.size, end)
         last = min(base - (-(start + frames) // self.size), end)

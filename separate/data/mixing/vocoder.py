@@ -1,4 +1,4 @@
-"""Phase vocoder: another duration at the same pitch, for all sources and channels of an example alike."""
+"""Phase vocoder: change the duration at the same pitch, for all sources and channels of an example alike."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from torch import Tensor
 from torch.nn.functional import avg_pool1d, interpolate, max_pool1d, pad
 
 WINDOW = 0.046  # seconds of a frame, rounded up to a power of two samples
-BLOCKS = 16  # in a frame, whose energies are compared to find onsets
-RISE = 4.0  # energy ratio (6 dB) that makes an onset
-BAND = 1000.0  # Hz over which levels are restored
-LARGEST = 2.0  # amplitude gain by which a level may be restored
+BLOCKS = 16  # of a frame; onsets are found by the energies of blocks
+RISE = 4.0  # energy ratio (6 dB) of an onset
+BAND = 1000.0  # Hz, width of the bands whose levels are restored
+LARGEST = 2.0  # amplitude gain that restores a level, at most
 
 
 def vocode(audio: Tensor, frames: int, sample_rate: int) -> Tensor:
-    """Another duration at the same pitch, (S, C, T) -> (S, C, frames); S sources of C channels that sound together.
+    """Change the duration at the same pitch, (S, C, T) -> (S, C, frames); S sources of C channels of one mixture.
 
     Phase vocoder with identity phase locking (Laroche and Dolson, 1999). Peaks and phase turns come from the mixture
     of the sources, and the phase advance from its cross-spectrum summed over channels. All signals are turned alike, so
@@ -34,27 +34,27 @@ def vocode(audio: Tensor, frames: int, sample_rate: int) -> Tensor:
     n_fft = 2 ** math.ceil(math.log2(WINDOW * sample_rate))
     window = torch.hann_window(n_fft, device=audio.device)
     mixture = audio.sum(dim=0)
-    heard, centre = _time_map(mixture, frames, n_fft)
-    turn = _turned(mixture, heard, centre, window, sample_rate)
+    positions, onset_frames = _time_map(mixture, frames, n_fft)
+    turn = _rotations(mixture, positions, onset_frames, window, sample_rate)
     # one source at a time, which needs less memory and is faster on a CPU
-    return torch.stack([_overlap_add(_spectra(x, heard, window).mul_(turn), window)[..., :frames] for x in audio])
+    return torch.stack([_overlap_add(_spectra(x, positions, window).mul_(turn), window)[..., :frames] for x in audio])
 
 
-def _turned(mixture: Tensor, heard: Tensor, centre: Tensor, window: Tensor, sample_rate: int) -> Tensor:
+def _rotations(mixture: Tensor, positions: Tensor, onset_frames: Tensor, window: Tensor, sample_rate: int) -> Tensor:
     """The complex factors (K, F) that turn the frames of every signal and restore their levels."""
     hop = len(window) // 4
-    spectra = _spectra(mixture, heard, window)  # (C, K, F)
+    spectra = _spectra(mixture, positions, window)  # (C, K, F)
     power = _power(spectra)
-    earlier = _spectra(mixture, heard[1:] - hop, window)  # one hop before each frame but the first
+    earlier = _spectra(mixture, positions[1:] - hop, window)  # one hop before each frame but the first
     turns = (spectra[:, :-1] * earlier.conj_physical_()).sum(dim=0).angle()
-    turn = torch.polar(torch.ones_like(power), _locked(turns, power, heard, centre, hop))
+    turn = torch.polar(torch.ones_like(power), _locked(turns, power, positions, onset_frames, hop))
     return turn * _restoring(spectra.mul_(turn), power, window, sample_rate)
 
 
 def _time_map(mixture: Tensor, frames: int, n_fft: int) -> tuple[Tensor, Tensor]:
     """For each frame of the output, its centre in the input in samples, and the number of the frame at its onset.
 
-    Both (K,); the second is -1 away from onsets.  Frame k is centred at (k - 1) * n_fft / 4 in the output.
+    Both are (K,); the second is -1 away from onsets.  Frame k is centred at (k - 1) * n_fft / 4 in the output.
     """
     length, hop, around = mixture.shape[-1], n_fft // 4, n_fft * 3 // 8
     block, onsets = n_fft // BLOCKS, _onsets(mixture, n_fft, max(1.0, length / frames))
@@ -67,25 +67,27 @@ def _time_map(mixture: Tensor, frames: int, n_fft: int) -> tuple[Tensor, Tensor]
     here = (placed * length // frames // block).clamp(0, count - 1)
     onset = torch.stack([latest[here], coming[here + 1]])  # (2, K) blocks: before and after each frame
     missing = (onset < 0) | (onset == count)
-    sounds = onset * block + block // 2
-    lands = sounds * frames // length
+    onsets_in = onset * block + block // 2
+    onsets_out = onsets_in * frames // length
 
     # the fixed point on either side: where the region around an onset ends, or the end of the signal
     after = torch.arange(2, device=mixture.device)[:, None]  # 0: before; made on the device, without waiting
     side = around * (1 - 2 * after)
-    heard = torch.where(missing, after * length, sounds + side)
-    given = torch.where(missing, after * frames, lands + side)
-    between = heard[0] + (placed - given[0]) * (heard[1] - heard[0]) // (given[1] - given[0]).clamp_min(1)
-    near = torch.stack([placed < given[0], placed > given[1]]) & ~missing
-    place = torch.where(near[0], heard[0] + placed - given[0], between)
-    place = torch.where(near[1], heard[1] + placed - given[1], place)
-    at_onset = (lands + hop // 2) // hop + 1
-    centre = torch.where(near[0], at_onset[0], torch.where(near[1], at_onset[1], -1))
-    return place.clamp(-n_fft // 2, length + n_fft // 2), centre
+    anchors_in = torch.where(missing, after * length, onsets_in + side)
+    anchors_out = torch.where(missing, after * frames, onsets_out + side)
+    between = anchors_in[0] + (placed - anchors_out[0]) * (anchors_in[1] - anchors_in[0]) // (
+        anchors_out[1] - anchors_out[0]
+    ).clamp_min(1)
+    near = torch.stack([placed < anchors_out[0], placed > anchors_out[1]]) & ~missing
+    positions = torch.where(near[0], anchors_in[0] + placed - anchors_out[0], between)
+    positions = torch.where(near[1], anchors_in[1] + placed - anchors_out[1], positions)
+    at_onset = (onsets_out + hop // 2) // hop + 1
+    onset_frames = torch.where(near[0], at_onset[0], torch.where(near[1], at_onset[1], -1))
+    return positions.clamp(-n_fft // 2, length + n_fft // 2), onset_frames
 
 
 def _onsets(mixture: Tensor, n_fft: int, factor: float) -> Tensor:
-    """Which blocks of n_fft / BLOCKS samples of (C, T) begin a sound, (J,) bool, at least 1.5 * factor frames apart."""
+    """Whether each block of n_fft / BLOCKS samples of (C, T) has an onset, (J,) bool, 1.5 * factor frames apart."""
     block = n_fft // BLOCKS
     steeper = pad(mixture.diff(dim=-1), (1, -mixture.shape[-1] % block))
     energy = steeper.square().unflatten(-1, (-1, block)).sum(dim=(0, 2))
@@ -111,17 +113,17 @@ def _power(spectra: Tensor) -> Tensor:
     return (spectra.real.square() + spectra.imag.square()).sum(dim=0)
 
 
-def _locked(turns: Tensor, power: Tensor, heard: Tensor, centre: Tensor, hop: int) -> Tensor:
+def _locked(turns: Tensor, power: Tensor, positions: Tensor, onset_frames: Tensor, hop: int) -> Tensor:
     """The phase rotation of each frame, (K, F); each bin follows the nearest peak.
 
     turns: (K - 1, F), from each frame to the next; power: (K, F) of the mixture.
     """
     peaks = _nearest_peak(power)
     bins = torch.arange(power.shape[-1], device=power.device)
-    peaks = torch.where((heard.diff() == hop)[:, None], bins, peaks[1:])  # at the original speed nothing turns
+    peaks = torch.where((positions.diff() == hop)[:, None], bins, peaks[1:])  # at the original speed nothing turns
     smooth = avg_pool1d(power, 5, stride=1, padding=2)
-    begins = (centre[1:] >= 0) & (centre[1:] != centre[:-1])
-    risen = smooth[centre[1:].clamp(0, len(power) - 1)] > RISE * smooth[:-1]
+    begins = (onset_frames[1:] >= 0) & (onset_frames[1:] != onset_frames[:-1])
+    risen = smooth[onset_frames[1:].clamp(0, len(power) - 1)] > RISE * smooth[:-1]
     kept = ~(begins[:, None] & risen)
     found = [torch.zeros_like(power[0])]
     for turn, peak, keep in zip(turns, peaks, kept, strict=True):
@@ -130,7 +132,7 @@ def _locked(turns: Tensor, power: Tensor, heard: Tensor, centre: Tensor, hop: in
 
 
 def _nearest_peak(power: Tensor) -> Tensor:
-    """For each bin of (..., F) the index of the nearest that is larger than two on either side; itself without one."""
+    """For each bin of (..., F) the nearest peak (larger than two bins on either side), or the bin itself."""
     around = max_pool1d(power.flatten(0, -2), 5, stride=1, padding=2).reshape(power.shape)
     bins = torch.arange(power.shape[-1], device=power.device).expand(power.shape)
     is_peak = (power >= around) & (power > 0)
@@ -156,7 +158,7 @@ def _restoring(turned: Tensor, power: Tensor, window: Tensor, sample_rate: int) 
 
 
 def _overlap_add(spectra: Tensor, window: Tensor) -> Tensor:
-    """(..., K, F) of frames a quarter window apart, the first centred a quarter before 0 -> (..., samples)."""
+    """(..., K, F) -> (..., samples); frames are a quarter window apart, the first is centred a quarter before 0."""
     hop = len(window) // 4
     parts = torch.fft.irfft(spectra, n=len(window)).mul_(window / 1.5).unflatten(-1, (4, hop))  # Hann^2 adds up to 1.5
     count = parts.shape[-3]

@@ -19,7 +19,7 @@ from filelock import FileLock
 from tqdm import tqdm
 
 from separate.audio import ENDINGS, MOST_CHANNELS, RATES, Info, Member, UnreadableError, member_of, probe
-from separate.data.storage.quota import CONTENTS, FREE, SHARDS, Uses, drop, kept, make_free, make_room
+from separate.data.storage.quota import CONTENTS, FREE, SHARDS, LastUse, cache_entries, delete, evict, evict_shards
 from separate.errors import DataError, SeparateError, UsageError
 from separate.files import FULL, check_name, decode, digest, replace_file
 from separate.validation import fits
@@ -89,7 +89,7 @@ class Shards:
         self.root = root
         self.folder = root / SHARDS
         self.limit = limit
-        self.is_there = Uses()  # of a shard's file
+        self.is_there = LastUse()  # of a shard's file
 
     def contents(self, place: str, told: Contents | None = None) -> tuple[str, Contents]:
         """The file that a shard is read from, whether or not it is there now, and what lies in it.
@@ -127,7 +127,7 @@ class Shards:
 
     def check_room(self, needed: int, window: int) -> None:
         """UsageError where shards of so many bytes in all cannot be there together."""
-        there = sum(one.bytes for one in kept(self.root, (SHARDS,)))
+        there = sum(entry.bytes for entry in cache_entries(self.root, (SHARDS,)))
         free = there + shutil.disk_usage(self.folder).free - FREE
         if needed > min(free, self.limit or free):
             least = (
@@ -188,8 +188,8 @@ class Shards:
             with gopen(url) as stream, part.open("wb") as file:
                 while block := stream.read(BLOCK):
                     size += len(block)
-                    make_room(self.root, None if self.limit is None else self.limit - size)
-                    make_free(self.root, len(block))
+                    evict(self.root, None if self.limit is None else self.limit - size)
+                    evict_shards(self.root, len(block))
                     seen.update(block)
                     file.write(block)
         except BaseException as error:
@@ -209,13 +209,13 @@ class Shards:
 
 def verify_copies(root: Path) -> tuple[int, list[Path]]:
     """Read every fetched shard again and drop those that are not as they came: how many there were, and these."""
-    found = [one.place for one in kept(root, (SHARDS,))]
+    found = [entry.path for entry in cache_entries(root, (SHARDS,))]
     damaged = []
     for file in tqdm(found, "verifying shards", leave=False, disable=None):
         known = _remembered(Path(f"{file}{CONTENTS}"))
         if known is None or digest(file, known.bytes) != known.sha256:
             damaged.append(file)
-            drop(file)
+            delete(file)
     return len(found), damaged
 
 

@@ -1,4 +1,4 @@
-"""Headers of many audio files, read in parallel once and remembered for as long as the files stay as they are."""
+"""Headers of many audio files: read once in parallel, and stored until a file changes."""
 
 from __future__ import annotations
 
@@ -15,17 +15,18 @@ import numpy as np
 from tqdm import tqdm
 
 from separate.audio import ENDINGS, Info, UnreadableError, impossible, probe
-from separate.errors import SeparateError
+from separate.data.tracks import Files, Piece
+from separate.errors import DataError, SeparateError
 from separate.files import replace_file
 
 log = logging.getLogger(__name__)
 
-READERS = 8  # threads; a header is mostly waiting for the disk
-FORMAT = 3  # raised when what is remembered changes its form
+READERS = 8  # threads; reading a header is mostly waiting for the disk
+FORMAT = 3  # raise it when the stored form changes
 
 
 def audio_files(folder: str | Path, deep: bool = True) -> list[str]:
-    """The audio files of a folder and (deep) the folders in it, sorted, without hidden ones."""
+    """The audio files of a folder and, if `deep`, of the folders in it, sorted; hidden ones are left out."""
     return sorted(_walk(str(folder), deep))
 
 
@@ -42,25 +43,25 @@ def _walk(folder: str, deep: bool) -> Iterator[str]:
 
 
 def folders_in(folder: str | Path) -> list[str]:
-    """The names of the folders in a folder, sorted, without hidden ones."""
+    """The names of the folders in a folder, sorted; hidden ones are left out."""
     with os.scandir(folder) as entries:
         return sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
 
 
 class Headers:
-    """Headers by path.  A file is read again where its size or time of change is another than last time.
+    """Headers by path.  A file is read again if its size or modification time has changed.
 
-    memory: the folder where headers are remembered from run to run, or None; of: what they are remembered by, as
-    `data.root`.
+    memory: the folder where headers are stored from run to run, or None.  root: the folder of the data set, which they
+    are stored by.
     """
 
-    def __init__(self, memory: Path | None = None, of: str | Path = "") -> None:
-        name = hashlib.sha256(os.path.abspath(of).encode(errors="surrogateescape")).hexdigest()[:16]
+    def __init__(self, memory: Path | None = None, root: str | Path = "") -> None:
+        name = hashlib.sha256(os.path.abspath(root).encode(errors="surrogateescape")).hexdigest()[:16]
         self.path = memory / f"{name}.npz" if memory else None
 
     def read(self, paths: Sequence[str]) -> tuple[dict[str, Info], list[str]]:
-        """Headers of these files, and `path: reason` for each that has none."""
-        known = self._remembered()
+        """Headers of these files, and `path: reason` for each file whose header cannot be read."""
+        known = self._stored()
         found: dict[str, Info] = {}
         stamps: dict[str, tuple[int, int]] = {}
         unknown = []
@@ -89,20 +90,20 @@ class Headers:
                     else:
                         problems.append(f"{path}: {result}")
             fresh = {(path, *stamps[path]): found[path] for path in unknown if path in found and path in stamps}
-            self._remember({**known, **fresh}, fresh)
+            self._store({**known, **fresh}, fresh)
         return found, problems
 
-    def _remembered(self) -> dict[tuple[str, int, int], Info]:
+    def _stored(self) -> dict[tuple[str, int, int], Info]:
         if self.path is None or not self.path.exists():
             return {}
         try:
             return _unpack(self.path.read_bytes())
-        except Exception:  # a damaged archive can fail in any way; it is made again
-            log.debug("%s is not a list of headers and is made again", self.path, exc_info=True)
+        except Exception:  # a damaged archive can fail in any way; it is written again
+            log.debug("%s is not a list of headers and is written again", self.path, exc_info=True)
             return {}
 
-    def _remember(self, known: dict[tuple[str, int, int], Info], fresh: dict[tuple[str, int, int], Info]) -> None:
-        """Store what is known; of several states of one file only the newest."""
+    def _store(self, known: dict[tuple[str, int, int], Info], fresh: dict[tuple[str, int, int], Info]) -> None:
+        """Store all headers; of several states of one file only the newest."""
         if self.path is None or not fresh:
             return
         newest = {key[0]: key for key in known}
@@ -112,12 +113,30 @@ class Headers:
             log.warning("the headers of %d files will be read again next time: %s", len(fresh), error)
 
 
+def audio_pieces(folder: str | None, key: str, memory: Path) -> Files:
+    """The audio files under a folder with their headers; none without a folder.  DataError names all unreadable files.
+
+    key: the option that names the folder.  memory: the folder where headers are stored.
+    """
+    if folder is None:
+        return Files([])
+    root = Path(folder).expanduser()
+    paths = audio_files(root) if root.is_dir() else []
+    if not paths:
+        raise DataError(f"{key}={folder} is no folder with audio files in it")
+    infos, problems = Headers(memory, root).read(paths)
+    problems += [f"{path}: holds no samples" for path, info in infos.items() if info.frames == 0]
+    if problems:
+        raise DataError.of_files(f"{len(problems)} bad files in {key}", problems, "Mend or remove them.")
+    return Files([Piece(path, infos[path]) for path in paths])
+
+
 _COLUMNS = ("size", "time", "frames", "sample_rate", "channels", "kind")
 _DIGEST = hashlib.sha256().digest_size  # bytes
 
 
 def _pack(known: dict[tuple[str, int, int], Info]) -> bytes:
-    """Headers by path, size and time of change, as an archive of NumPy arrays followed by its SHA-256."""
+    """Headers by path, size and modification time, as an archive of NumPy arrays followed by its SHA-256."""
     kinds = sorted({_kind(info) for info in known.values()})
     columns = {
         "size": [size for _, size, _ in known],
@@ -135,7 +154,10 @@ def _pack(known: dict[tuple[str, int, int], Info]) -> bytes:
 
 
 def _unpack(content: bytes) -> dict[tuple[str, int, int], Info]:
-    """The inverse of `_pack`, without headers that their files cannot have; other contents raise any exception."""
+    """The inverse of `_pack`, without headers that are impossible for the size of their file.
+
+    Any exception for other contents.
+    """
     archive, digest = content[:-_DIGEST], content[-_DIGEST:]
     if hashlib.sha256(archive).digest() != digest:
         raise ValueError("the checksum differs")

@@ -1,4 +1,4 @@
-"""The same work on many files, in several processes, with a progress bar."""
+"""Map a function over many items in several processes, with a progress bar."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ def in_parallel(
 ) -> list[Result]:
     """work(item) of each item, in order.
 
-    workers: processes beside this one, auto for one per core; with 0, or few items, this process does the work.
-    A SeparateError of one item is raised when all are done, together with those of the others.
+    workers: the number of processes beside this one, auto for one per core; with 0, or few items, this process does
+    the work.  SeparateErrors of items are raised together when all items are done.
     """
     count = len(items)
     processes = min(cores() if workers == "auto" else int(workers), count // 2)
@@ -41,7 +41,7 @@ def in_parallel(
     others = set(multiprocessing.active_children())
     pool = ProcessPoolExecutor(processes, multiprocessing.get_context("fork"), _start, (_Guarded(work), items))
     try:
-        with signals_held():  # or a worker would run this process's handlers before it has its own
+        with signals_held():  # a worker must not run this process's handlers before it has its own
             chunks = [pool.submit(_work_on, range(first, min(first + size, count))) for first in range(0, count, size)]
         return _collect((result for chunk in chunks for result in chunk.result()), count, description)
     except BaseException as error:
@@ -70,7 +70,7 @@ def _collect(results: Iterable[Result | SeparateError], count: int, description:
 
 
 class _Guarded(Generic[Item, Result]):
-    """Work whose SeparateError comes back as its result, so that it need not be pickled with its traceback."""
+    """Work that returns its SeparateError as a result, so that it is not pickled with its traceback."""
 
     def __init__(self, work: Callable[[Item], Result]) -> None:
         self.work = work
@@ -82,7 +82,7 @@ class _Guarded(Generic[Item, Result]):
             return error
 
 
-_job: tuple[Callable[[Any], Any], Sequence[Any]]  # of a worker: the work and all items, inherited by the fork
+_job: tuple[Callable[[Any], Any], Sequence[Any]]  # in a worker: the work and all items, inherited by the fork
 
 
 def _start(work: Callable[[Item], Result], items: Sequence[Item]) -> None:
@@ -101,10 +101,9 @@ def _work_on(chunk: range) -> list[Any]:
 
 
 def end_with_parent() -> None:
-    """End this worker process as soon as its parent has ended, for whatever reason.
+    """End this worker process as soon as its parent ends.
 
-    On Linux the kernel kills it; elsewhere a thread waits for the parent to end.  Does nothing in a process that is
-    not a worker.
+    On Linux the kernel kills it; elsewhere a thread waits for the parent to end.  No effect in the main process.
     """
     parent = multiprocessing.parent_process()
     if parent is None:

@@ -1,4 +1,4 @@
-"""Filling the cache ahead of training, and seeing beforehand that there is room for it."""
+"""Prefetch the cache before training and check that it fits on the disk."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from separate.errors import UsageError
 
 
 def fill(reader: CachedReader, regions: Sequence[Region], workers: int | str) -> None:
-    """Make every entry that is missing.  An interrupted build leaves those that were ready."""
+    """Compute all missing entries.  Complete entries stay if it is interrupted."""
     sweep(reader.cache.folder)
-    check_room(reader, regions)
-    in_parallel(_Build(reader), regions, workers, "building the cache")
+    check_space(reader, regions)
+    in_parallel(_AddEntries(reader), regions, workers, "building the cache")
 
 
 def needed(reader: CachedReader, regions: Sequence[Region]) -> int:
-    """Bytes of all entries of these regions."""
+    """The bytes that all entries of these regions take."""
     samples = sum(region.length for region in regions)
     size = samples * reader.channels * reader.dtype.itemsize
     if isinstance(reader, SpectrogramReader):
@@ -28,26 +28,26 @@ def needed(reader: CachedReader, regions: Sequence[Region]) -> int:
     return size
 
 
-def check_room(reader: CachedReader, regions: Sequence[Region]) -> None:
-    """UsageError where entries would drop each other, or the disk cannot hold them."""
+def check_space(reader: CachedReader, regions: Sequence[Region]) -> None:
+    """UsageError if the entries exceed the limit of the cache or the free space of its disk."""
     size, cache = needed(reader, regions), reader.cache
     smaller = "" if reader.dtype.itemsize == 2 else ", use cache.dtype=float16"
     if cache.limit is not None and size > cache.limit:
         raise UsageError(
             f"cache.limit={cache.limit / 1e9:g} GB, and this data takes {size / 1e9:.3g} GB, so that its entries would "
-            f"drop each other; raise it{smaller}, or use cache=none"
+            f"evict each other; raise it{smaller}, or use cache=none"
         )
-    there = sum(path.stat().st_size for path in cache.folder.glob("??/*.npy"))
-    place = next(folder for folder in (cache.folder, *cache.folder.absolute().parents) if folder.exists())
-    free = shutil.disk_usage(place).free
-    if size - there > free:
+    present = sum(path.stat().st_size for path in cache.folder.glob("??/*.npy"))
+    existing = next(folder for folder in (cache.folder, *cache.folder.absolute().parents) if folder.exists())
+    free = shutil.disk_usage(existing).free
+    if size - present > free:
         raise UsageError(
-            f"the cache of this data takes {size / 1e9:.3g} GB and {place} has {free / 1e9:.3g} GB free; name another "
-            f"cache.folder{smaller}, or use cache=none"
+            f"the cache of this data takes {size / 1e9:.3g} GB and {existing} has {free / 1e9:.3g} GB free; name "
+            f"another cache.folder{smaller}, or use cache=none"
         )
 
 
-class _Build:
+class _AddEntries:
     def __init__(self, reader: CachedReader) -> None:
         self.reader = reader
 

@@ -1,4 +1,4 @@
-"""What a cache folder holds that can be made again: arrays, decoded songs, fetched shards; what is old makes room."""
+"""The quota of a cache folder: arrays, decoded songs and fetched shards, evicted in the order of their last use."""
 
 from __future__ import annotations
 
@@ -12,109 +12,111 @@ from pathlib import Path
 from typing import NamedTuple
 
 ARRAYS, DECODED, SHARDS = "arrays", "decoded", "shards"  # folders in a cache folder
-CONTENTS = ".contents"  # behind a shard's name: what is known of it, whether or not it is there
+CONTENTS = ".contents"  # suffix of the file that lists the members of a shard, which stays when the shard is evicted
 FREE = 1e9  # bytes of the disk that fetched shards leave free
-NAMES = {  # what is dropped, and nothing else that may lie there
+NAMES = {  # of entries; other files in these folders are never deleted
     ARRAYS: re.compile(r"[0-9a-f]{2}/[0-9a-f]{64}\.npy"),
     DECODED: re.compile(r"[0-9a-f]{64}"),
     SHARDS: re.compile(r"[0-9a-f]{16}-[0-9a-f]{16}-.*\.tar"),
 }
-OFTEN = 5.0  # seconds after which something is noted to be used again
+TOUCH_INTERVAL = 5.0  # seconds between two records of the use of one file
 
 
-class Kept(NamedTuple):
-    """used: when last, in seconds since 1970; place: a file, or a folder of files."""
+class CacheEntry(NamedTuple):
+    """A file, or a folder of files, that can be made again.  used: its last use, in seconds since 1970."""
 
     used: float
     bytes: int
-    place: Path
+    path: Path
 
 
-def kept(root: Path, kinds: tuple[str, ...] = (ARRAYS, DECODED, SHARDS)) -> Iterator[Kept]:
-    """All that can be dropped from a cache folder."""
+def cache_entries(root: Path, kinds: tuple[str, ...] = (ARRAYS, DECODED, SHARDS)) -> Iterator[CacheEntry]:
+    """All entries of these kinds in a cache folder."""
     for kind in kinds:
-        for place in (root / kind).glob("??/*" if kind == ARRAYS else "*"):
-            if NAMES[kind].fullmatch(place.relative_to(root / kind).as_posix()):
-                with suppress(OSError):  # dropped by another process in this moment
-                    files = list(place.iterdir()) if place.is_dir() else [place]
-                    yield Kept(place.stat().st_mtime, sum(file.stat().st_size for file in files), place)
+        for path in (root / kind).glob("??/*" if kind == ARRAYS else "*"):
+            if NAMES[kind].fullmatch(path.relative_to(root / kind).as_posix()):
+                with suppress(OSError):  # another process deleted it at this moment
+                    files = list(path.iterdir()) if path.is_dir() else [path]
+                    yield CacheEntry(path.stat().st_mtime, sum(file.stat().st_size for file in files), path)
 
 
-def make_room(root: Path, limit: float | None) -> int:
-    """Drop what was used longest ago until at most `limit` bytes are left; the number dropped."""
+def evict(root: Path, limit: float | None) -> int:
+    """Evict the least recently used entries until at most `limit` bytes are left; their number."""
     if limit is None:
         return 0
-    found = sorted(kept(root))
-    return _drop_oldest(found, sum(one.bytes for one in found) - limit)
+    found = sorted(cache_entries(root))
+    return _evict_oldest(found, sum(entry.bytes for entry in found) - limit)
 
 
-def make_free(root: Path, coming: int) -> int:
-    """Drop the shards that were used longest ago, so that FREE bytes of the disk stay free after `coming` more."""
-    return _drop_oldest(sorted(kept(root, (SHARDS,))), FREE + coming - shutil.disk_usage(root).free)
+def evict_shards(root: Path, coming: int) -> int:
+    """Evict the least recently used shards until FREE bytes of the disk stay free after `coming` more; their number."""
+    return _evict_oldest(sorted(cache_entries(root, (SHARDS,))), FREE + coming - shutil.disk_usage(root).free)
 
 
-def _drop_oldest(found: Sequence[Kept], excess: float) -> int:
-    dropped = 0
-    for one in found:
+def _evict_oldest(entries: Sequence[CacheEntry], excess: float) -> int:
+    evicted = 0
+    for entry in entries:
         if excess <= 0:
             break
-        drop(one.place)
-        excess, dropped = excess - one.bytes, dropped + 1
-    return dropped
+        delete(entry.path)
+        excess, evicted = excess - entry.bytes, evicted + 1
+    return evicted
 
 
 def describe(root: Path) -> list[str]:
-    """How many songs and shards there are, how large they are and when they were used, as lines of text."""
+    """Number, size and last use of decoded songs and fetched shards, as lines of text."""
     lines = []
     for kind, name in ((DECODED, "decoded songs"), (SHARDS, "fetched shards")):
-        found = list(kept(root, (kind,)))
+        found = list(cache_entries(root, (kind,)))
         if found:
-            size, times = sum(one.bytes for one in found) / 1e9, [one.used for one in found]
+            size, times = sum(entry.bytes for entry in found) / 1e9, [entry.used for entry in found]
             lines.append(f"  {name}: {len(found)}, {size:.3g} GB, used {period(times)}")
     return lines
 
 
 def period(times: Sequence[float]) -> str:
+    """The first and the last of these times (seconds since 1970), as text."""
     first, last = (time.strftime("%Y-%m-%d %H:%M", time.localtime(one)) for one in (min(times), max(times)))
     return f"{first} to {last}"
 
 
 def clear(root: Path) -> int:
-    """Throw away all songs and shards and what is known of them; how many songs and shards there were."""
-    found = list(kept(root, (DECODED, SHARDS)))
-    noted = [*(root / DECODED).glob("*.song"), *(root / SHARDS).glob(f"*{CONTENTS}"), *(root / SHARDS).glob("*.lock")]
+    """Delete all songs and shards and the records of them; the number of songs and shards."""
+    found = list(cache_entries(root, (DECODED, SHARDS)))
+    records = [*(root / DECODED).glob("*.song"), *(root / SHARDS).glob(f"*{CONTENTS}"), *(root / SHARDS).glob("*.lock")]
     parts = [*(root / DECODED).glob("*.part"), *(root / SHARDS).glob("*.part")]
-    for place in [*(one.place for one in found), *noted, *parts]:
-        drop(place)
+    for path in [*(entry.path for entry in found), *records, *parts]:
+        delete(path)
     for folder in (root / DECODED, root / SHARDS):
-        with suppress(OSError):  # it holds something else, or is not there
+        with suppress(OSError):  # it has other files in it, or does not exist
             folder.rmdir()
     return len(found)
 
 
-class Uses:
-    """Called with a path, whether it is there; its use is noted, so that others are dropped before it."""
+class LastUse:
+    """Record the last use of files: called with a path, it returns whether the file exists, and updates its time."""
 
     def __init__(self) -> None:
-        self.noted: dict[str, float] = {}
+        self.recorded: dict[str, float] = {}
 
     def __call__(self, path: str) -> bool:
         now = time.monotonic()
-        if now - self.noted.get(path, -OFTEN) < OFTEN:
+        if now - self.recorded.get(path, -TOUCH_INTERVAL) < TOUCH_INTERVAL:
             return os.path.exists(path)
         try:
             os.utime(path)
         except FileNotFoundError:
             return False
-        except OSError:  # a folder may be another's
+        except OSError:  # the folder may belong to another user
             pass
-        self.noted[path] = now
+        self.recorded[path] = now
         return True
 
 
-def drop(place: Path) -> None:
-    if place.is_dir():
-        shutil.rmtree(place, ignore_errors=True)
+def delete(path: Path) -> None:
+    """Delete a file or a folder if it exists."""
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
     else:
         with suppress(OSError):
-            place.unlink()
+            path.unlink()

@@ -1,4 +1,4 @@
-"""Spans of signals, from the files or from what is cached of them: samples, or frames of their STFT."""
+"""Read spans of signals, from files or from the cache, as samples or as frames of their STFT."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from separate.errors import DataError
 if TYPE_CHECKING:
     from separate.stft import STFT
 
-PCM = 2.0**-15  # what one step of a 16-bit sample is worth
-HEADROOM = 2.0**-14  # the same where samples were computed and may pass 1
+PCM = 2.0**-15  # value of one step of a 16-bit sample
+HEADROOM = 2.0**-14  # the same for computed samples, which may exceed 1
 BLOCK = 2**20  # samples computed at a time
 Blocks = Iterator[np.ndarray]  # (C, n, ...) one after the other
 
 
 class Region(NamedTuple):
-    """`length` samples of a signal from `first` on, at a data set's rate; outside there is silence."""
+    """`length` samples of a signal from `first` on, at the rate of the data set; silence outside."""
 
     signal: Signal
     first: int
@@ -33,7 +33,7 @@ class Region(NamedTuple):
 
 
 class Span(NamedTuple):
-    """`frames` samples of a region from `start` on, put at `at` of an example, with a gain."""
+    """`frames` samples of a region from `start` on, for position `at` of an example, with a gain."""
 
     region: Region
     start: int
@@ -43,11 +43,14 @@ class Span(NamedTuple):
 
 
 class Reader:
-    """Reads from the files themselves.
+    """Reads files.
 
-    pcm: all signals are single files of 16-bit samples at this rate and of these channels; they are given out as they
-    are, and `scale` is what a step of them is worth.  fetch: called with the path of a file before it is read.
+    pcm: all signals are single files of 16-bit samples at this rate and of these channels, which are read as int16.
+    scale: the value of one step of a sample.  fetch: called with the path of a file before it is read.
     """
+
+    spectral = False  # whether `source` gives spectrograms
+    grid = 1  # samples: spans begin at multiples of it
 
     def __init__(
         self, sample_rate: int, channels: int, pcm: bool = False, fetch: Callable[[str], None] | None = None
@@ -58,9 +61,6 @@ class Reader:
         self.fetch = fetch
         self.dtype = np.dtype(np.int16 if pcm else np.float32)
         self.scale = PCM if pcm else 1.0
-
-    spectral = False  # whether `source` gives spectrograms
-    grid = 1  # samples that spans are to begin at multiples of
 
     def read(self, region: Region, start: int, frames: int) -> np.ndarray:
         """Samples of a region -> (C, frames) in `dtype`, zero outside it."""
@@ -80,20 +80,22 @@ class Reader:
         return spans[0] if len(spans) == 1 else np.sum(spans, axis=0)
 
     def _from_file(self, piece: Piece, start: int, frames: int) -> np.ndarray:
-        arguments = (*piece, start, frames, self.sample_rate, self.channels, self.pcm)
+        def read() -> np.ndarray:
+            return read_span(piece.path, piece.info, start, frames, self.sample_rate, self.channels, self.pcm)
+
         if self.fetch is None:
-            return read_span(*arguments)
+            return read()
         self.fetch(piece.path)
         try:
-            return read_span(*arguments)
+            return read()
         except NonFiniteError:
             raise
-        except UnreadableError:  # another process dropped it in this moment
+        except UnreadableError:  # another process evicted it at this moment
             self.fetch(piece.path)
-            return read_span(*arguments)
+            return read()
 
     def place(self, spans: Sequence[Span], frames: int) -> np.ndarray:
-        """One source of an example: what `spans` put into silence, (C, frames); float32 where there are gains."""
+        """The samples (C, frames) of one source: its spans in silence; in `dtype`, or float32 if there are gains."""
         if len(spans) == 1 and spans[0].frames == frames and spans[0].gain == 1:
             return self.read(spans[0].region, spans[0].start, frames)
         plain = all(span.gain == 1 for span in spans)
@@ -104,40 +106,31 @@ class Reader:
         return audio
 
     def source(self, spans: Sequence[Span], frames: int) -> np.ndarray:
-        """What an example gives out of one source: its samples (C, frames)."""
+        """One source of an example in the encoding of the reader: its samples (C, frames)."""
         return self.place(spans, frames)
 
 
 class CachedReader(Reader):
-    """Reads whole signals once, at the data set's rate and channels, and then what is cached of them.
+    """Reads each whole signal once, at the rate and channels of the data set, and then from the cache.
 
-    dtype: float32 keeps every bit, float16 11 of them, int16 16 below full scale.  content: files are known by their
-    content, not by their path and time.
+    files: reads what is not cached.  dtype: float32 keeps every bit, float16 11 bits, int16 16 bits below full scale.
+    content: identify files by their content instead of their path and time.
     """
 
-    def __init__(
-        self,
-        sample_rate: int,
-        channels: int,
-        cache: Cache,
-        dtype: str,
-        pcm: bool = False,
-        content: bool = False,
-        fetch: Callable[[str], None] | None = None,
-    ) -> None:
-        super().__init__(sample_rate, channels, fetch=fetch)
-        self.files = Reader(sample_rate, channels, pcm, fetch)
+    def __init__(self, files: Reader, cache: Cache, dtype: str, content: bool = False) -> None:
+        super().__init__(files.sample_rate, files.channels, fetch=files.fetch)
+        self.files = files
         self.cache = cache
         self.content = content
         self.dtype = np.dtype(dtype)
-        self.scale = 1.0 if dtype != "int16" else PCM if pcm else HEADROOM
+        self.scale = 1.0 if dtype != "int16" else PCM if files.pcm else HEADROOM
 
     def _inside(self, region: Region, start: int, frames: int) -> np.ndarray:
         found = part(self.cached(region.signal), region.first + start, region.first + start + frames)
         return np.pad(found, ((0, 0), (0, frames - found.shape[1]))) if found.shape[1] < frames else found
 
     def cached(self, signal: Signal) -> np.ndarray:
-        """The whole of a signal, (C, T), mapped into memory; computed first where it is not there."""
+        """A whole signal (C, T), memory-mapped; added to the cache if it is missing."""
         length = max((frames_at(piece.info, self.sample_rate) for piece in signal), default=0)
         whole = Region(signal, 0, length)
         facts = {
@@ -152,14 +145,14 @@ class CachedReader(Reader):
     def _find(
         self, signal: Signal, facts: dict[str, object], shape: Sequence[int], dtype: np.dtype, blocks: Blocks
     ) -> np.ndarray:
-        """The entry of these facts, made of `blocks` where there is none."""
+        """The entry of these facts, added from `blocks` if it is missing."""
         made = {**facts, "from": [self.cache.identity(path, self.content) for path, _ in signal]}
         key = hashlib.sha256(json.dumps([VERSION, made], sort_keys=True).encode()).hexdigest()
         array = self.cache.open(key)
         if array is None:
             self.cache.add(key, shape, dtype, blocks, {**made, "paths": [path for path, _ in signal]})
             array = self.cache.open(key)
-        if array is None:  # dropped by another process in this moment
+        if array is None:  # another process evicted it at this moment
             array = np.concatenate(list(blocks), axis=1)
         return array
 
@@ -185,24 +178,14 @@ def _to_int16(steps: np.ndarray, whole: Region) -> np.ndarray:
 
 
 class SpectrogramReader(CachedReader):
-    """Gives out frames of the STFT of whole signals, which is cached beside their samples.
+    """Reads frames of the STFT of whole signals, which is cached beside their samples.
 
-    A frame that sees an edge of what was cut out is not the same as that of the whole; it is transformed anew, from
-    the samples.  Spans begin at multiples of the hop, in their regions and in the example.
+    A frame across an edge of an excerpt differs from the frame of the whole signal, and is computed from the samples.
+    Spans begin at multiples of the hop, in their regions and in the example.
     """
 
-    def __init__(
-        self,
-        sample_rate: int,
-        channels: int,
-        cache: Cache,
-        dtype: str,
-        stft: STFT,
-        pcm: bool,
-        content: bool,
-        fetch: Callable[[str], None] | None = None,
-    ) -> None:
-        super().__init__(sample_rate, channels, cache, dtype, pcm, content, fetch)
+    def __init__(self, files: Reader, cache: Cache, dtype: str, content: bool, stft: STFT) -> None:
+        super().__init__(files, cache, dtype, content)
         self.stft = stft
         self.grid = stft.hop
 
@@ -236,13 +219,13 @@ class SpectrogramReader(CachedReader):
         return found
 
     def _part(self, span: Span, start: int, length: int) -> np.ndarray:
-        """Samples of an example that one span makes, (C, length), zero outside it."""
+        """Samples (C, length) of an example of one span, zero outside it."""
         cut = Region(span.region.signal, span.region.first + span.start, min(span.frames, span.region.length))
         audio = self.read(cut, start - span.at, length)
         return audio if span.gain == 1 else audio * np.float32(span.gain)
 
     def spectrogram(self, region: Region) -> np.ndarray:
-        """The STFT of a region, as `source` gives it, mapped into memory; computed first where it is not there."""
+        """The STFT of a region, as `source` gives it, memory-mapped; added to the cache if it is missing."""
         facts = {
             "kind": "spectrogram",
             "sample_rate": self.sample_rate,
@@ -264,7 +247,7 @@ class SpectrogramReader(CachedReader):
         return self._find(region.signal, facts, self._shape(count), self._stored, blocks())
 
     def _transform(self, read: Callable[[int, int], np.ndarray], first: int, last: int) -> np.ndarray:
-        """Frames first to last of the STFT of what `read(start, length)` gives, as they are stored."""
+        """Frames first to last of the STFT of the samples that `read(start, length)` returns, in the stored dtype."""
         import torch
 
         n_fft, hop = self.stft.n_fft, self.stft.hop

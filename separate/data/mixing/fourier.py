@@ -1,0 +1,48 @@
+"""Resampling and convolution through Fourier transforms of fast lengths."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+def fast_length(least: int) -> int:
+    """The shortest length from `least` on that has a fast Fourier transform."""
+    from scipy.fft import next_fast_len
+
+    return int(next_fast_len(least))
+
+
+@lru_cache(maxsize=1024)
+def fast_lengths(least: int) -> np.ndarray:
+    """The lengths from `least` to 6 % above it that have a fast Fourier transform."""
+    found = [fast_length(least)]
+    while (number := fast_length(found[-1] + 1)) < least * 1.06:
+        found.append(number)
+    return np.array(found)
+
+
+def resample_to(audio: Tensor, frames: int) -> Tensor:
+    """Another number of samples for the same time, (..., T) -> (..., frames), by its spectrum (band limited).
+
+    The signal is taken as periodic. As in `scipy.signal.resample`, the Nyquist bin of the shorter length stands for two
+    bins of the longer one, a positive and a negative frequency.
+    """
+    length = audio.shape[-1]
+    if length == frames:
+        return audio
+    shorter = min(length, frames)
+    spectrum = torch.fft.rfft(audio)[..., : shorter // 2 + 1]
+    if shorter % 2 == 0:
+        spectrum[..., -1] *= 2.0 if frames < length else 0.5
+    return torch.fft.irfft(spectrum, n=frames) * (frames / length)
+
+
+def convolve(audio: Tensor, responses: Tensor) -> Tensor:
+    """Convolve (..., C, T) with impulse responses (..., C, L), cut to T samples."""
+    frames = audio.shape[-1]
+    size = fast_length(frames + responses.shape[-1] - 1)
+    return torch.fft.irfft(torch.fft.rfft(audio, n=size) * torch.fft.rfft(responses, n=size), n=size)[..., :frames]
