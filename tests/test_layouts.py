@@ -14,18 +14,18 @@ from separate.audio import Info
 from separate.cli import data as data_program
 from separate.config import CacheConfig, data_config
 from separate.data import open_split
-from separate.data.layouts.base import MUSDB18_VALID
+from separate.data.layouts.held_out import MUSDB18_VALID
 from separate.data.storage.headers import Headers
 from separate.data.storage.quota import kept, make_room
 from separate.data.tracks import Files, Piece, Strings, Track, Tracks
 from separate.errors import DataError, UsageError
-from tests.conftest import tone, write
+from tests.conftest import target, tone, write
 
 COMMON = {"sample_rate": 8000, "channels": 1, "excerpt": 0.5, "splits": {"train": "tr", "valid": "cv", "test": "tt"}}
 
 
 def data(layout, root, sources=("s1", "s2"), **changes):
-    return data_config({"layout": layout, "root": str(root), "sources": list(sources), **COMMON, **changes})
+    return data_config({"_target_": target(layout), "root": str(root), "sources": list(sources), **COMMON, **changes})
 
 
 def refused(config, split="train"):

@@ -23,11 +23,11 @@ from separate.cli import train as train_program
 from separate.config import CacheConfig, data_config
 from separate.data import open_split
 from separate.data.loader import TrainingSteps, load
-from separate.data.storage.download import Shards
+from separate.data.storage.download import ShardCopies
 from separate.data.storage.quota import clear, make_free, make_room
 from separate.errors import DataError, UsageError
 from separate.stft import STFT
-from tests.conftest import TINY, tone, write
+from tests.conftest import TINY, target, tone, write
 from tests.test_scripts import run
 
 CPU, STFTS = torch.device("cpu"), STFT(256, 64)
@@ -76,7 +76,13 @@ def shards(tmp_path):
 
 
 def data(root, **changes):
-    values = {"layout": "shards", "root": str(root), "sources": ["low", "high"], "sample_rate": 8000, "channels": 2}
+    values = {
+        "_target_": target("shards"),
+        "root": str(root),
+        "sources": ["low", "high"],
+        "sample_rate": 8000,
+        "channels": 2,
+    }
     return data_config({**values, "excerpt": 0.5, "splits": SPLITS, **changes})
 
 
@@ -160,7 +166,7 @@ def test_spans_of_members_are_those_of_files(kind, subtype, tmp_path):
     for stem in ("low", "high"):
         (tmp_path / "f" / "train" / "a" / f"{stem}.{kind.lower()}").write_bytes(content)
     values = {key: value for key, value in vars(data(tmp_path / "f")).items() if key != "window"}
-    files = data_config({**values, "layout": "stems", "splits": dict.fromkeys(SPLITS, "train")})
+    files = data_config({**values, "_target_": target("stems"), "splits": dict.fromkeys(SPLITS, "train")})
     for rate in (8000, 11025):
         packed = open_split(replace(data(tmp_path / "s"), sample_rate=rate), "test")
         plain = open_split(replace(files, sample_rate=rate), "test")
@@ -233,7 +239,7 @@ def test_shards_that_are_not_there_are_said_to_be(shards, tmp_path):
     (shards / "index.jsonl").write_text("beside them")
     values = {key: value for key, value in vars(data(shards)).items() if key != "window"}
     with pytest.raises(DataError) as caught:
-        open_split(data_config({**values, "layout": "stems"}), "train")
+        open_split(data_config({**values, "_target_": target("stems")}), "train")
     looks = str(caught.value)
     assert f"{shards} looks like data=shards data.root={shards} 'data.sources=[high,low]'" in looks
 
@@ -441,7 +447,7 @@ def test_several_processes_fetch_a_shard_once(shards, server, tmp_path):
     for thread in threads:
         thread.join()
     assert len(server.shards_asked()) == 1
-    assert Shards(tmp_path / "cache", None).is_there(examples.files[0])
+    assert ShardCopies(tmp_path / "cache", None).is_there(examples.files[0])
 
 
 def test_shards_of_a_layout_hold_the_same_recordings(tmp_path):
