@@ -227,7 +227,7 @@ def test_all_files_with_nan_are_named_when_the_first_is_met(wsj0mix):
 
 
 def test_missing_root_split_and_tracks_are_named(tmp_path, stems):
-    with pytest.raises(DataError, match="data.root=.*nowhere is no folder"):
+    with pytest.raises(DataError, match="data.root=.*nowhere is not a folder"):
         open_split(stems_data(tmp_path / "nowhere"), "train")
     with pytest.raises(DataError, match="the test split is missing"):
         shutil.rmtree(stems / "test")

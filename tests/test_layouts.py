@@ -142,7 +142,7 @@ def test_wham_has_noise_in_the_mixture_or_not_and_as_a_source_or_not(wham):
     three = one("sep_noisy", "s1", "s2", "noise")
     np.testing.assert_allclose(three.samples[0], sum(three.samples[1:]), atol=1e-6)
     message = refused(data("wham", wham, ["s1", "s2", "noise"]))
-    assert "data.task=sep_clean has no noise to be a source; use data.task=sep_noisy" in message
+    assert "data.task=sep_clean has no noise, so noise cannot be a source; use data.task=sep_noisy" in message
 
 
 @pytest.fixture
@@ -243,15 +243,15 @@ def test_a_manifest_says_what_is_wrong_by_line(tmp_path):
     )
     message = refused(data("manifest", path))
     for expected in (
-        "all.jsonl:1: is no JSON",
+        "all.jsonl:1: is not JSON",
         "all.jsonl:2: has no source s2 (it has s1); null stands for silence",
         'all.jsonl:3: has the key "strat"',
         'all.jsonl:4: has no "id"',
         """all.jsonl:5: "start" is soon, and must be at least 0 and at most 1e+09 seconds""",
         "all.jsonl:6: names no file",
         "all.jsonl:8: has the id of line 7, twice",
-        "starts at 5.0 s, where its files have ended",
-        "lasts 2 s from 1.0 s, and its files end before",
+        "starts at 5.0 s, after the end of its files",
+        "lasts 2 s from 1.0 s, beyond the end of its files",
         "gone.wav: is missing",
         'all.jsonl:12: has no "sources"',
     ):

@@ -230,7 +230,7 @@ def test_a_nan_is_found_by_shard_and_name(tmp_path):
 
 
 def test_shards_that_are_not_there_are_said_to_be(shards, tmp_path):
-    assert f"data.root={tmp_path / 'none'} is no folder" in refused(tmp_path / "none")
+    assert f"data.root={tmp_path / 'none'} is not a folder" in refused(tmp_path / "none")
     splits = {**SPLITS, "train": "train-{000000..000009}.tar"}
     assert "train-000006.tar is missing: the train split has no shard of that name" in refused(shards, splits=splits)
     splits = {**SPLITS, "train": "training-*.tar"}
@@ -284,7 +284,9 @@ def test_batches_from_a_url_are_those_from_the_folder(shards, server, tmp_path, 
 def test_without_an_index_shards_are_fetched_once_to_be_listed(shards, server, tmp_path):
     cache = in_folder(tmp_path / "cache")
     message = refused(server.url, cache=cache)
-    assert "index.jsonl could not be read (the program that reads it ended with status 22), and only it" in message
+    assert (
+        "index.jsonl could not be read (the program that reads it ended with status 22), and only an index" in message
+    )
     splits = {**SPLITS, "train": "train-{000000..000005}.tar"}
     examples = split_of(server.url, cache=cache, splits=splits)
     assert sorted(server.shards_asked()) == [f"/train-{number:06d}.tar" for number in range(6)]
@@ -307,7 +309,7 @@ def test_a_shard_that_changed_after_it_was_listed_is_not_read(shards, server, tm
     assert run("prepare_shards.py", str(shards)).returncode == 0
     examples = split_of(server.url, cache=in_folder(tmp_path / "cache"))
     pack(shards / "train-000000.tar", example(99))
-    with pytest.raises(DataError, match="train-000000.tar is not what it was when it was listed"):
+    with pytest.raises(DataError, match="train-000000.tar has changed since it was listed"):
         examples.recording(0)
     server.shutdown()
     server.server_close()
@@ -553,7 +555,7 @@ def test_a_false_index_writes_nothing_outside_the_cache(shards, server, tmp_path
     for change in ({"sha256": "../../../../x" + "0" * 51}, {"members": [["a.low.wav", "x", 3]]}, {"bytes_": 1}):
         (shards / "index.jsonl").write_text(json.dumps({**lines[0], **change}))
         message = refused(server.url, cache=in_folder(tmp_path / "cache"))
-        assert f"{server.url}/index.jsonl is no index of shards" in message
+        assert f"{server.url}/index.jsonl is not an index of shards" in message
     (shards / "index.jsonl").write_text(json.dumps({**lines[0], "format": 0}))
     assert "is of another version of separate" in refused(server.url, cache=in_folder(tmp_path / "cache"))
     assert not list(tmp_path.rglob("*.contents"))
@@ -569,7 +571,7 @@ def test_names_that_stand_twice_are_refused(shards, stems, tmp_path):
     assert "train-000000.tar: 00 has low twice" in refused(shards)
     (shards / "train-000000.tgz").write_bytes(b"")
     splits = {**SPLITS, "train": "train-000000.t*"}
-    assert "train-000000.tgz is no .tar file" in refused(shards, splits=splits)
+    assert "train-000000.tgz is not a .tar file" in refused(shards, splits=splits)
     for name in ("a.b", "a_b"):
         shutil.copytree(stems / "train" / "song 00", stems / "train" / name)
     shutil.copytree(stems / "test", stems / "valid")

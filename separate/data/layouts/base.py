@@ -62,7 +62,7 @@ class Layout(ABC):
         for name in ("loudness", "shift"):
             if getattr(augment, name):
                 raise UsageError(
-                    f"data={self.name} draws the levels and positions of its sources itself, so augment.{name} has no "
+                    f"data={self.name} draws the levels and places of its sources itself, so augment.{name} has no "
                     f"effect; leave it out"
                 )
 
