@@ -34,9 +34,13 @@ import soundfile
 import torch
 from tqdm import tqdm
 
-from separate.config import CacheConfig, MixtureConfig, PoolsConfig, ShardsConfig
+from separate.config import CacheConfig
 from separate.data import open_split
 from separate.data.example import FileExamples
+from separate.data.layouts.base import TrackLayout
+from separate.data.layouts.pools import Pools
+from separate.data.layouts.shards import Shards
+from separate.data.layouts.stems import Stems
 from separate.data.loader import TrainingSteps, load
 from separate.data.storage.cache import _mapped, clear
 from separate.data.storage.quota import ARRAYS
@@ -68,9 +72,8 @@ def write_stems(root: Path) -> None:
                     tar.add(root / "wav" / "train" / f"{track}" / f"{stem}.wav", f"{track}.{stem}.wav")
 
 
-def stems(root: Path, kind: str = "wav") -> MixtureConfig:
-    return MixtureConfig(
-        layout="stems",
+def stems(root: Path, kind: str = "wav") -> Stems:
+    return Stems(
         root=str(root / kind),
         sources=STEMS,
         sample_rate=RATE,
@@ -80,12 +83,18 @@ def stems(root: Path, kind: str = "wav") -> MixtureConfig:
     )
 
 
-def shards(root: Path) -> ShardsConfig:
-    pattern = dict.fromkeys(("train", "valid", "test"), "train-*.tar")
-    return ShardsConfig(**{**vars(stems(root)), "layout": "shards", "root": str(root / "shards"), "splits": pattern})
+def shards(root: Path) -> Shards:
+    return Shards(
+        root=str(root / "shards"),
+        sources=STEMS,
+        sample_rate=RATE,
+        channels=2,
+        excerpt=EXCERPT,
+        splits=dict.fromkeys(("train", "valid", "test"), "train-*.tar"),
+    )
 
 
-def ours(config: MixtureConfig, cache: CacheConfig, batch_size: int) -> Callable[[int], Iterator[int]]:
+def ours(config: TrackLayout, cache: CacheConfig, batch_size: int) -> Callable[[int], Iterator[int]]:
     examples = open_split(config, "train", 0, cache, MUSIC)
     assert isinstance(examples, FileExamples)
     _fill(examples)
@@ -301,8 +310,8 @@ def listing(folder: Path, rounds: int) -> list[dict[str, Any]]:
         for clip in range(200):
             (place / f"clip{clip:03d}.wav").write_bytes(content)
     splits = {"train": "tr", "valid": "tr", "test": "tr"}
-    config = PoolsConfig(
-        layout="pools", root=str(root.parent), sources=["s1", "s2"], interchangeable=True, sample_rate=8000, channels=1,
+    config = Pools(
+        root=str(root.parent), sources=["s1", "s2"], interchangeable=True, sample_rate=8000, channels=1,
         excerpt=1.0, splits=splits,
     )  # fmt: skip
     cache, found = CacheConfig(folder=str(folder / "headers")), {}

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from separate.data.layouts.base import MUSDB18_VALID
+from separate.data.layouts.held_out import MUSDB18_VALID
 from separate.files import replace_file
 
 SHA256 = "baac80d0483c61d74b2e5f3be75fa557eec52898339e6aa45c1fa48833c5d21d"

@@ -2,12 +2,12 @@
 """Pack a data set into tar shards for `data=shards`, to be read from a server or by seeking in a few large files.
 
     python scripts/prepare_shards.py OUT data=stems data.root=DIR      # any layout but pools and toy
-    python scripts/prepare_shards.py OUT                               # the index of shards that are in OUT already
+    python scripts/prepare_shards.py OUT                               # the index of the shards in OUT
 
-Tracks come in random order, so that neighbours in a shard have nothing to do with each other, and are packed with
-webdataset as KEY.SOURCE.ENDING, and KEY.mixture.ENDING where there is one.  A source that is one file is copied as it
-is; one that is a sum of files, or a part of them, is written as 32-bit WAV.  Shards that are there are not written
-again.  OUT/index.jsonl lists what lies in them; behind a URL it spares the first look through all of them.
+Tracks are packed in random order, so that a shard holds unrelated tracks, as KEY.SOURCE.ENDING and, for a track with a
+file of its mixture, KEY.mixture.ENDING.  A source of one file is copied; a sum of files, or a part of them, is written
+as 32-bit WAV.  Existing shards are not written again.  OUT/index.jsonl lists the contents of all shards, so that a
+training from a URL need not download every shard first.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ import soundfile
 from tqdm import tqdm
 
 from separate.audio import read
-from separate.config import CacheConfig, DatasetConfig, FolderConfig, PoolsConfig, TracksConfig, from_hydra
-from separate.data import headers_of, listing
-from separate.data.layouts.base import tracks_of
+from separate.config import DatasetConfig, from_hydra
+from separate.data.layouts.base import TrackLayout
+from separate.data.layouts.opening import Opening
 from separate.data.layouts.shards import key_and_source
-from separate.data.storage.download import contents_of
+from separate.data.storage.shard_index import contents_of
 from separate.data.tracks import Signal, Track
 from separate.errors import SeparateError
 from separate.files import digest, replace_file
@@ -38,21 +38,20 @@ from separate.files import digest, replace_file
 SEED = 0  # of the order of the tracks
 
 
-def configuration(overrides: list[str]) -> TracksConfig:
+def configuration(overrides: list[str]) -> TrackLayout:
+    """The data set that the overrides name, as for separate-data."""
     from hydra import compose, initialize_config_module
 
     with initialize_config_module("separate.conf", version_base="1.3"):
         config = from_hydra(compose("dataset", overrides), DatasetConfig).data
-    if not isinstance(config, FolderConfig) or isinstance(config, PoolsConfig):
+    if not isinstance(config, TrackLayout):
         sys.exit("name a layout whose mixtures lie in files, e.g. data=stems data.root=DIR")
-    assert isinstance(config, TracksConfig)
     return config
 
 
-def plan(config: TracksConfig, split: str, size: int) -> list[list[Track]]:
+def plan(config: TrackLayout, split: str, size: int) -> list[list[Track]]:
     """The tracks of each shard, of about `size` bytes."""
-    cache = CacheConfig()
-    tracks = tracks_of(listing(config, split, cache), headers_of(config, cache))
+    tracks = config.tracks(split, Opening())
     shards: list[list[Track]] = [[]]
     filled = 0
     for number in np.random.default_rng(SEED).permutation(len(tracks)).tolist():
@@ -93,7 +92,7 @@ def _member(signal: Signal, track: Track) -> tuple[str, bytes]:
 
 
 def examples(tracks: list[Track], sources: list[str]) -> Iterator[dict[str, str | bytes]]:
-    """As webdataset writes them."""
+    """The examples of a shard as webdataset writes them."""
     for track in tracks:
         example: dict[str, str | bytes] = {"__key__": key_of(track)}
         names = [*sources, "mixture"] if track.mixture is not None else sources
@@ -104,12 +103,12 @@ def examples(tracks: list[Track], sources: list[str]) -> Iterator[dict[str, str 
 
 
 def key_of(track: Track) -> str:
-    """The name of a track, in which a dot would end it."""
+    """The name of a track without dots, since a key ends at the first dot."""
     return track.name.replace(".", "_")
 
 
 def refuse_others(out: Path, split: str, shards: list[list[Track]]) -> None:
-    """Shards that are there already must hold what they would hold now."""
+    """Exit if two tracks have the same key, or an existing shard holds other tracks than planned."""
     planned = {f"{split}-{number:06d}.tar": [key_of(track) for track in tracks] for number, tracks in enumerate(shards)}
     keys = [key for of_one in planned.values() for key in of_one]
     twice = next((key for key in keys if keys.count(key) > 1), None) if len(set(keys)) < len(keys) else None
@@ -133,7 +132,7 @@ def write_shard(place: Path, tracks: list[Track], sources: list[str]) -> None:
 
 
 def write_index(out: Path) -> int:
-    """OUT/index.jsonl of all shards in OUT; their number."""
+    """Write OUT/index.jsonl of all shards in OUT, and return their number."""
     lines = []
     for shard in tqdm(sorted(out.glob("*.tar")), "index", disable=None):
         contents = replace(contents_of(shard), place=shard.name, sha256=digest(shard, shard.stat().st_size))

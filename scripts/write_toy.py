@@ -11,7 +11,7 @@ from pathlib import Path
 
 import soundfile
 
-from separate.data.layouts.toy import SECONDS, SOURCES, Toy
+from separate.data.layouts.toy import SECONDS, SOURCES, Toy, ToySongs
 
 RATE = 8000  # Hz
 
@@ -20,7 +20,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
     out = parser.parse_args().out
-    song = Toy(list(SOURCES), RATE, 1, SECONDS, songs=1, split="test", seed=0).recording(0)
+    layout = Toy(sources=list(SOURCES), sample_rate=RATE, excerpt=SECONDS, tracks={"test": 1})
+    song = ToySongs(layout, "test", seed=0).recording(0)
     out.mkdir(parents=True, exist_ok=True)
     for name, audio in zip(("mixture", *SOURCES), song.samples, strict=True):
         soundfile.write(out / f"{name}.wav", audio.T, RATE, subtype="FLOAT")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from zipfile import ZipFile
 
-from separate.config import check_stored
+from separate.config import check_stored, with_target
 from separate.errors import MISFIT, UsageError
 from separate.files import replace_file
 from separate.validation import brief
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from separate.separator import Separator
 
 PICKLED = 2**22  # bytes, the most for a pickle, which holds all but the tensors' numbers
-FORMAT = 3  # raised when an older program could not read what is written
+FORMAT = 4  # raised when an older program could not read what is written
 
 
 def save(path: Path, contents: dict[str, Any]) -> None:
@@ -73,9 +73,10 @@ def read(path: Path) -> dict[str, Any]:
         )
     try:
         _check(contents, size)
+        contents["config"]["data"] = with_target(contents["config"]["data"])
     except UsageError as error:
         raise UsageError(f"{path}: {error}") from None
-    if (format := contents["format"]) < FORMAT:
+    if (format := contents["format"]) < 3:
         network = str(contents["config"]["model"].get("_target_"))
         contents["model"] = {_renamed(name, format, network): value for name, value in contents["model"].items()}
     return contents

@@ -1,16 +1,18 @@
 """The configuration: its typed schema and the checks that need no data.  The only home of OmegaConf.
 
-Sections of open choice (model, target, loss, optimizer, scheduler) name a class by `_target_`, and
-`separate.instantiate` checks their keys against its signature.  Everything else is a dataclass here.
+Sections of open choice (data, model, target, loss, optimizer, scheduler) name a class by `_target_`.  The class of
+`data` is a dataclass, see `separate.data.layouts.base`; `separate.instantiate` checks the keys of the others against
+the signature of their class.  Everything else is a dataclass here.
 """
 
 from __future__ import annotations
 
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from functools import cache
 from importlib import resources
+from inspect import isabstract
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from separate.errors import MISFIT, UsageError, nearest
@@ -19,6 +21,7 @@ from separate.validation import brief, check_containers, check_plain, check_rang
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
+    from separate.data.layouts.base import Layout
 
 MISSING: Any = "???"  # OmegaConf's mark of a value that must be given
 MOST_SOURCES = 1000
@@ -29,73 +32,6 @@ class STFTConfig:
     n_fft: int = number(MISSING, least=2, most=2**20, unit="samples", example=512)
     hop: int = number(MISSING, least=1, most=2**20, unit="samples", example=128)
     window: str = "sqrt_hann"
-
-
-@dataclass
-class DataConfig:
-    """What every layout has.  A layout adds its own keys below."""
-
-    layout: str = MISSING
-    sources: list[str] = MISSING
-    interchangeable: bool = False
-    sample_rate: int = number(MISSING, least=1, most=1_536_000, unit="Hz", example=44100)
-    channels: int = number(1, least=1, most=1024)
-    excerpt: float = number(MISSING, above=0, most=86_400, unit="seconds", example=4.0)
-    workers: int | str = number("auto", least=0, most=1024, example=2, words=("auto",))
-    licence: str | None = None
-
-
-@dataclass
-class ToyConfig(DataConfig):
-    tracks: dict[str, int] = number({}, least=0, most=1_000_000, example="{train: 64, valid: 8, test: 8}")
-
-
-@dataclass
-class FolderConfig(DataConfig):
-    root: str = MISSING
-    splits: dict[str, str] = field(default_factory=dict)
-
-
-@dataclass
-class TracksConfig(FolderConfig):
-    coherent: float = number(1.0, least=0, most=1)
-    min_activity: float = number(0.0, least=0, most=1)
-
-
-@dataclass
-class MixtureConfig(TracksConfig):
-    mixture: str = "sum"
-
-
-@dataclass
-class ShardsConfig(MixtureConfig):
-    window: int = number(4, least=1, most=1_000_000, unit="shards")
-
-
-@dataclass
-class TaskConfig(TracksConfig):
-    task: str = "sep_clean"
-
-
-@dataclass
-class PoolsConfig(FolderConfig):
-    snr: float = number(5.0, least=0, most=200, unit="dB")
-    pause: list[float] = number([0.05, 0.25], least=0, most=3600, unit="seconds")
-    examples: int = number(200, least=1, most=10_000_000)
-
-
-LAYOUTS: dict[str, type[DataConfig]] = {
-    "toy": ToyConfig,
-    "stems": MixtureConfig,
-    "musdb18": MixtureConfig,
-    "slakh": MixtureConfig,
-    "wsj0mix": TracksConfig,
-    "wham": TaskConfig,
-    "librimix": TaskConfig,
-    "pools": PoolsConfig,
-    "manifest": TracksConfig,
-    "shards": ShardsConfig,
-}
 
 
 @dataclass
@@ -242,21 +178,49 @@ def _resolved(cfg: Any) -> Any:
         raise UsageError(f"{brief(error.full_key)} cannot be resolved ({brief(reason)}); write its value") from None
 
 
-def data_config(values: Any) -> DataConfig:
-    """The dataclass of the layout that `values` names."""
-    layout = values.get("layout") if isinstance(values, Mapping) else values
-    if not isinstance(layout, str) or layout not in LAYOUTS:
-        raise UsageError(f"data.layout={brief(layout)} is no layout; {nearest(str(layout), LAYOUTS)}")
-    config: DataConfig = typed(LAYOUTS[layout], values, "data.")
+def data_config(values: Any, trust: Sequence[str] | None = None) -> Layout:
+    """The layout that `values` describes: an instance of the class at `_target_`, with the other keys checked.
+
+    trust: the prefixes of packages that the class may come from, beside the layouts of separate; None trusts all.
+    """
+    from separate.data.layouts.base import Layout
+    from separate.instantiate import find_target
+
+    if not isinstance(values, Mapping):
+        raise UsageError(f"data={brief(values)} must be a section of keys with values")
+    kind = find_target(values, "data", None if trust is None else (*trust, "separate.data.layouts."))
+    if not isinstance(kind, type) or not issubclass(kind, Layout) or isabstract(kind):
+        raise UsageError(
+            f"data._target_={values['_target_']} is not a layout; name a dataclass derived from "
+            f"separate.data.layouts.base.Layout that implements its methods"
+        )
+    config: Layout = typed(kind, values, "data.")
     _check_values({"data": config})
     return config
 
 
-def evaluation_data(trained_on: Mapping[str, Any], chosen: Mapping[str, Any]) -> DataConfig:
-    """The data to evaluate on: what was chosen, or the data trained on with the values that were set."""
-    if chosen.get("layout") is None:
-        return data_config({**trained_on, **{key: value for key, value in chosen.items() if value is not None}})
-    return data_config(chosen)
+def evaluation_data(trained_on: Mapping[str, Any], chosen: Mapping[str, Any], trust: Sequence[str] = ()) -> Layout:
+    """The data to evaluate on: those chosen by the user, or those trained on with the user's changes.
+
+    trust: packages besides separate that the layout trained on may come from.
+    """
+    from separate.instantiate import trusted
+
+    if chosen.get("_target_") is not None:
+        return data_config(chosen)
+    changes = {key: value for key, value in chosen.items() if value is not None}
+    return data_config({**trained_on, **changes}, trusted(trust))
+
+
+def with_target(data: Mapping[str, Any]) -> dict[str, Any]:
+    """The data section of a checkpoint; in older ones `layout` names a file of conf/data instead of its class."""
+    if "layout" not in data:
+        return dict(data)
+    layouts, name = shipped("data"), data["layout"]
+    if not isinstance(name, str) or name not in layouts:
+        raise UsageError(f"data.layout={brief(name)} is unknown; {nearest(brief(name), layouts)}")
+    rest = {key: value for key, value in data.items() if key != "layout"}
+    return {"_target_": layouts[name]["_target_"], **rest}
 
 
 def typed(schema: type, values: Any, prefix: str = "") -> Any:
@@ -326,13 +290,15 @@ def check_stored(config: Any) -> None:
 
     Types and ranges of sections that only training needs are checked when it is resumed.
     """
+    from separate.data.layouts.base import Layout
+
     check_plain(config)
     if not isinstance(config, Mapping):
         raise UsageError("its configuration is not a section of keys with values")
     for section in ("data", "stft", "model", "seed"):
         if section not in config:
             raise UsageError(f"{MISFIT}: it has no {section}")
-    for section, schema in (("data", DataConfig), ("stft", STFTConfig), ("cache", CacheConfig)):
+    for section, schema in (("data", Layout), ("stft", STFTConfig), ("cache", CacheConfig)):
         if section not in config:
             continue
         check_containers(schema, config[section], f"{section}.")

@@ -32,19 +32,8 @@ def build(spec: Mapping[str, Any], where: str, trust: Sequence[str] | None = Non
     context: values that a configuration cannot know (sizes, the target of a loss).
     trust: the package prefixes that may be imported; None trusts all, as in the user's own configuration.
     """
-    name = spec.get("_target_") if isinstance(spec, Mapping) else spec
-    if not isinstance(name, str) or not all(part.isidentifier() for part in name.split(".")) or "." not in name:
-        raise UsageError(f"{where}._target_={brief(name)} must be the dotted name of a class or function")
-    if trust is not None and not name.startswith(tuple(trust)):
-        raise UsageError(
-            f"{where}._target_={name} comes from a package that is not trusted; if you trust the file it stands in, "
-            f"allow it with --trust {name.split('.')[0]} (in Python: trust=['{name.split('.')[0]}'])"
-        )
-    target = _import(name, where)
-    if not callable(target) or (
-        trust is not None and name.startswith(OURS) and not f"{target.__module__}.".startswith(OURS)
-    ):
-        raise UsageError(f"{where}._target_={name} is no class or function of its own; name one")
+    target = find_target(spec, where, trust)
+    name = spec["_target_"]
     arguments = {key: value for key, value in spec.items() if key not in ("_target_", "_partial_")}
     arguments = {
         key: build(value, f"{where}.{key}", trust, **context) if _is_spec(value) else value
@@ -62,6 +51,24 @@ def build(spec: Mapping[str, Any], where: str, trust: Sequence[str] | None = Non
         return target(**arguments)
     except (TypeError, ValueError, OverflowError, RuntimeError, MemoryError) as error:  # torch's are RuntimeErrors
         raise UsageError(f"{where}: {brief(error) or 'it asks for more memory than there is'}") from error
+
+
+def find_target(spec: Any, where: str, trust: Sequence[str] | None = None) -> Any:
+    """The class or function at a section's `_target_`.  where: the section's name.  trust: see `build`."""
+    name = spec.get("_target_") if isinstance(spec, Mapping) else spec
+    if not isinstance(name, str) or not all(part.isidentifier() for part in name.split(".")) or "." not in name:
+        raise UsageError(f"{where}._target_={brief(name)} must be the dotted name of a class or function")
+    if trust is not None and not name.startswith(tuple(trust)):
+        raise UsageError(
+            f"{where}._target_={name} comes from a package that is not trusted; if you trust the file it stands in, "
+            f"allow it with --trust {name.split('.')[0]} (in Python: trust=['{name.split('.')[0]}'])"
+        )
+    target = _import(name, where)
+    if not callable(target) or (
+        trust is not None and name.startswith(OURS) and not f"{target.__module__}.".startswith(OURS)
+    ):
+        raise UsageError(f"{where}._target_={name} is no class or function of its own; name one")
+    return target
 
 
 def _is_spec(value: Any) -> bool:

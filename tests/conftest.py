@@ -14,11 +14,18 @@ import pytest
 import soundfile
 import torch
 
+from separate.config import shipped
 from tests.pretend import CUDA, Pretending, pretended_cuda
 
 RATE = 8000
 TINY = ["model.units=16", "model.layers=1", "logger.tensorboard=false", "device=cpu"]
 TINY_TOY = ["debug=fast", "data.tracks={train: 4, valid: 2, test: 2}", *TINY]
+
+
+def target(layout: str) -> str:
+    """The `_target_` of a layout in conf/data."""
+    found: str = shipped("data")[layout]["_target_"]
+    return found
 
 
 def devices() -> list[str]:

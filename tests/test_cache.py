@@ -19,7 +19,7 @@ from separate.data.storage.cache import Cache, entries, sweep
 from separate.data.storage.quota import evict
 from separate.errors import DataError, UsageError
 from separate.stft import STFT
-from tests.conftest import tone, write
+from tests.conftest import target, tone, write
 
 STFTS = STFT(256, 64)
 CPU = torch.device("cpu")
@@ -37,7 +37,13 @@ def songs(tmp_path):
 
 
 def stems(root, **changes):
-    values = {"layout": "stems", "root": str(root), "sources": ["low", "high"], "sample_rate": 8000, "channels": 2}
+    values = {
+        "_target_": target("stems"),
+        "root": str(root),
+        "sources": ["low", "high"],
+        "sample_rate": 8000,
+        "channels": 2,
+    }
     splits = {"train": "train", "valid": "train", "test": "train"}
     return data_config({**values, "excerpt": 0.5, "splits": splits, **changes})
 
@@ -100,7 +106,13 @@ def test_resampled_and_mixed_down_files_agree_within_rounding(songs, tmp_path):
 
 def test_pools_agree_within_rounding(pools, tmp_path):
     splits = {"train": "tr", "valid": "cv", "test": "tt"}
-    values = {"layout": "pools", "root": str(pools), "sources": ["s1", "s2"], "interchangeable": True, "splits": splits}
+    values = {
+        "_target_": target("pools"),
+        "root": str(pools),
+        "sources": ["s1", "s2"],
+        "interchangeable": True,
+        "splits": splits,
+    }
     config = data_config({**values, "sample_rate": 8000, "channels": 1, "excerpt": 1.0})
     for kind in ("audio", "spectrogram"):
         for one, other in zip(batches(config), batches(config, cached(kind, tmp_path)), strict=True):
@@ -112,7 +124,7 @@ def test_pools_agree_within_rounding(pools, tmp_path):
 def test_own_mixtures_are_cached_too(wsj0mix, tmp_path):
     for path in (wsj0mix / "tr" / "mix").iterdir():
         write(path, tone(3000), subtype="FLOAT")
-    values = {"layout": "wsj0mix", "root": str(wsj0mix), "sources": ["s1", "s2"], "interchangeable": True}
+    values = {"_target_": target("wsj0mix"), "root": str(wsj0mix), "sources": ["s1", "s2"], "interchangeable": True}
     config = data_config(
         {
             **values,

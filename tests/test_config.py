@@ -69,7 +69,7 @@ def test_each_data_config_brings_the_transform_that_fits_it_and_both_can_be_over
 
 def test_the_defaults_are_those_promised():
     config = composed()
-    assert config.data.layout == "toy"
+    assert config.data.name == "toy"
     assert config.model["_target_"].endswith("MaskInference")
     assert config.model["bidirectional"] is True
     assert (config.loss["distance"], config.target["_target_"]) == ("l1", "separate.targets.tpsa")
@@ -91,7 +91,9 @@ def test_the_defaults_are_those_promised():
             ["data.excerpt=0.01"],
             r"data.excerpt=0.01 s is 80 samples at 8000 Hz, shorter than .* at least data.excerpt=0",
         ),
-        (["data.layout=musdb"], "data.layout=musdb is no layout"),
+        (["+data.layout=musdb"], "there is no key data.layout"),
+        (["data._target_=separate.data.layouts.stems.Stem"], "has no Stem; did you mean Stems?"),
+        (["data._target_=separate.data.layouts.stems.Counter"], "is not a layout"),
         (["data=stems"], "data.root is not set"),
         (["trainer.precision=half"], "trainer.precision=half is unknown; choose from auto, float32"),
         (["resume=maybe"], "resume=maybe is unknown"),
@@ -154,7 +156,7 @@ def test_evaluation_takes_the_runs_data_unless_told_otherwise():
         wrong = compose("eval", ["overlap=6"])
     assert evaluation_data(trained_on, own.data) == data_config(trained_on)
     assert evaluation_data(trained_on, moved.data) == data_config({**trained_on, "root": "/b"})
-    assert evaluation_data(trained_on, other.data).layout == "wsj0mix"
+    assert evaluation_data(trained_on, other.data).name == "wsj0mix"
     with pytest.raises(UsageError, match="overlap=6 must be at most half of chunk=10 seconds"):
         from_hydra(wrong, EvalConfig)
 

@@ -12,14 +12,14 @@ from separate.config import data_config
 from separate.data import open_split
 from separate.data.loader import FixedBatches, TrainingSteps, load
 from separate.errors import DataError, UsageError
-from tests.conftest import tone, write
+from tests.conftest import target, tone, write
 
 COMMON = {"sample_rate": 8000, "channels": 1, "excerpt": 0.5}
 
 
 def stems_data(root, **changes):
     values = {
-        "layout": "stems",
+        "_target_": target("stems"),
         "root": str(root),
         "sources": ["low", "high"],
         "splits": {"train": "train", "valid": "valid", "test": "test"},
@@ -30,14 +30,20 @@ def stems_data(root, **changes):
 
 def speech_data(layout, root, **changes):
     splits = {"train": "tr", "valid": "cv", "test": "tt"}
-    values = {"layout": layout, "root": str(root), "sources": ["s1", "s2"], "interchangeable": True, "splits": splits}
+    values = {
+        "_target_": target(layout),
+        "root": str(root),
+        "sources": ["s1", "s2"],
+        "interchangeable": True,
+        "splits": splits,
+    }
     return data_config({**values, **COMMON, **changes})
 
 
 def toy_data(**changes):
     tracks = {"train": 4, "valid": 2, "test": 2}
     return data_config(
-        {"layout": "toy", "sources": ["voice", "chords", "drums"], "tracks": tracks, **COMMON, **changes}
+        {"_target_": target("toy"), "sources": ["voice", "chords", "drums"], "tracks": tracks, **COMMON, **changes}
     )
 
 
@@ -221,7 +227,7 @@ def test_all_files_with_nan_are_named_when_the_first_is_met(wsj0mix):
 
 
 def test_missing_root_split_and_tracks_are_named(tmp_path, stems):
-    with pytest.raises(DataError, match="data.root=.*nowhere is no folder"):
+    with pytest.raises(DataError, match="data.root=.*nowhere is not a folder"):
         open_split(stems_data(tmp_path / "nowhere"), "train")
     with pytest.raises(DataError, match="the test split is missing"):
         shutil.rmtree(stems / "test")

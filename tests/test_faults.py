@@ -26,14 +26,14 @@ NETWORK = """\
 import os
 import signal
 import torch
-from separate.data.layouts.toy import Toy
+from separate.data.layouts.toy import ToySongs
 
 def break_toy(how):  # what the workers, forked later, will do
     def draw(self, *arguments):
         if how == 'killed':
             os.kill(os.getpid(), signal.SIGKILL)
         return {}['no such key']
-    Toy.draw = draw
+    ToySongs.draw = draw
 
 class Gain(torch.nn.Module):
     '''Fails as FAIL says, where the number of its calls reaches AFTER.'''

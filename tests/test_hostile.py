@@ -20,6 +20,7 @@ from separate.data.mixing.augmenter import Augmenter
 from separate.errors import UsageError
 from separate.instantiate import build_loss, build_optimizer, build_separator
 from separate.validation import Range, brief
+from tests.conftest import target
 from tests.test_config import composed
 
 DIGITS = "9" * 21
@@ -52,7 +53,7 @@ def refused(call, program: Any, *arguments: str, cwd: Path, code: int = 2) -> st
         ("data.sample_rate=2147483648", "must be at least 1 and at most 1536000 Hz, e.g. data.sample_rate=44100"),
         ("data.sources=[[a]]", "data.sources=[[a]] must be a list of names, e.g. data.sources=[a,b]"),
         ("data.sources=[null]", "data.sources=[null] must be a list of names"),
-        ("data.layout=[1]", "data.layout=[1] is no layout"),
+        ("data._target_=[1]", "data._target_=[1] must be the dotted name of a class"),
         ("trainer.min_delta=nan", "trainer.min_delta=nan must be at least 0"),
         ("augment.equaliser=inf", "augment.equaliser=inf must be at least 0 and at most 100 dB"),
         (
@@ -121,9 +122,10 @@ def number_fields(schema: type) -> list[tuple[str, Range | None]]:
 
 
 def test_every_number_of_the_configuration_has_a_range_with_an_end_and_an_example_in_it():
-    from separate.config import LAYOUTS, DatasetConfig
+    from separate.config import DatasetConfig
+    from separate.data.layouts.detection import shipped_layouts
 
-    known = {key: allowed for schema in (TrainConfig, EvalConfig, DatasetConfig, *LAYOUTS.values())
+    known = {key: allowed for schema in (TrainConfig, EvalConfig, DatasetConfig, *shipped_layouts().values())
              for key, allowed in number_fields(schema)}  # fmt: skip
     assert len(known) > 40
     for key, allowed in known.items():
@@ -190,7 +192,7 @@ def test_overlaps_that_do_not_fit_are_refused(call, tmp_path, overlap):
     ],
 )
 def test_values_that_no_file_of_configuration_should_hold_are_refused(change, message):
-    values = {"layout": "pools", "root": "x", "sources": ["a"], "sample_rate": 8000, "excerpt": 1.0}
+    values = {"_target_": target("pools"), "root": "x", "sources": ["a"], "sample_rate": 8000, "excerpt": 1.0}
     with pytest.raises(UsageError) as error:
         data_config({**values, **change})
     assert message in str(error.value)

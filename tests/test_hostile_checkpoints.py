@@ -301,7 +301,12 @@ def test_a_run_that_goes_on_from_a_forged_checkpoint_is_refused(call, sound, tmp
         (put("config.cache", [1]), "cache=[1] must be a section"),
         (put("config.cache", {"limit": "all"}), "cache.limit=all must be a number"),
         (put("config.data.tracks", [1]), "data.tracks=[1] must be names with integers"),
-        (put("config.data.layout", [1]), "data.layout=[1] must be text"),
+        (put("config.data.layout", [1]), "data.layout=[1] is unknown; choose from librimix, manifest"),
+        (put("config.data._target_", [1]), "data._target_=[1] must be text"),
+        (put("config.data._target_", "subprocess.Popen"), "subprocess.Popen comes from a package that is not trusted"),
+        (put("config.data._target_", "separate.data.layouts.musdb18.subprocess"), "is no class or function"),
+        (put("config.data._target_", "separate.data.layouts.musdb18.Path"), "is not a layout"),
+        (put("config.data._target_", "separate.data.layouts.base.Layout"), "is not a layout"),
         (put("config.data.sample_rate", 16_000.5), "data.sample_rate=16000.5 must be an integer"),
     ],
 )

@@ -17,9 +17,14 @@ import soundfile
 import torch
 
 from separate.config import CacheConfig, check_sources
-from separate.data.layouts.base import list_librimix, list_manifest, list_slakh, tracks_of
-from separate.data.storage.download import Contents, contents_of, index_of
-from separate.data.storage.headers import Headers
+from separate.data.layouts.base import TrackLayout
+from separate.data.layouts.librimix import LibriMix
+from separate.data.layouts.manifest import Manifest
+from separate.data.layouts.opening import Opening
+from separate.data.layouts.slakh import Slakh
+from separate.data.storage.download import index_of
+from separate.data.storage.shard_index import Contents, contents_of
+from separate.data.tracks import Track
 from separate.errors import DataError, UsageError
 from separate.files import TextError, check_name, printable, read_text
 from tests.conftest import TINY_TOY, tone, write
@@ -28,6 +33,11 @@ from tests.test_shards import example, pack, split_of
 
 SPLITS = {"train": "train", "valid": "valid", "test": "test"}
 SIGNS = ["$^$", "$\\frac$ \t_{", "漢 🎻 \u2028", "<b>'\"%s{}"]
+
+
+def tracks_of(kind: type[TrackLayout], root: Path, sources: list[str]) -> list[Track]:
+    layout = kind(root=str(root), splits=SPLITS, sources=sources, sample_rate=8000, excerpt=1.0)
+    return layout.tracks("train", Opening())
 
 
 # manifests
@@ -46,7 +56,7 @@ def line(**changes: Any) -> str:
 
 def refused_manifest(path: Path) -> str:
     with pytest.raises(DataError) as error:
-        tracks_of(list_manifest(path, SPLITS, "train", ["x", "y"]), Headers())
+        tracks_of(Manifest, path, ["x", "y"])
     assert str(path) in str(error.value)
     return str(error.value)
 
@@ -54,7 +64,7 @@ def refused_manifest(path: Path) -> str:
 def test_a_manifest_may_begin_with_a_byte_order_mark_and_hold_any_sign(tmp_path):
     path = manifest(tmp_path, codecs.BOM_UTF8 + line(id="é\u2028").encode(), json.dumps(json.loads(line(id="b"))))
     path.write_bytes(codecs.BOM_UTF8 + json.dumps(json.loads(line(id="é\u2028")), ensure_ascii=False).encode())
-    tracks = tracks_of(list_manifest(path, SPLITS, "train", ["x", "y"]), Headers())
+    tracks = tracks_of(Manifest, path, ["x", "y"])
     assert [track.name for track in tracks] == ["é\u2028"]
 
 
@@ -76,7 +86,7 @@ def test_a_manifest_may_begin_with_a_byte_order_mark_and_hold_any_sign(tmp_path)
         (line(sources={"x": "a" * 5000, "y": None}), "is missing"),
         (line(sources={"x": "..", "y": None}), "is missing"),
         (line(sources=[1]), 'has no "sources"'),
-        (line(**{"k" * 10_000: 1}), "which is none of a manifest"),
+        (line(**{"k" * 10_000: 1}), "which a manifest does not know"),
         (b'{"id": "\xff"}', "is not text in UTF-8 (line 1); save it in UTF-8"),
         (line().encode("utf-16"), "is text in UTF-16; save it in UTF-8"),
         (b"\0" * 100, "holds a zero byte and is no text"),
@@ -118,8 +128,7 @@ def librimix(tmp_path: Path, content: bytes) -> Path:
 
 
 def listed(root: Path) -> list[str]:
-    found = list_librimix(root, SPLITS, "train", ["s1", "s2"], "sep_clean")
-    return [track.name for track in tracks_of(found, Headers())]
+    return [track.name for track in tracks_of(LibriMix, root, ["s1", "s2"])]
 
 
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
@@ -165,7 +174,7 @@ def test_a_table_of_librimix_that_is_not_right_is_refused(tmp_path, content, mes
         (b"stems: {S00: {inst_class: \xff}}", "is not text in UTF-8"),
         ("stems: {S00: {inst_class: Bass}}".encode("utf-16"), "is text in UTF-16"),
         (b'stems: {"a\\0": {inst_class: Bass}}', "has a path with a zero byte"),
-        (b"stems: {../x: {inst_class: Bass}}", "names a stem ../x, which is no name of a file"),
+        (b"stems: {../x: {inst_class: Bass}}", "names a stem ../x, which is not the name of a file"),
         (b"!!python/object/apply:os.system [true]", "does not name the inst_class"),
         (b"2001-99-99", "does not name the inst_class"),
         (b"", "does not name the inst_class"),
@@ -177,7 +186,7 @@ def test_metadata_of_slakh_that_is_not_right_is_refused(tmp_path, content, messa
     write(place / "stems" / "S00.flac", tone(440))
     (place / "metadata.yaml").write_bytes(content)
     with pytest.raises(DataError) as error:
-        tracks_of(list_slakh(tmp_path, SPLITS, "train", ["bass"], "sum"), Headers())
+        tracks_of(Slakh, tmp_path, ["bass"])
     assert f"{place}/metadata.yaml: {message}" in str(error.value)
 
 
@@ -218,14 +227,14 @@ def member(**changes: Any) -> dict[str, Any]:
 )
 def test_a_forged_index_is_refused(tmp_path, forged):
     (tmp_path / "index.jsonl").write_text(json.dumps(forged))
-    with pytest.raises(DataError, match=r"index.jsonl is (no index of shards|of another version)"):
+    with pytest.raises(DataError, match=r"index.jsonl is (not an index of shards|of another version)"):
         index_of(f"file:{tmp_path}")
 
 
 @pytest.mark.parametrize("content", [b"\xff\xfe{}", b"[" * 100_000, b"\0", b'{"a": ' + b"9" * 5000 + b"}", b"{}"])
 def test_an_index_that_is_no_index_is_refused(tmp_path, content):
     (tmp_path / "index.jsonl").write_bytes(content)
-    with pytest.raises(DataError, match="is no index of shards"):
+    with pytest.raises(DataError, match="is not an index of shards"):
         index_of(f"file:{tmp_path}")
 
 
@@ -288,7 +297,7 @@ def test_contents_are_checked_wherever_they_come_from():
     assert Contents(**entry()).members == [MEMBER]
     with pytest.raises(ValueError, match="0"):
         Contents(**member(sample_rate=0))
-    assert shards_data("x").layout == "shards"
+    assert shards_data("x").name == "shards"
 
 
 # names
@@ -315,7 +324,8 @@ def test_names_are_checked_and_escaped():
 @pytest.mark.parametrize("name", [*SIGNS, os.fsdecode(b"\xff"), "\ud800", "\x1b["])
 def test_any_name_is_drawn_as_text(tmp_path, name, recwarn):
     from separate.data.batch import Batch
-    from separate.data.doctor.statistics import Group, Split, picture
+    from separate.data.doctor.pictures import picture
+    from separate.data.doctor.statistics import Group, Split
     from separate.evaluation.recordings import Results
     from separate.evaluation.report import write as write_report
     from separate.figures import separation_figure

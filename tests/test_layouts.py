@@ -14,18 +14,18 @@ from separate.audio import Info
 from separate.cli import data as data_program
 from separate.config import CacheConfig, data_config
 from separate.data import open_split
-from separate.data.layouts.base import MUSDB18_VALID
+from separate.data.layouts.held_out import MUSDB18_VALID
 from separate.data.storage.headers import Headers
 from separate.data.storage.quota import cache_entries, evict
 from separate.data.tracks import Files, Piece, Strings, Track, Tracks
 from separate.errors import DataError, UsageError
-from tests.conftest import tone, write
+from tests.conftest import target, tone, write
 
 COMMON = {"sample_rate": 8000, "channels": 1, "excerpt": 0.5, "splits": {"train": "tr", "valid": "cv", "test": "tt"}}
 
 
 def data(layout, root, sources=("s1", "s2"), **changes):
-    return data_config({"layout": layout, "root": str(root), "sources": list(sources), **COMMON, **changes})
+    return data_config({"_target_": target(layout), "root": str(root), "sources": list(sources), **COMMON, **changes})
 
 
 def refused(config, split="train"):
@@ -142,7 +142,7 @@ def test_wham_has_noise_in_the_mixture_or_not_and_as_a_source_or_not(wham):
     three = one("sep_noisy", "s1", "s2", "noise")
     np.testing.assert_allclose(three.samples[0], sum(three.samples[1:]), atol=1e-6)
     message = refused(data("wham", wham, ["s1", "s2", "noise"]))
-    assert "data.task=sep_clean has no noise to be a source; use data.task=sep_noisy" in message
+    assert "data.task=sep_clean has no noise, so noise cannot be a source; use data.task=sep_noisy" in message
 
 
 @pytest.fixture
@@ -243,15 +243,15 @@ def test_a_manifest_says_what_is_wrong_by_line(tmp_path):
     )
     message = refused(data("manifest", path))
     for expected in (
-        "all.jsonl:1: is no JSON",
+        "all.jsonl:1: is not JSON",
         "all.jsonl:2: has no source s2 (it has s1); null stands for silence",
         'all.jsonl:3: has the key "strat"',
         'all.jsonl:4: has no "id"',
         """all.jsonl:5: "start" is soon, and must be at least 0 and at most 1e+09 seconds""",
         "all.jsonl:6: names no file",
         "all.jsonl:8: has the id of line 7, twice",
-        "starts at 5.0 s, where its files have ended",
-        "lasts 2 s from 1.0 s, and its files end before",
+        "starts at 5.0 s, after the end of its files",
+        "lasts 2 s from 1.0 s, beyond the end of its files",
         "gone.wav: is missing",
         'all.jsonl:12: has no "sources"',
     ):

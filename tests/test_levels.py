@@ -16,6 +16,7 @@ from separate.overlap import blocks
 from separate.separator import Separation, Separator
 from separate.stft import STFT
 from separate.training.run import resumed_config
+from tests.conftest import target
 from tests.tiny import MODELS, config_of, section
 
 SCALES = torch.tensor([-300.0, 0.01])  # of estimates under a loss that ignores level and sign
@@ -243,7 +244,7 @@ def test_auto_rescales_where_the_loss_leaves_levels_open(loss, options, model, r
 
 
 def test_a_resumed_run_keeps_the_levels_that_it_was_started_with():
-    saved = {"data": {"layout": "toy"}, "model": {"_target_": "a"}}
+    saved = {"data": {"_target_": target("toy")}, "model": {"_target_": "a"}}
     composed = {**copy.deepcopy(saved), "rescale": "auto", "input_level": "auto"}
     assert resumed_config(saved, composed, ["rescale=auto", "experiment=x"]) == {
         **saved, "rescale": False, "input_level": "none",

@@ -47,10 +47,10 @@ def recordings(root: Path, config) -> Path:
     for split in (data.splits["train"], data.splits["valid"]):
         for index in range(2):
             parts = {name: 0.1 * rng.standard_normal((frames, data.channels)) for name in data.sources}
-            if data.layout == "wsj0mix":
+            if data.name == "wsj0mix":
                 parts["mix"] = sum(parts.values())
             for name, audio in parts.items():
-                track = f"{index}/{name}" if data.layout == "stems" else f"{name}/{index}"
+                track = f"{index}/{name}" if data.name == "stems" else f"{name}/{index}"
                 write(root / split / f"{track}.wav", audio, data.sample_rate, subtype="FLOAT")
     return root
 

@@ -457,7 +457,7 @@ def test_infer_says_what_it_needs(call, tmp_path, arguments, code, message):
             "SISDRLoss compares a waveform and the target is a spectrogram; it works with target=waveform",
         ),
         (["data=stems"], 2, "data.root"),
-        (["data=stems", "data.root=nowhere"], 1, "data.root=nowhere is no folder"),
+        (["data=stems", "data.root=nowhere"], 1, "data.root=nowhere is not a folder"),
         (["device=cuda:77"], 2, "device=cuda:77 is not on this machine; use device=auto"),
         (["device=gpu"], 2, "device=gpu is unknown; choose from auto"),
         (["batch_size"], 2, "batch_size is no KEY=VALUE"),

@@ -13,7 +13,7 @@ import soundfile
 from separate.cli import data as data_program
 from separate.config import data_config
 from separate.data import open_split
-from tests.conftest import tone, write
+from tests.conftest import target, tone, write
 
 KINDS = ("s1", "s2", "noise", "mix_clean", "mix_both")
 
@@ -167,7 +167,7 @@ def test_musdb18hq_is_unpacked_checked_and_listed(tmp_path, call):
         (tmp_path / "out" / "test" / "C - D" / "bass.wav").write_bytes(b"half")
     data = data_config(
         {
-            "layout": "manifest",
+            "_target_": target("manifest"),
             "root": str(tmp_path / "out" / "manifest.jsonl"),
             "sources": ["vocals", "bass"],
             "sample_rate": 8000,

@@ -23,11 +23,11 @@ from separate.cli import train as train_program
 from separate.config import CacheConfig, data_config
 from separate.data import open_split
 from separate.data.loader import TrainingSteps, load
-from separate.data.storage.download import Shards
+from separate.data.storage.download import ShardCopies
 from separate.data.storage.quota import clear, evict, evict_shards
 from separate.errors import DataError, UsageError
 from separate.stft import STFT
-from tests.conftest import TINY, tone, write
+from tests.conftest import TINY, target, tone, write
 from tests.test_scripts import run
 
 CPU, STFTS = torch.device("cpu"), STFT(256, 64)
@@ -76,7 +76,13 @@ def shards(tmp_path):
 
 
 def data(root, **changes):
-    values = {"layout": "shards", "root": str(root), "sources": ["low", "high"], "sample_rate": 8000, "channels": 2}
+    values = {
+        "_target_": target("shards"),
+        "root": str(root),
+        "sources": ["low", "high"],
+        "sample_rate": 8000,
+        "channels": 2,
+    }
     return data_config({**values, "excerpt": 0.5, "splits": SPLITS, **changes})
 
 
@@ -160,7 +166,7 @@ def test_spans_of_members_are_those_of_files(kind, subtype, tmp_path):
     for stem in ("low", "high"):
         (tmp_path / "f" / "train" / "a" / f"{stem}.{kind.lower()}").write_bytes(content)
     values = {key: value for key, value in vars(data(tmp_path / "f")).items() if key != "window"}
-    files = data_config({**values, "layout": "stems", "splits": dict.fromkeys(SPLITS, "train")})
+    files = data_config({**values, "_target_": target("stems"), "splits": dict.fromkeys(SPLITS, "train")})
     for rate in (8000, 11025):
         packed = open_split(replace(data(tmp_path / "s"), sample_rate=rate), "test")
         plain = open_split(replace(files, sample_rate=rate), "test")
@@ -224,7 +230,7 @@ def test_a_nan_is_found_by_shard_and_name(tmp_path):
 
 
 def test_shards_that_are_not_there_are_said_to_be(shards, tmp_path):
-    assert f"data.root={tmp_path / 'none'} is no folder" in refused(tmp_path / "none")
+    assert f"data.root={tmp_path / 'none'} is not a folder" in refused(tmp_path / "none")
     splits = {**SPLITS, "train": "train-{000000..000009}.tar"}
     assert "train-000006.tar is missing: the train split has no shard of that name" in refused(shards, splits=splits)
     splits = {**SPLITS, "train": "training-*.tar"}
@@ -233,7 +239,7 @@ def test_shards_that_are_not_there_are_said_to_be(shards, tmp_path):
     (shards / "index.jsonl").write_text("beside them")
     values = {key: value for key, value in vars(data(shards)).items() if key != "window"}
     with pytest.raises(DataError) as caught:
-        open_split(data_config({**values, "layout": "stems"}), "train")
+        open_split(data_config({**values, "_target_": target("stems")}), "train")
     looks = str(caught.value)
     assert f"{shards} looks like data=shards data.root={shards} 'data.sources=[high,low]'" in looks
 
@@ -278,7 +284,9 @@ def test_batches_from_a_url_are_those_from_the_folder(shards, server, tmp_path, 
 def test_without_an_index_shards_are_fetched_once_to_be_listed(shards, server, tmp_path):
     cache = in_folder(tmp_path / "cache")
     message = refused(server.url, cache=cache)
-    assert "index.jsonl could not be read (the program that reads it ended with status 22), and only it" in message
+    assert (
+        "index.jsonl could not be read (the program that reads it ended with status 22), and only an index" in message
+    )
     splits = {**SPLITS, "train": "train-{000000..000005}.tar"}
     examples = split_of(server.url, cache=cache, splits=splits)
     assert sorted(server.shards_asked()) == [f"/train-{number:06d}.tar" for number in range(6)]
@@ -301,7 +309,7 @@ def test_a_shard_that_changed_after_it_was_listed_is_not_read(shards, server, tm
     assert run("prepare_shards.py", str(shards)).returncode == 0
     examples = split_of(server.url, cache=in_folder(tmp_path / "cache"))
     pack(shards / "train-000000.tar", example(99))
-    with pytest.raises(DataError, match="train-000000.tar is not what it was when it was listed"):
+    with pytest.raises(DataError, match="train-000000.tar has changed since it was listed"):
         examples.recording(0)
     server.shutdown()
     server.server_close()
@@ -441,7 +449,7 @@ def test_several_processes_fetch_a_shard_once(shards, server, tmp_path):
     for thread in threads:
         thread.join()
     assert len(server.shards_asked()) == 1
-    assert Shards(tmp_path / "cache", None).is_there(examples.files[0])
+    assert ShardCopies(tmp_path / "cache", None).is_there(examples.files[0])
 
 
 def test_shards_of_a_layout_hold_the_same_recordings(tmp_path):
@@ -547,7 +555,7 @@ def test_a_false_index_writes_nothing_outside_the_cache(shards, server, tmp_path
     for change in ({"sha256": "../../../../x" + "0" * 51}, {"members": [["a.low.wav", "x", 3]]}, {"bytes_": 1}):
         (shards / "index.jsonl").write_text(json.dumps({**lines[0], **change}))
         message = refused(server.url, cache=in_folder(tmp_path / "cache"))
-        assert f"{server.url}/index.jsonl is no index of shards" in message
+        assert f"{server.url}/index.jsonl is not an index of shards" in message
     (shards / "index.jsonl").write_text(json.dumps({**lines[0], "format": 0}))
     assert "is of another version of separate" in refused(server.url, cache=in_folder(tmp_path / "cache"))
     assert not list(tmp_path.rglob("*.contents"))
@@ -563,7 +571,7 @@ def test_names_that_stand_twice_are_refused(shards, stems, tmp_path):
     assert "train-000000.tar: 00 has low twice" in refused(shards)
     (shards / "train-000000.tgz").write_bytes(b"")
     splits = {**SPLITS, "train": "train-000000.t*"}
-    assert "train-000000.tgz is no .tar file" in refused(shards, splits=splits)
+    assert "train-000000.tgz is not a .tar file" in refused(shards, splits=splits)
     for name in ("a.b", "a_b"):
         shutil.copytree(stems / "train" / "song 00", stems / "train" / name)
     shutil.copytree(stems / "test", stems / "valid")

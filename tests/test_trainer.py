@@ -16,13 +16,13 @@ from separate.training import trainer
 from separate.training.run import prepare, resumed_config
 from separate.training.state import State
 from separate.training.trainer import Training, end_epoch, fit, train_step
-from tests.conftest import TINY_TOY
+from tests.conftest import TINY_TOY, target
 
 CONFIG = {
     "data": asdict(
         data_config(
             {
-                "layout": "toy",
+                "_target_": target("toy"),
                 "sources": ["voice", "drums"],
                 "sample_rate": 8000,
                 "channels": 1,
@@ -178,12 +178,14 @@ def test_a_resumed_run_keeps_its_configuration_but_for_what_may_change():
 
 
 def test_the_layout_of_a_resumed_run_can_be_named_again_to_say_where_the_data_are_now():
-    saved = {"data": {"layout": "pools", "root": "/a", "excerpt": 3.0}}
-    composed = {"data": {"layout": "pools", "root": "/b", "excerpt": 4.0}}
+    saved = {"data": {"_target_": target("pools"), "root": "/a", "excerpt": 3.0}}
+    composed = {"data": {"_target_": target("pools"), "root": "/b", "excerpt": 4.0}}
     found = resumed_config(saved, composed, ["data=pools", "data.root=/b"])
-    assert found == {"data": {"layout": "pools", "root": "/b", "excerpt": 3.0}}
-    with pytest.raises(UsageError, match="data.layout=stems is not what this run was started with"):
-        resumed_config(saved, {"data": {"layout": "stems", "root": "/b"}}, ["data=stems", "data.root=/b"])
+    assert found == {"data": {"_target_": target("pools"), "root": "/b", "excerpt": 3.0}}
+    with pytest.raises(
+        UsageError, match="data._target_=separate.data.layouts.stems.Stems is not what this run was started with"
+    ):
+        resumed_config(saved, {"data": {"_target_": target("stems"), "root": "/b"}}, ["data=stems", "data.root=/b"])
 
 
 def test_a_cosine_cannot_be_drawn_out():

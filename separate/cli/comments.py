@@ -10,7 +10,7 @@ from pathlib import Path
 SECTION = re.compile(r"(\w+):$")
 ENTRY = re.compile(r"(\s*)(\w+):")
 COMMENTED = re.compile(r"(\w+):.*?\s#\s(.+)")
-CHOICE = re.compile(r"\s+(?:_target_|layout): (\S+)")  # what tells the files of a group apart
+CHOICE = re.compile(r"\s+_target_: (\S+)")  # what tells the files of a group apart
 
 
 def annotate(text: str, primary: str) -> str:
@@ -43,9 +43,7 @@ def _of_section(group: str, following: list[str]) -> dict[str, str]:
         if not line.startswith(" "):
             break
         if choice := CHOICE.match(line):
-            files = [
-                file for file in files if re.search(rf"^(_target_|layout): {choice[1]}$", file.read_text("utf-8"), re.M)
-            ]
+            files = [file for file in files if re.search(rf"^_target_: {choice[1]}$", file.read_text("utf-8"), re.M)]
             break
     return _comments(files)
 

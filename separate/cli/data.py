@@ -1,4 +1,4 @@
-"""separate-data: look at a data set, or at the cache."""
+"""separate-data: check and describe a data set, or the cache."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ from separate.files import cache_folder
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-    from separate.config import DatasetConfig, FolderConfig
+    from separate.config import DatasetConfig
+    from separate.data.layouts.base import FolderLayout
 
 FLAGS = ("--json",)
-asked: dict[str, str | bool] = {}  # the command, which is no override and so goes past Hydra, and its flags
+asked: dict[str, str | bool] = {}  # the command and its flags, which Hydra does not see
 
 
 @hydra.main(version_base="1.3", config_path="pkg://separate.conf", config_name="dataset")
@@ -34,7 +35,7 @@ def _data(cfg: DictConfig) -> None:
 
 
 def _build(config: DatasetConfig) -> None:
-    """Make every entry of a data set."""
+    """Cache all signals of a data set."""
     from separate.data import open_splits
     from separate.data.storage.prefetch import fill, needed
     from separate.data.storage.reading import CachedReader
@@ -50,7 +51,7 @@ def _build(config: DatasetConfig) -> None:
 
 
 def _cache_info(config: DatasetConfig) -> None:
-    """What lies in the cache."""
+    """Describe the contents of the cache."""
     from separate.data.storage import cache, quota
 
     folder = cache_folder(config.cache.folder)
@@ -59,7 +60,7 @@ def _cache_info(config: DatasetConfig) -> None:
 
 
 def _verify(config: DatasetConfig) -> None:
-    """Read everything again, and drop what is not as it was written."""
+    """Read all entries of the cache again, and drop the damaged ones."""
     from separate.data.storage.cache import verify
     from separate.data.storage.download import verify_copies
     from separate.data.storage.quota import ARRAYS
@@ -75,25 +76,26 @@ def _verify(config: DatasetConfig) -> None:
 
 
 def _clear(config: DatasetConfig) -> None:
-    """Throw everything away."""
+    """Drop all entries of the cache."""
     from separate.data.storage import cache, quota
 
     folder = cache_folder(config.cache.folder)
     print(f"{cache.clear(folder / quota.ARRAYS) + quota.clear(folder)} entries dropped from {folder}")
 
 
-def _on_disk(config: DatasetConfig) -> FolderConfig:
-    from separate.config import FolderConfig
+def _on_disk(config: DatasetConfig) -> FolderLayout:
+    """The data set of a configuration; UsageError if it has none or is not in files."""
+    from separate.data.layouts.base import FolderLayout
 
     if config.data is None:
-        raise UsageError("no data set is named; say which, e.g. data=stems data.root=DIR")
-    if not isinstance(config.data, FolderConfig):
-        raise UsageError(f"data={config.data.layout} has no files to look at")
+        raise UsageError("no data set is named; name one, e.g. data=stems data.root=DIR")
+    if not isinstance(config.data, FolderLayout):
+        raise UsageError(f"data={config.data.name} has no files to look at")
     return config.data
 
 
 def _check(config: DatasetConfig) -> None:
-    """What would spoil a training; exits with 1 where something must be mended."""
+    """Report the faults of a data set; exit with 1 if one of them is fatal."""
     from dataclasses import asdict
 
     from separate.data.doctor.checks import examine, table
@@ -108,10 +110,11 @@ def _check(config: DatasetConfig) -> None:
 
 
 def _info(config: DatasetConfig) -> None:
-    """Hours, tracks, levels and activity of each split, and a picture of them."""
+    """Report hours, tracks, levels and activity of each split, and draw a picture of them."""
     from pathlib import Path
 
-    from separate.data.doctor.statistics import picture, summary, survey, table
+    from separate.data.doctor.pictures import picture
+    from separate.data.doctor.statistics import summary, survey, table
 
     found = survey(_on_disk(config), config.splits, config.cache, config.stft)
     print(json.dumps(summary(found), indent=1) if asked["json"] else table(found))
@@ -141,7 +144,7 @@ def main() -> None:
             sys.argv[1:] = [word for word in rest if word not in FLAGS]
         elif not {"--help", "-h", "--hydra-help", "--cfg", "-c"} & set(sys.argv):
             if not command:
-                raise UsageError(f"what is to be done? choose from {', '.join(COMMANDS)}")
+                raise UsageError(f"no command is given; choose from {', '.join(COMMANDS)}")
             raise UsageError(f"there is no separate-data {command}; {nearest(command, COMMANDS)}")
     run_hydra("separate-data", data, "dataset")
 

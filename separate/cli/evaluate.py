@@ -31,7 +31,7 @@ def _evaluate(cfg: DictConfig) -> float | None:
     path = checkpoint.find(config.run)
     print(f"checkpoint: {path}")
     contents = checkpoint.read(path)
-    data = evaluation_data(contents["config"]["data"], config.data)
+    data = evaluation_data(contents["config"]["data"], config.data, config.trust)
     refuse_commands(vars(data), config.data)
     settle()
     separator = checkpoint.restore(contents, config.trust).to(choose_device(config.device))
@@ -40,10 +40,10 @@ def _evaluate(cfg: DictConfig) -> float | None:
     examples = open_split(data, config.split, contents["config"]["seed"], cache)
 
     results = recordings.evaluate(separator, examples, config.chunk, config.overlap)
-    other = [] if config.data.get("layout") is None else [data.layout]
+    other = [] if config.data.get("_target_") is None else [data.name]
     other += [] if path.stem == "best" else [path.stem]
     folder = checkpoint.run_folder(path) / "eval" / "-".join([*other, config.split])
-    about = {"checkpoint": str(path), "split": config.split, "data": data.layout, "root": getattr(data, "root", None)}
+    about = {"checkpoint": str(path), "split": config.split, "data": data.name, "root": getattr(data, "root", None)}
     summary = report.write(results, about, folder)
     print(report.table(summary))
     print(f"scores: {folder}/scores.csv, summary.json\nreport: {folder}/report.html")

@@ -116,7 +116,7 @@ def prepare(
     torch.manual_seed(config["seed"])
     separator = build_separator(config, trust, stored)
     loss = build_loss(config, separator, trust)
-    data = data_config(config["data"])
+    data = data_config(config["data"], trust)
     cache = typed(CacheConfig, config["cache"], "cache.")
     changes, frames = typed(AugmentConfig, config["augment"], "augment."), round(data.excerpt * data.sample_rate)
     augment = Augmenter(changes, AudioFormat(data.sample_rate, data.channels, frames), cache, trust=trust)
@@ -195,7 +195,7 @@ def _check_same_examples(resumed: Mapping[str, Any], training: Training, folder:
 def resumed_config(saved: Mapping[str, Any], composed: Mapping[str, Any], changed: Sequence[str]) -> dict[str, Any]:
     """The checkpoint's configuration with what the user changed; UsageError for what a resumed run cannot change."""
     keys = {override.lstrip("+~").partition("=")[0].partition("@")[0] for override in changed}
-    if lookup(saved, "data.layout") == lookup(composed, "data.layout"):
+    if lookup(saved, "data._target_") == lookup(composed, "data._target_"):
         keys.discard("data")  # the layout that it has; its defaults are no changes
     anywhere = any(key in ("experiment", "debug") for key in keys)  # these set keys in every section
     named_sections = {key.partition(".")[0] for key in keys}

@@ -1,37 +1,36 @@
-"""What a data set is like: hours and tracks of each split, how loud its sources are and how often they sound."""
+"""Statistics of a data set: hours and tracks of each split, loudness and activity of each source."""
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from separate.config import CacheConfig, FolderConfig, STFTConfig
-from separate.data import arrays_of, open_splits
+from separate.config import CacheConfig, STFTConfig
+from separate.data import open_splits
+from separate.data.layouts.base import FolderLayout
+from separate.data.layouts.opening import Opening
 from separate.data.mixing.loudness import ACTIVE, LoudnessIndex, integrated, level
-from separate.errors import UsageError
-from separate.files import printable, replace_file
+from separate.data.storage.reading import Region
 
-MOST = 12  # groups that are shown by name; speakers may be hundreds
+MOST_GROUPS = 12  # shown by name; there may be hundreds of speakers
 
 
 @dataclass
 class Group:
-    """The signals of one source, or the clips of one speaker.  levels: LUFS of each that is not silent."""
+    """The signals of one source, or the clips of one speaker.  levels: in LUFS, of each signal that is not silent."""
 
     hours: float
     signals: int
     levels: np.ndarray
-    activity: float  # share of the time that it is louder than ACTIVE
+    activity: float  # share of the time in which the signals are louder than ACTIVE
 
 
 @dataclass
 class Split:
-    """hours: of mixtures, or of clips that are mixed on the fly."""
+    """One split.  hours: of the mixtures, or of the clips that are mixed on the fly."""
 
     unit: str  # tracks or clips
     count: int
@@ -39,26 +38,26 @@ class Split:
     groups: dict[str, Group]
 
 
-def survey(config: FolderConfig, splits: Sequence[str], cache: CacheConfig, stft: STFTConfig) -> dict[str, Split]:
-    """Read everything, or what was measured of it before."""
+def survey(layout: FolderLayout, splits: Sequence[str], cache: CacheConfig, stft: STFTConfig) -> dict[str, Split]:
+    """Measure all signals; what was measured before comes from the cache."""
     found = {}
-    for split, examples in open_splits(config, splits, cache, stft).items():
+    for split, examples in open_splits(layout, splits, cache, stft).items():
         regions, names = examples.regions(mixtures=False), examples.groups()
-        index = LoudnessIndex(regions, examples.reader, arrays_of(cache), config.workers)
+        index = LoudnessIndex(regions, examples.reader, Opening(cache=cache).arrays(), layout.workers)
         of: dict[str, list[int]] = {}
         for number, name in enumerate(names):
             of.setdefault(name, []).append(number)
-        if len(of) > MOST:
+        if len(of) > MOST_GROUPS:
             of = {f"{len(of)} folders": list(range(len(names)))}
         groups = {name: _group(index, numbers, examples.sample_rate, regions) for name, numbers in of.items()}
-        mixed = set(of) == set(config.sources)
+        mixed = set(of) == set(layout.sources)
         hours = (max if mixed else sum)(group.hours for group in groups.values())
-        unit, count = ("tracks", len(regions) // len(config.sources)) if mixed else ("clips", len(regions))
+        unit, count = ("tracks", len(regions) // len(layout.sources)) if mixed else ("clips", len(regions))
         found[split] = Split(unit, count, hours, groups)
     return found
 
 
-def _group(index: LoudnessIndex, numbers: Sequence[int], sample_rate: int, regions: Sequence[Any]) -> Group:
+def _group(index: LoudnessIndex, numbers: Sequence[int], sample_rate: int, regions: Sequence[Region]) -> Group:
     energies = np.concatenate([index.of(number) for number in numbers])
     levels = np.array([integrated(index.of(number)) for number in numbers])
     samples = sum(regions[number].length for number in numbers)
@@ -67,7 +66,7 @@ def _group(index: LoudnessIndex, numbers: Sequence[int], sample_rate: int, regio
 
 
 def summary(found: Mapping[str, Split]) -> dict[str, Any]:
-    """Plain values for JSON; levels as the least tenth, the median and the largest tenth, in LUFS."""
+    """Plain values for JSON; levels in LUFS as 10th percentile, median and 90th percentile."""
     return {
         split: {
             one.unit: one.count,
@@ -106,35 +105,3 @@ def table(found: Mapping[str, Split]) -> str:
 
 def _length(hours: float) -> str:
     return f"{hours:8.1f} h" if hours >= 1 else f"{60 * hours:6.1f} min"
-
-
-def picture(found: Mapping[str, Split], path: Path) -> None:
-    """Levels of all signals, and how often each source sounds, side by side for each split."""
-    from matplotlib.figure import Figure
-
-    names = list(dict.fromkeys(name for one in found.values() for name in one.groups))
-    figure = Figure(figsize=(10, 1.6 + 0.35 * len(names) * len(found)), layout="constrained")
-    levels, activity = figure.subplots(1, 2, sharey=True, width_ratios=(2, 1))
-    labels: list[str] = []
-    for number, (split, one) in enumerate(found.items()):
-        for name, group in one.groups.items():
-            row = len(labels)
-            colour = f"C{number}"
-            spread = np.random.default_rng(0).uniform(-0.3, 0.3, len(group.levels))
-            levels.plot(group.levels, row + spread, ".", color=colour, alpha=0.4, markersize=4)
-            if len(group.levels):
-                levels.plot([np.median(group.levels)] * 2, [row - 0.4, row + 0.4], color="black")
-            activity.barh(row, 100 * group.activity, color=colour, height=0.7)
-            labels.append(f"{split}: {name}")
-    levels.set_yticks(range(len(labels)), list(map(printable, labels)), parse_math=False)
-    levels.set(xlabel="loudness of each signal, LUFS; line: median")
-    levels.invert_yaxis()
-    activity.set(xlabel="share of the time that it sounds, %", xlim=(0, 100))
-    for axes in (levels, activity):
-        axes.grid(axis="x", alpha=0.3)
-    kind, kinds = path.suffix.lstrip(".").lower() or "png", figure.canvas.get_supported_filetypes()
-    if kind not in kinds:
-        raise UsageError(f"picture={path}: no picture can be written as {kind}; choose from {', '.join(sorted(kinds))}")
-    content = io.BytesIO()
-    figure.savefig(content, format=kind, dpi=120)
-    replace_file(path, content.getvalue())

@@ -1,4 +1,4 @@
-"""MUSDB18's compressed songs, `.stem.mp4` files of five streams, decoded once with ffmpeg."""
+"""MUSDB18 in compressed songs of five streams, decoded with ffmpeg: ROOT/SPLIT/NAME.stem.mp4 (Rafii et al., 2017)."""
 
 from __future__ import annotations
 
@@ -8,11 +8,15 @@ import os
 import secrets
 import shutil
 import subprocess
-from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
-from separate.data.layouts.base import Listing, Sought, with_validation
+from separate.data.layouts.base import MixtureLayout
+from separate.data.layouts.held_out import tracks_of_split
+from separate.data.layouts.opening import Opening
+from separate.data.layouts.track_files import FoundTracks, TrackFiles
+from separate.data.storage.headers import folders_in
 from separate.data.storage.parallel import in_parallel
 from separate.data.storage.quota import DECODED, LastUse, evict
 from separate.errors import DataError, UsageError
@@ -20,13 +24,49 @@ from separate.files import replace_file
 
 STREAMS = ("mixture", "drums", "bass", "other", "vocals")  # in the order of the files
 ENDING = ".stem.mp4"
-SONG = ".song"  # behind the name of a decoded song's folder: the path that it was decoded from
+SONG = ".song"  # ending of the file beside a decoded song's folder, which holds the path of the song
 
 
-class Songs:
-    """Decoded songs in `root`/decoded, as 32-bit WAV; called with a file of one, it is there.
+@dataclass
+class Musdb18(MixtureLayout):
+    """Songs of one stream for each stem.  `mixture: file` takes the mixture's own stream.
 
-    limit: bytes that all of the cache folder `root` may take.
+    MUSDB18's validation tracks are held out of train.
+    """
+
+    def find(self, split: str, opening: Opening) -> FoundTracks:
+        unknown = [source for source in self.sources if source not in STREAMS[1:]]
+        if unknown:
+            raise UsageError(f"data=musdb18 has no source {unknown[0]}; data.sources can name {', '.join(STREAMS[1:])}")
+        folder, names = tracks_of_split(self, split, _songs)
+        songs = [folder / f"{name}{ENDING}" for name in names]
+        places = in_parallel(self.fetcher(opening).decode, songs, self.workers, "decoding")
+        if not all(place.is_dir() for place in places):
+            raise UsageError(
+                f"the decoded songs of {split} take more than cache.limit={(opening.limit or 0) / 1e9:g} GB and would "
+                f"drop each other; raise it"
+            )
+        tracks = [self._track(song, place) for song, place in zip(songs, places, strict=True)]
+        return FoundTracks(tracks, f"{folder}/NAME{ENDING}")
+
+    def _track(self, song: Path, place: Path) -> TrackFiles:
+        """place: the folder of the decoded streams."""
+        mixture = f"{place}/mixture.wav" if self.mixture == "file" else None
+        sources = [[f"{place}/{source}.wav"] for source in self.sources]
+        return TrackFiles(song.name.removesuffix(ENDING), str(song), sources, mixture)
+
+    def fetcher(self, opening: Opening) -> DecodedSongs:
+        return DecodedSongs(opening.folder, opening.limit)
+
+    @classmethod
+    def looks_like(cls, folder: Path) -> list[str] | None:
+        return [] if any(_songs(folder / split) for split in folders_in(folder)) else None
+
+
+class DecodedSongs:
+    """Decoded songs in ROOT/decoded, as 32-bit WAV.  A call with the path of a file decodes its song if it is gone.
+
+    root: the cache folder.  limit: its largest size in bytes.
     """
 
     def __init__(self, root: Path, limit: float | None) -> None:
@@ -37,16 +77,16 @@ class Songs:
 
     def __call__(self, path: str) -> None:
         place = Path(path).parent
-        if place.parent == self.folder and not self.is_there(str(place)):  # dropped for another training's files
+        if place.parent == self.folder and not self.is_there(str(place)):  # dropped to make room
             try:
                 self.decode(Path(os.fsdecode(place.with_suffix(SONG).read_bytes())))
             except OSError as error:
                 raise DataError(
-                    f"{path} was dropped and its song cannot be read again ({error}); start again"
+                    f"{path} was dropped from the cache and its song cannot be read again ({error}); start again"
                 ) from None
 
     def decode(self, song: Path) -> Path:
-        """The folder of a song's streams, STREAM.wav each, decoded now where it is not there."""
+        """The folder of a song's streams, STREAM.wav each.  The song is decoded if the folder is missing."""
         status = song.stat()
         made_from = [str(song.absolute()), status.st_size, status.st_mtime_ns]
         place = self.folder / hashlib.sha256(json.dumps(made_from).encode()).hexdigest()
@@ -57,50 +97,12 @@ class Songs:
         return place
 
 
-def list_musdb18(
-    root: Path,
-    splits: Mapping[str, str],
-    split: str,
-    sources: Sequence[str],
-    mixture: str,
-    kept: Songs,
-    workers: int | str,
-) -> Listing:
-    """ROOT/SPLIT/NAME.stem.mp4; MUSDB18's validation tracks are held out of train.
-
-    kept: where the decoded streams are.  mixture: `sum` of the sources, or `file`, the mixture's own stream.
-    """
-    unknown = [source for source in sources if source not in STREAMS[1:]]
-    if unknown:
-        raise UsageError(f"data=musdb18 has no source {unknown[0]}; data.sources can name {', '.join(STREAMS[1:])}")
-    there, names = with_validation(root, splits, split, _songs)
-    songs = [there / f"{name}{ENDING}" for name in names]
-    places = dict(zip(songs, in_parallel(kept.decode, songs, workers, "decoding"), strict=True))
-    if not all(place.is_dir() for place in places.values()):
-        raise UsageError(
-            f"the decoded songs of {split} take more than cache.limit={(kept.limit or 0) / 1e9:g} GB, so that they "
-            f"would drop each other; raise it"
-        )
-    return Listing(
-        [
-            Sought(
-                name,
-                str(song),
-                [[f"{places[song]}/{source}.wav"] for source in sources],
-                f"{places[song]}/mixture.wav" if mixture == "file" else None,
-            )
-            for name, song in zip(names, songs, strict=True)
-        ],
-        f"{there}/NAME{ENDING}",
-    )
-
-
 def _songs(folder: Path) -> list[str]:
     return sorted(p.name.removesuffix(ENDING) for p in folder.glob(f"*{ENDING}") if not p.name.startswith("."))
 
 
 def _decode(song: Path, place: Path) -> None:
-    """The streams of a song to a folder."""
+    """Write the streams of a song to the folder `place`."""
     program = shutil.which("ffmpeg")
     if program is None:
         raise UsageError(

@@ -1,92 +1,121 @@
-"""Speakers or classes mixed on the fly: clips of different folders joined with pauses, at levels drawn in dB."""
+"""Mixtures made on the fly of clips in folders, one folder for each speaker or class: ROOT/SPLIT/NAME/*.wav."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from separate.audio import NonFiniteError, frames_at
+from separate.audio import ENDINGS, NonFiniteError, frames_at
 from separate.data.example import Example, FileExamples
-from separate.data.layouts.base import split_folder
+from separate.data.layouts.base import FolderLayout
+from separate.data.layouts.detection import hinted
+from separate.data.layouts.opening import Opening
+from separate.data.layouts.track_files import SplitFiles
 from separate.data.mixing.excerpts import all_non_finite, refuse_channels
-from separate.data.storage.headers import Headers, audio_files, folders_in
+from separate.data.storage.headers import audio_files, folders_in
 from separate.data.storage.reading import Reader, Region, Span
 from separate.data.tracks import Files, Piece
 from separate.errors import DataError, UsageError, nearest
+from separate.validation import number
 
 LEVEL = 0.05  # RMS of the clips of the first speaker
 LEAD = 0.3  # seconds, the longest silence before the first clip
 
 
-def list_pools(
-    root: Path, splits: Mapping[str, str], split: str, sources: Sequence[str], interchangeable: bool, headers: Headers
-) -> dict[str, list[Piece]]:
-    """ROOT/SPLIT/NAME/*.wav: the clips of each speaker or, where sources have names, of each source."""
-    folder = split_folder(root, splits, split)
-    names = folders_in(folder)
-    if not interchangeable:
-        missing = [source for source in sources if source not in names]
+@dataclass
+class Pools(FolderLayout):
+    """Clips of speakers or, with `interchangeable: false`, of classes that the sources name.
+
+    snr: in dB; the level of every source but the first is drawn within +-snr of the first.  pause: the least and the
+    most seconds between two clips.  examples: the number of fixed examples in valid and in test.
+    """
+
+    snr: float = number(5.0, least=0, most=200, unit="dB")
+    pause: list[float] = number([0.05, 0.25], least=0, most=3600, unit="seconds")
+    examples: int = number(200, least=1, most=10_000_000)
+
+    detection_order = 2
+
+    def open(self, split: str, opening: Opening) -> PoolExamples:
+        with hinted(self):
+            clips = self.clips(split, opening)
+        return PoolExamples(self, split, clips, opening.reader(self), opening.grid(split))
+
+    def clips(self, split: str, opening: Opening) -> dict[str, list[Piece]]:
+        """The clips of each speaker or, where sources have names, of each source."""
+        folder = self.split_folder(split)
+        paths = {name: audio_files(folder / name) for name in self._names(folder)}
+        infos, problems = opening.headers(self.folder).read([path for clips in paths.values() for path in clips])
+        problems += [f"{path}: holds no samples" for path, info in infos.items() if info.frames == 0]
+        if problems:
+            raise DataError.of_files(f"{len(problems)} bad files in {folder}", problems, "Mend or remove them.")
+        found = {name: [Piece(path, infos[path]) for path in clips] for name, clips in paths.items() if clips}
+        if len(found) < len(self.sources):
+            raise DataError(
+                f"{folder} has {len(found)} speakers with audio and data.sources asks for {len(self.sources)} at a "
+                f"time; the layout is {folder}/SPEAKER/*.wav"
+            )
+        return found
+
+    def _names(self, folder: Path) -> list[str]:
+        """The folders to draw from: all of them, or those of the sources."""
+        names = folders_in(folder)
+        if self.interchangeable:
+            return names
+        missing = [source for source in self.sources if source not in names]
         if missing:
             raise DataError(
                 f"{folder} has no folder for the source {missing[0]}; {nearest(missing[0], names)} (where sources are "
-                f"speakers, drawn from all folders, say data.interchangeable=true)"
+                f"speakers, drawn from all folders, use data.interchangeable=true)"
             )
-        names = list(sources)
-    paths = {name: audio_files(folder / name) for name in names}
-    infos, problems = headers.read([path for clips in paths.values() for path in clips])
-    problems += [f"{path}: holds no samples" for path, info in infos.items() if info.frames == 0]
-    if problems:
-        raise DataError.of_files(f"{len(problems)} bad files in {folder}", problems, "Mend or remove them.")
-    pools = {name: [Piece(path, infos[path]) for path in clips] for name, clips in paths.items() if clips}
-    if len(pools) < len(sources):
-        raise DataError(
-            f"{folder} has {len(pools)} speakers with audio and data.sources asks for {len(sources)} at a time; "
-            f"the layout is {folder}/SPEAKER/*.wav"
-        )
-    return pools
+        return list(self.sources)
+
+    def inspect(self, split: str, opening: Opening) -> SplitFiles:
+        clips = self.clips(split, opening)
+        infos = {path: info for of_one in clips.values() for path, info in of_one}
+        return SplitFiles(f"{self.split_folder(split)}/SPEAKER/*.wav", infos)
+
+    def speakers(self, found: SplitFiles) -> set[str]:
+        return {Path(path).parent.name for path in found.infos}
+
+    @classmethod
+    def looks_like(cls, folder: Path) -> list[str] | None:
+        for split in folders_in(folder):
+            names = folders_in(folder / split)
+            clips = (path for name in names for path in (folder / split / name).iterdir())
+            if len(names) >= 2 and any(path.suffix.lower() in ENDINGS for path in clips):
+                return []
+        return None
 
 
-class Pools(FileExamples):
+class PoolExamples(FileExamples):
     """Each example: as many different speakers as there are sources, their clips joined until it is full.
 
-    Sources that are not interchangeable each have the pool of their name.
-    snr: the levels of all speakers but the first are drawn within +-snr dB of the first;
-    pause: seconds between clips, drawn within these bounds; examples: fixed ones in a split that is not trained on.
-    grid: clips begin at multiples of so many samples.
+    pools: the clips of each speaker.  grid: clips begin at multiples of this number of samples.
     """
 
     def __init__(
-        self,
-        sources: list[str],
-        sample_rate: int,
-        channels: int,
-        excerpt: float,
-        pools: Mapping[str, Sequence[Piece]],
-        interchangeable: bool,
-        split: str,
-        reader: Reader,
-        snr: float,
-        pause: Sequence[float],
-        examples: int,
-        grid: int = 1,
+        self, layout: Pools, split: str, pools: Mapping[str, Sequence[Piece]], reader: Reader, grid: int = 1
     ) -> None:
-        super().__init__(sources, sample_rate, channels, excerpt)
+        super().__init__(layout.sources, layout.sample_rate, layout.channels, layout.excerpt)
+        pause = layout.pause
         if len(pause) != 2 or not 0 <= pause[0] <= pause[1]:
             raise UsageError(f"data.pause={list(pause)} must be the least and the most seconds, e.g. [0.05,0.25]")
         self.pools = {name: Files(clips) for name, clips in pools.items()}
         for clips in self.pools.values():
-            refuse_channels(clips, channels)
+            refuse_channels(clips, layout.channels)
         self.reader = reader
         self.grid = grid
         self.speakers = sorted(pools)
-        self.interchangeable = interchangeable
-        self.snr = snr
+        self.interchangeable = layout.interchangeable
+        self.snr = layout.snr
         self.pause = pause
-        self.key = (0, *split.encode())  # of the fixed examples: the same whatever a training is seeded with
+        self.key = (0, *split.encode())  # seed of the fixed examples, the same for every seed of a training
         seconds = sum(clip.info.seconds for clips in pools.values() for clip in clips)
-        self.examples = max(1, round(seconds / excerpt)) if split == "train" else examples
+        self.examples = max(1, round(seconds / layout.excerpt)) if split == "train" else layout.examples
 
     def __len__(self) -> int:
         return self.examples
@@ -98,7 +127,7 @@ class Pools(FileExamples):
         return Example("+".join(names), sources, None, self.reader.scale, frames)
 
     def _mix(self, rng: np.random.Generator) -> tuple[list[str], list[list[Span]]]:
-        """The speakers of an example, and what each says."""
+        """The speakers of an example, and the spans of clips of each."""
         names = self.sources
         if self.interchangeable:
             names = [self.speakers[i] for i in rng.choice(len(self.speakers), len(self.sources), replace=False)]
@@ -106,7 +135,7 @@ class Pools(FileExamples):
         return names, [self._speak(name, 10 ** (gain / 20), rng) for name, gain in zip(names, gains, strict=True)]
 
     def _speak(self, speaker: str, gain: float, rng: np.random.Generator) -> list[Span]:
-        """One speaker for a whole example, every clip at the same RMS."""
+        """The clips of one speaker for a whole example, all at the same RMS."""
         spans = []
         clips = self.pools[speaker]
         at = self._round(rng.uniform(0, LEAD) * self.sample_rate)

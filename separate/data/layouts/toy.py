@@ -2,39 +2,48 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 
 from separate.data.example import Example, Examples
+from separate.data.layouts.base import Layout
+from separate.data.layouts.opening import Opening
 from separate.errors import UsageError
+from separate.validation import number
 
 SECONDS = 8.0  # of each song
 LEVEL = 0.1  # RMS of each source, +-3 dB
 
 
-class Toy(Examples):
+@dataclass
+class Toy(Layout):
+    """Synthesised songs of SECONDS; no files are needed.  tracks: the number of songs in each split."""
+
+    tracks: dict[str, int] = number({}, least=0, most=1_000_000, example="{train: 64, valid: 8, test: 8}")
+
+    def open(self, split: str, opening: Opening) -> ToySongs:
+        if opening.cache.kind != "none":
+            raise UsageError(f"data=toy is synthesised and has no files for cache={opening.cache.kind}; use cache=none")
+        return ToySongs(self, split, opening.seed)
+
+
+class ToySongs(Examples):
     """Songs in memory.  A training example takes each source from a song of its own; other splits keep songs whole."""
 
-    def __init__(
-        self,
-        sources: list[str],
-        sample_rate: int,
-        channels: int,
-        excerpt: float,
-        songs: int,
-        split: str,
-        seed: int,
-    ) -> None:
-        super().__init__(sources, sample_rate, channels, excerpt)
-        unknown = [name for name in sources if name not in SOURCES]
+    def __init__(self, layout: Toy, split: str, seed: int) -> None:
+        super().__init__(layout.sources, layout.sample_rate, layout.channels, layout.excerpt)
+        unknown = [name for name in layout.sources if name not in SOURCES]
         if unknown:
             raise UsageError(f"data=toy has no source {unknown[0]}; data.sources can name {', '.join(SOURCES)}")
-        if songs < 1:
-            raise UsageError(f"data.tracks.{split}={songs} must be at least 1")
-        if excerpt > SECONDS:
-            raise UsageError(f"data.excerpt={excerpt} s is longer than the songs of data=toy; use at most {SECONDS}")
-        self.songs = songs
+        self.songs = layout.tracks.get(split, 0)
+        if self.songs < 1:
+            raise UsageError(f"data.tracks.{split}={self.songs} must be at least 1")
+        if layout.excerpt > SECONDS:
+            raise UsageError(
+                f"data.excerpt={layout.excerpt} s is longer than the songs of data=toy; use at most {SECONDS}"
+            )
         self.split = split
         self.seed = seed
 
@@ -51,8 +60,8 @@ class Toy(Examples):
     def draw(self, index: int, rng: np.random.Generator) -> Example:
         songs = rng.integers(self.songs, size=len(self.sources))
         parts = []
-        for number, song in enumerate(songs):
-            audio = self._song(int(song))[number]
+        for source, song in enumerate(songs):
+            audio = self._song(int(song))[source]
             start = int(rng.integers(audio.shape[-1] - self.frames + 1))
             parts.append(audio[:, start : start + self.frames] * 10 ** (rng.uniform(-3, 3) / 20))
         return Example("+".join(f"song_{song}" for song in songs), np.stack(parts).astype(np.float32))

@@ -1,8 +1,9 @@
-"""Excerpts cut from tracks by seeking: at random for training, end to end for validation."""
+"""Excerpts read from tracks by seeking: at random for training, end to end for validation."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -13,54 +14,46 @@ from separate.data.storage.reading import Reader, Region, Span
 from separate.data.tracks import Files, Piece, Tracks
 from separate.errors import DataError
 
+if TYPE_CHECKING:
+    from separate.data.layouts.base import TrackLayout
+
 Read = Callable[[Sequence[Span], int], np.ndarray]  # of a Reader: spans and frames -> a source
-TRIES = 100  # excerpts drawn until the sources are heard
+TRIES = 100  # moments drawn until the sources are audible
 BLOCK = 2**20  # samples read at a time when files are searched for NaN
 
 
 class Excerpts(FileExamples):
-    """Tracks of any length and sample rate; those shorter than an excerpt are padded with silence at their end.
+    """Excerpts of tracks of any length and sample rate; a track shorter than an excerpt is padded with silence.
 
-    coherent: the probability that the sources of a training example are those of one moment of one track; otherwise
-    each is of a track and a moment of its own.  shift: seconds that sources of one moment may be moved, each by itself.
-    grid: excerpts begin at multiples of so many samples.
-    min_activity: the share of a training excerpt in which each source is to be heard; moments are drawn until one is
-    so, at most TRIES times.  `index` is set where this, or the sources' loudness, is to be known.
+    With the probability `layout.coherent` the sources of a training example come from one moment of one track, else
+    each from a track and a moment of its own.  Moments are drawn until every source is audible in a share
+    `layout.min_activity` of the excerpt, at most TRIES times.
+    shift: the most seconds by which each source of a moment is moved.  grid: excerpts begin at multiples of this number
+    of samples.  index: set if `min_activity` or the loudness of sources is needed.
     """
 
     index: LoudnessIndex | None = None
 
     def __init__(
-        self,
-        sources: list[str],
-        sample_rate: int,
-        channels: int,
-        excerpt: float,
-        tracks: Tracks,
-        split: str,
-        reader: Reader,
-        coherent: float = 1.0,
-        min_activity: float = 0.0,
-        shift: float = 0.0,
-        grid: int = 1,
+        self, layout: TrackLayout, split: str, tracks: Tracks, reader: Reader, shift: float = 0.0, grid: int = 1
     ) -> None:
-        super().__init__(sources, sample_rate, channels, excerpt)
+        super().__init__(layout.sources, layout.sample_rate, layout.channels, layout.excerpt)
         self.tracks = tracks
         self.reader = reader
-        self.coherent = coherent
-        self.min_activity = min_activity
+        self.coherent = layout.coherent
+        self.min_activity = layout.min_activity
         self.shift = shift
         self.grid = grid
-        self.firsts, self.lengths = tracks.firsts(sample_rate), tracks.lengths(sample_rate)
+        self.firsts, self.lengths = tracks.firsts(self.sample_rate), tracks.lengths(self.sample_rate)
         longest = int(self.lengths.argmax())
         if split == "train" and self.frames > self.lengths[longest]:
-            seconds = self.lengths[longest] / sample_rate
+            seconds = self.lengths[longest] / self.sample_rate
             raise DataError(
-                f"data.excerpt={excerpt} s is longer than every track of {split}: the longest, "
+                f"data.excerpt={layout.excerpt} s is longer than every track of {split}: the longest, "
                 f"{tracks[longest].name}, has {seconds:.4g} s; use at most data.excerpt={seconds:.4g}"
             )
-        refuse_channels(self.tracks.files, channels)
-        # example number -> track and place in it: ceil(length / frames) cuts of each track, the last one moved to fit
+        refuse_channels(self.tracks.files, self.channels)
+        # the number of the first example after each track, which gives ceil(length / frames), the last moved to fit
         self.ends = np.cumsum(np.maximum(1, -(-self.lengths // self.frames)))
 
     def __len__(self) -> int:
@@ -77,7 +70,7 @@ class Excerpts(FileExamples):
             places = [(track, self._shifted(track, start, rng)) for _ in numbers]
             name = self.tracks.names[track]
         else:
-            own = int(rng.integers(len(numbers)))  # the source that the example's own track gives
+            own = int(rng.integers(len(numbers)))  # the source from the example's own track
             indices = [index if number == own else self._another(index, rng) for number in numbers]
             found = [self._moment(one, [number], rng) for number, one in enumerate(indices)]
             places, rejected = [place for place, _ in found], sum(tries for _, tries in found)
@@ -98,15 +91,15 @@ class Excerpts(FileExamples):
             ]
         return example
 
-    def _moment(self, index: int, heard: Sequence[int], rng: np.random.Generator) -> tuple[tuple[int, int], int]:
-        """(track, start) of an excerpt in which these sources are heard, and how many were drawn in vain."""
+    def _moment(self, index: int, audible: Sequence[int], rng: np.random.Generator) -> tuple[tuple[int, int], int]:
+        """(track, start) of an excerpt in which these sources are audible, and the number of rejected moments."""
         track, _ = self._place(index)
         for tries in range(TRIES):
             last = max(0, int(self.lengths[track]) - self.frames)
             start = self.grid * int(rng.integers(last // self.grid + 1))
             if self.index is None or self.min_activity == 0 or tries == TRIES - 1:
                 break
-            regions = (self._region_number(track, number) for number in heard)
+            regions = (self._region_number(track, number) for number in audible)
             if all(self.index.activity(region, start, self.frames) >= self.min_activity for region in regions):
                 break
             if tries >= TRIES // 2:  # this track may have no such moment
@@ -114,7 +107,7 @@ class Excerpts(FileExamples):
         return (track, start), tries
 
     def _another(self, index: int, rng: np.random.Generator) -> int:
-        """The number of any example that can stand beside `index`."""
+        """A random example whose sources may be mixed with those of example `index`."""
         return int(rng.integers(len(self)))
 
     def _shifted(self, track: int, start: int, rng: np.random.Generator) -> int:
@@ -147,7 +140,7 @@ class Excerpts(FileExamples):
         return self._cut((index, 0), int(self.lengths[index]), self.reader.place)
 
     def _cut(self, place: tuple[int, int], frames: int, read: Read) -> Example:
-        """All sources of one moment of one track, and the mixture where it has one of its own."""
+        """All sources of one moment of one track, and its mixture if it has a file of its own."""
         track, start = place
         sources = [self._signal(track, number, start, frames, read) for number in range(len(self.sources))]
         recorded = self._signal(track, len(self.sources), start, frames, read) if self.tracks.mixed[track] else None
@@ -158,7 +151,7 @@ class Excerpts(FileExamples):
         return self.sources * len(self.tracks)
 
     def _signal(self, track: int, number: int, start: int, frames: int, read: Read) -> np.ndarray:
-        """Signal `number` of a track (its mixture comes after its sources), `frames` samples from `start`."""
+        """`frames` samples from `start` of a track's signal `number`; the mixture follows the sources."""
         region = self._region(track, number)
         try:
             return read([Span(region, start, 0, min(frames, region.length - start))], frames)
@@ -170,7 +163,7 @@ class Excerpts(FileExamples):
 
 
 def refuse_channels(files: Files, channels: int) -> None:
-    """DataError for files whose channels do not become `channels`."""
+    """DataError for files that cannot be converted to `channels`."""
     unfit = np.flatnonzero((files.channels != 1) & (files.channels != channels))
     if channels != 1 and len(unfit):
         bad = [f"{shown(files[number].path)}: {files[number].info.channels} channels" for number in unfit.tolist()]
@@ -182,7 +175,7 @@ def refuse_channels(files: Files, channels: int) -> None:
 
 
 def all_non_finite(files: Iterable[Piece]) -> DataError:
-    """One NaN was met: look through all files that can hold one, so that all are named at once."""
+    """The error for a NaN: it names every file with one, after reading all files that can hold NaN."""
     problems = []
     for path, info in files:
         try:
@@ -190,4 +183,4 @@ def all_non_finite(files: Iterable[Piece]) -> DataError:
                 read(path, start, min(BLOCK, info.frames - start))
         except NonFiniteError as error:
             problems.append(str(error))
-    return DataError.of_files("files with samples that are no numbers", problems, "Mend or remove them.")
+    return DataError.of_files("files with samples that are not numbers", problems, "Mend or remove them.")

@@ -1,0 +1,117 @@
+"""The files that a layout finds for each track of a split, and the checks that turn them into tracks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from separate.audio import Info, shown
+from separate.data.storage.headers import Headers
+from separate.data.tracks import Piece, Signal, Track
+
+
+@dataclass
+class TrackFiles:
+    """The files that a layout expects for one track, whether or not they exist.
+
+    place: the path that messages name.  sources: the files of each source, which are added up; no file is silence.
+    mixture: the file of the mixture, None for the sum of the sources.  beside: files that are not used, but must have
+    the length of the others.  start, duration: in seconds, for a track that is a part of its files.
+    """
+
+    name: str
+    place: str
+    sources: list[list[str]]
+    mixture: str | None = None
+    beside: list[str] = field(default_factory=list)
+    start: float = 0.0
+    duration: float | None = None
+
+    @property
+    def paths(self) -> list[str]:
+        mixture = [] if self.mixture is None else [self.mixture]
+        return [*(path for files in self.sources for path in files), *mixture, *self.beside]
+
+    def checked(self, infos: Mapping[str, Info], ragged: bool) -> Track | str | None:
+        """The track, or the fault of its files, or None if the header of a file is missing.
+
+        ragged: see `FoundTracks`.
+        """
+        found = {path: infos[path] for path in self.paths if path in infos}
+        rates, lengths = {info.sample_rate for info in found.values()}, {info.frames for info in found.values()}
+        if len(rates) > 1 or (len(lengths) > 1 and not ragged):
+            listed = ", ".join(
+                f"{'/'.join(shown(path).split('/')[-2:])} {info.frames} at {info.sample_rate} Hz"
+                for path, info in found.items()
+            )
+            return f"lengths in samples differ: {listed}"
+        if len(found) < len(set(self.paths)):
+            return None
+        track, rate = self._track(infos), rates.pop() if rates else 1
+        if not any(lengths):
+            return "holds no samples"
+        if track.length(rate) <= 0:
+            return f"starts at {self.start} s, after the end of its files"
+        if self.duration is not None and track.length(rate) < round(self.duration * rate):
+            return f"lasts {self.duration} s from {self.start} s, beyond the end of its files"
+        return track
+
+    def _track(self, infos: Mapping[str, Info]) -> Track:
+        def signal(paths: Sequence[str]) -> Signal:
+            return tuple(Piece(path, infos[path]) for path in paths)
+
+        mixture = None if self.mixture is None else signal([self.mixture])
+        return Track(self.name, tuple(map(signal, self.sources)), mixture, self.start, self.duration)
+
+
+@dataclass
+class FoundTracks:
+    """The tracks that a layout found in one split.
+
+    looked_for: the folder structure in words.  problems: `path: reason` for everything that could not be listed.
+    ragged: a file may be shorter than the others and is then silent.  infos: headers that are known already.
+    """
+
+    tracks: list[TrackFiles]
+    looked_for: str
+    problems: list[str] = field(default_factory=list)
+    ragged: bool = False
+    infos: dict[str, Info] = field(default_factory=dict)
+
+    def inspect(self, headers: Headers) -> SplitFiles:
+        """Read all headers and check every track."""
+        paths = [path for one in self.tracks for path in one.paths if path not in self.infos]
+        read, unreadable = headers.read(paths)
+        found = SplitFiles(self.looked_for, {**self.infos, **read}, self.tracks, [*self.problems, *unreadable])
+        for one in self.tracks:
+            checked = one.checked(found.infos, self.ragged)
+            if isinstance(checked, str):
+                found.problems.append(f"{one.place}: {checked}")
+            elif checked is not None:
+                found.tracks.append(checked)
+        return found
+
+
+@dataclass
+class SplitFiles:
+    """All files of one split, and everything that is wrong with them.
+
+    looked_for: the folder structure in words.  infos: the headers that could be read, by path.  expected: the files of
+    each track.  problems: `path: reason`.  tracks: those without a fault.
+    """
+
+    looked_for: str
+    infos: dict[str, Info]
+    expected: list[TrackFiles] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+    tracks: list[Track] = field(default_factory=list)
+
+    @property
+    def files(self) -> list[Piece]:
+        """The files that hold samples."""
+        return [Piece(path, info) for path, info in self.infos.items() if info.frames]
+
+    @property
+    def readable(self) -> list[TrackFiles]:
+        """The tracks of which every file has a header."""
+        return [one for one in self.expected if all(path in self.infos for path in one.paths)]
