@@ -27,11 +27,12 @@ from separate.data.mixing.augmentations import Augment
 from separate.data.storage.download import refuse_commands
 from separate.device import choose_device
 from separate.errors import SeparateError, UsageError
+from separate.evaluation.metrics import higher_is_better, with_own
 from separate.files import FULL, printable, replace_file
 from separate.instantiate import build_loss, build_optimizer, build_separator, targets_in, trusted
 from separate.process import settle, worker_count
 from separate.training.runlog import RunLog
-from separate.training.state import State, higher_is_better
+from separate.training.state import State
 from separate.training.trainer import Training, fit, how_to_go_on, measure, precision
 from separate.validation import brief, check_ranges, fits
 
@@ -125,7 +126,8 @@ def prepare(
         augment.reader = train.reader  # noise is given out as the sources are
 
     separator.to(device)
-    mode = "max" if higher_is_better(options.monitor) else "min"
+    metrics = with_own(config.get("metrics", []), trust)
+    mode = "max" if higher_is_better(options.monitor, metrics) else "min"
     optimizer, scheduler = build_optimizer(config, separator.parameters(), mode, trust)
     dtype = precision(options.precision, separator)
     scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
@@ -152,6 +154,7 @@ def prepare(
         augment=augment,
         lags=device.type != "cpu",
         dtype=dtype,
+        metrics=metrics,
     )
     return state, training
 
