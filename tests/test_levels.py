@@ -11,12 +11,11 @@ from separate.data.batch import Batch
 from separate.evaluation.sdr import snr
 from separate.instantiate import build_loss, build_separator
 from separate.levels import gains, level, rescaled, spectral_level
-from separate.losses import LOSSES
 from separate.overlap import blocks
 from separate.separator import Separation, Separator
 from separate.stft import STFT
 from separate.training.run import resumed_config
-from tests.tiny import MODELS, config_of, section
+from tests.tiny import LOSSES, MODELS, config_of, section
 
 SCALES = torch.tensor([-300.0, 0.01])  # of estimates under a loss that ignores level and sign
 
