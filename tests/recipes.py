@@ -51,4 +51,4 @@ class Recipe:
             words.remove(without)
         tiny = TINY_TOY if name == "separate-train" and "resume=true" not in words else []
         device = ["device=cpu"] if name == "separate-eval" else []
-        return self.call(PROGRAMS[name], *tiny, *device, *words, *arguments, cwd=self.folder)
+        return self.call(PROGRAMS[name], *words, *tiny, *device, *arguments, cwd=self.folder)

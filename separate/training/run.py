@@ -82,7 +82,7 @@ def run(config: TrainConfig, folder: Path, changed: Sequence[str] = ()) -> float
     else:
         measure(state, training)
     _write_config(folder, training.config)
-    training.log = RunLog(folder, typed(LoggerConfig, plain["logger"], "logger."), state.epoch)
+    training.log = RunLog(folder, typed(LoggerConfig, plain["logger"], "logger."), state.epoch, trust)
     try:
         try:
             best = fit(state, training)
