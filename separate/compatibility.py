@@ -58,13 +58,13 @@ def suits(needs: Iterable[str], provides: Iterable[str], head: str | None = None
 def losses_for(network: Any) -> list[str]:
     """The names of our losses that train a network."""
     from separate import targets
-    from separate.named_losses import LossBuilder
+    from separate.loss_builder import LossBuilder
 
     builders = [LossBuilder(target) for target in (targets.tpsa, targets.cirm)]
     return [
         name
         for name in shipped("loss")
-        if name == "sum" or any(trains(builder.named(name), network) for builder in builders)
+        if name == "sum" or any(trains(builder.by_name(name), network) for builder in builders)
     ]
 
 

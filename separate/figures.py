@@ -24,7 +24,7 @@ RANGE = 70  # dB below the loudest bin of the mixture
 
 
 @dataclass
-class Shown:
+class SeparatedExamples:
     """A separator and its separations of the first validation examples, each a batch of one.
 
     sources: the names of the references, which the estimates follow in order.
@@ -35,29 +35,29 @@ class Shown:
     sources: Sequence[str]
 
 
-Draw = Callable[[Shown], Iterator[tuple[str, Figure]]]  # yields (tag in TensorBoard, figure)
+FigureFunction = Callable[[SeparatedExamples], Iterator[tuple[str, Figure]]]  # yields (tag in TensorBoard, figure)
 
 
-def learned_filters(shown: Shown) -> Iterator[tuple[str, Figure]]:
+def learned_filters(separated: SeparatedExamples) -> Iterator[tuple[str, Figure]]:
     """The filters of each learned encoder of the network."""
     from separate.models.filterbank import Encoder
 
-    for name, part in shown.separator.network.named_modules():
+    for name, part in separated.separator.network.named_modules():
         if isinstance(part, Encoder):
-            yield f"filters/{name}", filters_figure(part.weight, shown.separator.sample_rate)
+            yield f"filters/{name}", filters_figure(part.weight, separated.separator.sample_rate)
 
 
-def spectrograms(shown: Shown) -> Iterator[tuple[str, Figure]]:
+def spectrograms(separated: SeparatedExamples) -> Iterator[tuple[str, Figure]]:
     """Spectrograms and masks of each example."""
-    for index, separation in enumerate(shown.examples):
-        rate = shown.separator.sample_rate
-        yield f"example_{index}", separation_figure(separation.batch, separation, shown.sources, rate)
+    for index, separation in enumerate(separated.examples):
+        rate = separated.separator.sample_rate
+        yield f"example_{index}", separation_figure(separation.batch, separation, separated.sources, rate)
 
 
-FIGURES: tuple[Draw, ...] = (learned_filters, spectrograms)  # drawn in every run
+FIGURES: tuple[FigureFunction, ...] = (learned_filters, spectrograms)  # drawn in every run
 
 
-def with_own(names: Sequence[str], trust: Sequence[str] | None = None) -> list[Draw]:
+def with_own(names: Sequence[str], trust: Sequence[str] | None = None) -> list[FigureFunction]:
     """`FIGURES` and the user's own, by the dotted names of their functions.  trust: as in `instantiate.build`."""
     from separate.instantiate import build
 

@@ -273,8 +273,8 @@ def make_loss(config: Mapping[str, Any], trust: Sequence[str] | None = None) -> 
         raise UsageError(f"target: {error}") from None
     if not isinstance(made, torch.Tensor):
         raise _not_a("target", config["target"], "separate.targets.tpsa")
+    from separate.loss_builder import LossBuilder
     from separate.losses.base import Loss as Kind
-    from separate.named_losses import LossBuilder
 
     data = config["data"]
     loss: Loss = LossBuilder(target, data["interchangeable"], list(data["sources"]), trust).build(config["loss"])

@@ -28,7 +28,7 @@ class Matching:
     polarities: str = "kept"
 
 
-NAMED = Matching()  # named sources whose polarity is kept
+IN_ORDER = Matching()  # sources and polarities as they are
 
 
 def blocks(
@@ -37,7 +37,7 @@ def blocks(
     sample_rate: int,
     chunk: float,
     overlap: float,
-    matching: Matching = NAMED,
+    matching: Matching = IN_ORDER,
 ) -> Iterator[Tensor]:
     """Yield the estimates (S, C, n) of a recording in order, `length` samples in all, at least 1.
 

@@ -175,7 +175,7 @@ CONTEXT = (
     "sample_rate",
     "interchangeable",
     "target",
-    "named",
+    "build_term",
 )  # filled in, not configured
 PRESETS = {("lstm", "bidirectional"), ("gru", "bidirectional"), ("lstm", "units"), ("gru", "units")}
 PRESETS |= {("gru", "recurrent"), ("bgru", "recurrent"), ("attractor", "membership"), ("deep_clustering", "membership")}

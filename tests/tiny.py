@@ -9,7 +9,7 @@ from separate.config import shipped
 from separate.data.example import Example
 from separate.data.mixing.raw_batch import collate
 from separate.instantiate import make_loss
-from separate.named_losses import own_target
+from separate.loss_builder import own_target
 
 STFT = {"n_fft": 64, "hop": 32, "window": "sqrt_hann"}
 RECURRENT = {"layers": 1, "units": 8, "dropout": 0.0}

@@ -11,7 +11,7 @@ from torch import Tensor
 from separate.errors import UsageError
 from separate.evaluation import sdr
 
-Function = Callable[[Tensor, Tensor, Tensor], Tensor]
+MetricFunction = Callable[[Tensor, Tensor, Tensor], Tensor]
 RESERVED = ("loss", "track", "source", "method")  # other columns of the same files
 
 
@@ -22,7 +22,7 @@ class Metric:
     name: the key in `metrics.jsonl`, `scores.csv` and `summary.json`; label: the words of the tables.
     """
 
-    function: Function
+    function: MetricFunction
     name: str
     label: str
     unit: str
@@ -50,7 +50,7 @@ class Metric:
         return {"label": self.label, "unit": self.unit, "higher_is_better": self.higher_is_better}
 
 
-def metric(label: str, unit: str = "", higher_is_better: bool = True) -> Callable[[Function], Metric]:
+def metric(label: str, unit: str = "", higher_is_better: bool = True) -> Callable[[MetricFunction], Metric]:
     """Decorate a function as a metric that has its name."""
     return lambda function: Metric(function, function.__name__, label, unit, higher_is_better)
 

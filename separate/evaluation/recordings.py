@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 METHODS = ("model", "mixture as estimate", "tPSA mask")
-SHOWN = 10  # seconds of the first recording in the picture
+PICTURED = 10  # seconds of the first recording
 Row = dict[str, "str | float"]
 
 
@@ -100,7 +100,7 @@ def _check_sources(separator: Separator, examples: Examples) -> None:
 def _picture(batch: Batch, estimates: Tensor, examples: Examples) -> Figure:
     from separate.figures import separation_figure
 
-    frames = min(batch.mixture.shape[-1], SHOWN * examples.sample_rate)
+    frames = min(batch.mixture.shape[-1], PICTURED * examples.sample_rate)
     cut = Batch(batch.mixture[..., :frames], batch.sources[..., :frames], batch.tracks, batch.stft)
     shown = Separation(cut, {"waveforms": estimates[..., :frames]})
     return separation_figure(cut, shown, examples.sources, examples.sample_rate)

@@ -24,7 +24,7 @@ class WeightedSum(Loss):
     terms: {name: weight} or {name: {weight: 0.5, target: psa, and options of that loss}}.  The name is that of a file
     in conf/loss, or any name for a class of your own: {name: {_target_: package.module.Class, weight: 0.5}}.  A term
     has the target of its file (tpsa, dc, si_sdr ...) or else the configured one (l1, mse), unless it names another.
-    named: builds the loss of a name with its options, see `separate.named_losses`.
+    build_term: maps a name and its options to a loss, see `separate.loss_builder`.
     Interchangeable sources: all terms that pair estimates with references share one order, that of the least total.
     """
 
@@ -34,7 +34,7 @@ class WeightedSum(Loss):
         self,
         terms: Mapping[str, Any] | None,
         target: Target,
-        named: Callable[[str, Mapping[str, Any]], Any],
+        build_term: Callable[[str, Mapping[str, Any]], Any],
         interchangeable: bool = False,
     ) -> None:
         if not terms:
@@ -45,7 +45,7 @@ class WeightedSum(Loss):
         for name, value in terms.items():
             options = dict(value) if isinstance(value, Mapping) else {"weight": value}
             self.weight[name] = _weight(name, options.pop("weight", 1.0))
-            self.parts[name] = _term(name, named(name, options))
+            self.parts[name] = _term(name, build_term(name, options))
         self.interchangeable = interchangeable
         self.needs = tuple(dict.fromkeys(head for part in self._losses() for head in part.needs))
         kept = [part.keeps_levels for part in self._losses() if part.keeps_levels is not None]

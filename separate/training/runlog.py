@@ -73,21 +73,21 @@ class RunLog:
 
         from separate.data.mixing.raw_batch import collate
         from separate.evaluation.scores import arrange_separation
-        from separate.figures import Shown
+        from separate.figures import SeparatedExamples
 
         separator = state.separator.eval()
-        shown = Shown(separator, [], valid.sources)
+        separated = SeparatedExamples(separator, [], valid.sources)
         with torch.inference_mode():
             for index in range(min(self.options.examples, len(valid))):
                 batch = collate([valid.fixed(index)]).to(separator.device, separator.stft)
                 separation = separator.separate(batch)
                 if separator.interchangeable:  # estimates in the order of the references
                     separation = arrange_separation(separation)
-                shown.examples.append(separation)
+                separated.examples.append(separation)
             for draw in self.figures:
-                for tag, figure in draw(shown):
+                for tag, figure in draw(separated):
                     self.board.add_figure(tag, figure, state.step)
-        for index, separation in enumerate(shown.examples):
+        for index, separation in enumerate(separated.examples):
             estimates = separation.estimates[0].mean(dim=1).cpu()
             signals = {
                 "mixture": separation.batch.mixture[0].mean(dim=0).cpu(),

@@ -14,7 +14,10 @@ from separate.targets import Target
 
 @dataclass(frozen=True)
 class LossBuilder:
-    """target: the configured one; interchangeable, sources: of the data; trust: as in `build`."""
+    """Builds losses for one training.
+
+    target: the configured one; interchangeable, sources: those of the data; trust: as in `instantiate.build`.
+    """
 
     target: Target
     interchangeable: bool = False
@@ -24,9 +27,9 @@ class LossBuilder:
     def build(self, spec: Mapping[str, Any], where: str = "loss") -> Any:
         """The object that a specification names; terms of a weighted sum are built by name."""
         context = {"target": self.target, "interchangeable": self.interchangeable, "sources": self.sources}
-        return build(spec, where, self.trust, named=self.named, **context)
+        return build(spec, where, self.trust, build_term=self.by_name, **context)
 
-    def named(self, name: str, options: Mapping[str, Any] | None = None) -> Any:
+    def by_name(self, name: str, options: Mapping[str, Any] | None = None) -> Any:
         """The loss of conf/loss/NAME.yaml, or of the class `_target_` in the options.
 
         options: replace those of the file; target: the name or the specification of another target.
@@ -54,7 +57,7 @@ def _file(name: str) -> dict[str, Any]:
     files = shipped("loss")
     if name not in files:
         raise UsageError(
-            f"unknown loss in terms: {name}; {nearest(name, files)} A loss of your own needs its class, "
-            f"{name}: {{_target_: package.module.Class}}"
+            f"unknown loss in terms: {name} (a loss of your own needs its class, "
+            f"{name}: {{_target_: package.module.Class}}); {nearest(name, files)}"
         )
     return files[name]
