@@ -1,9 +1,10 @@
-"""k-means of many sets of points at once, in blocks of points."""
+"""k-means of a batch of point sets, computed in blocks of points."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -11,42 +12,49 @@ from torch import Tensor
 from separate.models.layers import check_positive
 from separate.numerics import block, precise, settled, wide
 
-TOLERANCE = 1e-4  # of the mean variance of a dimension: converged when the centres of a start move less
+TOLERANCE = 1e-4  # re the mean variance of a dimension: the shift of the centres below which a start has converged
+
+
+@dataclass(frozen=True)
+class Search:
+    """Effort of k-means.  starts: initialisations, of which the one with the least inertia wins; iterations: at most.
+
+    seed: the only source of randomness, on every device.
+    sample: larger sets are fitted to this many points drawn by weight, so that time and memory hardly grow with the
+    set.
+    """
+
+    starts: int = 4
+    iterations: int = 30
+    seed: int = 0
+    sample: int = 2**15
+
+
+SEARCH = Search()
 
 
 @torch.no_grad()
-def kmeans(
-    points: Tensor,
-    clusters: int,
-    weights: Tensor | None = None,
-    starts: int = 4,
-    iterations: int = 30,
-    seed: int = 0,
-    fit_points: int = 2**15,
-) -> Tensor:
-    """Centres (B, K, D) that make the inertia sum_p w_p min_k |x_p - c_k|^2 small, for each of B sets of points.
+def kmeans(points: Tensor, clusters: int, weights: Tensor | None = None, search: Search = SEARCH) -> Tensor:
+    """Centres (B, K, D) that minimise the inertia sum_p w_p min_k |x_p - c_k|^2 of each of B point sets.
 
-    points: (B, P, D) float; weights: (B, P) >= 0, all 1 when None.  Points of weight 0 are left out, unless all are.
-    Lloyd's algorithm, at most `iterations` rounds, from `starts` greedy k-means++ starts (Arthur and Vassilvitskii,
-    2007), of which the one with the least inertia stays.  A cluster that has no points left moves to the farthest
+    points: (B, P, D) float; weights: (B, P) >= 0, None: all 1.  Points of weight 0 do not count, unless all weights are
+    0. Lloyd's algorithm from greedy k-means++ (Arthur and Vassilvitskii, 2007).  An empty cluster moves to the farthest
     point; with fewer distinct points than clusters, centres coincide.
-    Of more than `fit_points` points as many are drawn, each as often as its weight says, and stand for all: time and
-    memory hardly grow with P.  `seed` is all that chance depends on, on every device.  Computed in at least float32,
-    returned in the dtype of the points.
+    Computed in at least float32, returned in the dtype of the points.  ValueError for shapes that do not match.
     """
-    check_positive(clusters=clusters, starts=starts, iterations=iterations, fit_points=fit_points)
+    check_positive(clusters=clusters, starts=search.starts, iterations=search.iterations, sample=search.sample)
     if points.ndim != 3 or 0 in points.shape or (weights is not None and weights.shape != points.shape[:2]):
         of = "" if weights is None else f" and weights {tuple(weights.shape)}"
         raise ValueError(f"points {tuple(points.shape)}{of} must be (B, P, D) and (B, P), with at least one point")
-    generator = torch.Generator().manual_seed(seed)  # the CPU's, so that every device draws the same
+    generator = torch.Generator().manual_seed(search.seed)  # on the CPU, so that every device draws the same
     with torch.autocast(points.device.type, enabled=False):
-        x, w = _drawn(points, weights, fit_points, generator)  # (B, N, D), (B, N)
-        origin = torch.bmm(w.unsqueeze(1), x)  # (B, 1, D), the mean, around which rounding is least
+        x, w = _sample(points, weights, search.sample, generator)  # (B, N, D), (B, N)
+        origin = torch.bmm(w.unsqueeze(1), x)  # (B, 1, D), the mean, where rounding errors are least
         x = x - origin
-        centres = _plus_plus(x, w, clusters, starts, generator)  # (B, R, K, D)
+        centres = _plus_plus(x, w, clusters, search.starts, generator)  # (B, R, K, D)
         weighted = torch.cat([x * w.unsqueeze(2), w.unsqueeze(2)], dim=2)  # (B, N, D + 1)
         still = TOLERANCE * (w * x.square().mean(2)).sum(1, keepdim=True)  # (B, 1)
-        for _ in range(iterations):
+        for _ in range(search.iterations):
             moved = _lloyd(x, weighted, centres)
             shift = (moved - centres).square().sum((2, 3))  # (B, R)
             centres = moved
@@ -67,7 +75,7 @@ def assign(points: Tensor, centres: Tensor) -> Tensor:
 
 
 def _blocks(points: Tensor, centres: Tensor) -> Iterator[tuple[slice, Tensor]]:
-    """Spans of points, and they (B, L, D) in at least float32."""
+    """Spans, and their points (B, L, D) in at least float32."""
     batch, count, size = points.shape
     length = block(points, batch * max(size, centres.shape[1]))
     for start in range(0, count, length):
@@ -81,14 +89,14 @@ def _nearest(x: Tensor, centres: Tensor) -> Tensor:
 
 
 def _scores(x: Tensor, centres: Tensor) -> Tensor:
-    """<x, c> - |c|^2 / 2, the greatest for the nearest centre.  (B, N, D), (B, R, K, D) -> (B, R, K, N)"""
+    """<x, c> - |c|^2 / 2, largest for the nearest centre.  (B, N, D), (B, R, K, D) -> (B, R, K, N)"""
     flat = centres.flatten(1, 2)
     scores = torch.baddbmm(-0.5 * flat.square().sum(2, keepdim=True), flat, x.mT)
     return scores.unflatten(1, centres.shape[1:3])
 
 
 def _offset_scores(x: Tensor, centres: Tensor) -> Tensor:
-    """The same less what all centres have in common, for points anywhere.  (B, N, D), (B, K, D) -> (B, K, N)"""
+    """`_scores` minus a term common to all centres, exact for points far from 0.  (B, N, D), (B, K, D) -> (B, K, N)"""
     centres = centres.to(x.dtype)
     middle = centres.mean(1, keepdim=True)
     away = centres - middle
@@ -96,7 +104,7 @@ def _offset_scores(x: Tensor, centres: Tensor) -> Tensor:
 
 
 def _lloyd(x: Tensor, weighted: Tensor, centres: Tensor) -> Tensor:
-    """The means of the points (B, N, D) nearest to each of the centres (B, R, K, D); weighted: w x and w."""
+    """One round: the mean of the points (B, N, D) nearest to each centre (B, R, K, D).  weighted: w x and w."""
     scores = _scores(x, centres)
     best = scores.amax(2, keepdim=True)  # (B, R, 1, N)
     mine = torch.eq(scores, best, out=scores)  # a tie counts for both
@@ -104,13 +112,13 @@ def _lloyd(x: Tensor, weighted: Tensor, centres: Tensor) -> Tensor:
     mass = sums[..., -1:]
     empty = mass == 0
     moved = sums[..., :-1] / mass
-    if x.device.type != "cpu" or empty.any():  # on other devices asking takes longer
+    if x.device.type != "cpu" or empty.any():  # other devices would wait for the answer
         return torch.where(empty, _farthest(x, weighted[..., -1], best.squeeze(2), empty.squeeze(3)), moved)
     return moved
 
 
 def _farthest(x: Tensor, w: Tensor, best: Tensor, empty: Tensor) -> Tensor:
-    """For the first empty cluster the point farthest from all centres, for the second the next.  -> (B, R, K, D)"""
+    """For empty cluster number n the point that is n-th farthest from all centres.  -> (B, R, K, D)"""
     distance = x.square().sum(2).unsqueeze(1) - 2 * best  # (B, R, N)
     distance = distance.clamp_min(0).masked_fill(w.unsqueeze(1) == 0, -1)
     ranked = distance.topk(min(empty.shape[2], x.shape[1])).indices
@@ -119,9 +127,9 @@ def _farthest(x: Tensor, w: Tensor, best: Tensor, empty: Tensor) -> Tensor:
 
 
 def _plus_plus(x: Tensor, w: Tensor, clusters: int, starts: int, generator: torch.Generator) -> Tensor:
-    """Centres (B, R, K, D) drawn among the points in turn, the better the farther from those drawn before.
+    """k-means++: centres (B, R, K, D) drawn from the points by their squared distance to the centres drawn before.
 
-    Greedy: of 2 + log K candidates the one that leaves the least inertia (as scikit-learn does it).
+    Greedy as in scikit-learn: of 2 + log K candidates the one with the least inertia is kept.
     """
     square, w = x.square().sum(2)[:, None, None], w[:, None, None]  # (B, 1, 1, N)
     candidates = _take(x, _draw(w.squeeze(2).expand(-1, starts, -1), 1, generator))  # (B, R, 1, D)
@@ -137,7 +145,7 @@ def _plus_plus(x: Tensor, w: Tensor, clusters: int, starts: int, generator: torc
 
 
 def _draw(mass: Tensor, count: int, generator: torch.Generator) -> Tensor:
-    """Indices (B, R, count) of points drawn with probabilities in proportion to mass (B, R, N)."""
+    """Indices (B, R, count) of points, drawn with probabilities proportional to mass (B, R, N)."""
     below = mass.cumsum(2)
     chance = 1 - torch.rand(*mass.shape[:2], count, generator=generator)  # in (0, 1]
     return torch.searchsorted(below, chance.to(mass, non_blocking=True) * below[..., -1:]).clamp_max(mass.shape[2] - 1)
@@ -148,8 +156,8 @@ def _take(x: Tensor, index: Tensor) -> Tensor:
     return x.gather(1, index.flatten(1).unsqueeze(2).expand(-1, -1, x.shape[2])).unflatten(1, index.shape[1:])
 
 
-def _drawn(points: Tensor, weights: Tensor | None, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """All points, or `count` drawn with their weights as chances, (B, N, D); and weights (B, N) that sum to 1."""
+def _sample(points: Tensor, weights: Tensor | None, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """All points, or `count` drawn with probabilities proportional to weights, (B, N, D); and weights that sum to 1."""
     batch, bins, size = points.shape
     dtype = precise(points)
     if bins <= count:
@@ -157,7 +165,7 @@ def _drawn(points: Tensor, weights: Tensor | None, count: int, generator: torch.
         w = torch.where(w.sum(1, keepdim=True) > 0, w, 1)
         return points.to(dtype), w / w.sum(1, keepdim=True)
     chance = 1 - torch.rand(batch, count, generator=generator, dtype=torch.float64)
-    chance = (torch.arange(count) + chance) / count  # one in each count-th part of (0, 1]
+    chance = (torch.arange(count) + chance) / count  # stratified: one in each of `count` equal parts of (0, 1]
     chance = chance.to(points.device, wide(points), non_blocking=True)
     index = (chance * bins).ceil().long() - 1
     if weights is not None:
@@ -166,7 +174,7 @@ def _drawn(points: Tensor, weights: Tensor | None, count: int, generator: torch.
         passed, wanted, by_weight = torch.zeros_like(total), chance * total, torch.zeros_like(index)
         for part in parts:
             below = part.to(wide(points)).cumsum(1)
-            by_weight += torch.searchsorted(below, wanted - passed)  # none of the block, all of it, or those before
+            by_weight += torch.searchsorted(below, wanted - passed)  # 0, the whole block, or the points before
             passed += below[:, -1:]
         index = torch.where(total > 0, by_weight, index)
     index = index.clamp(0, bins - 1)

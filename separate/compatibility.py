@@ -1,4 +1,4 @@
-"""Which losses train which networks, and the sentence that refuses a pair that cannot work."""
+"""Compatibility of losses and networks, and the message that refuses a pair that cannot work."""
 
 from __future__ import annotations
 
@@ -12,25 +12,37 @@ from separate.errors import UsageError
 if TYPE_CHECKING:
     from separate.losses import Loss
 
-DIFFERENTIABLE = ("masks", "complex_masks", "waveforms")  # heads that estimates are made of, with a gradient
+DIFFERENTIABLE = ("masks", "complex_masks", "waveforms")  # heads that give differentiable estimates
 
 
 def check_pair(loss: Loss, network: Any) -> None:
-    """UsageError for a loss that needs a head that the network lacks, or leaves untrained what it separates by."""
+    """UsageError unless the network has all heads that the loss needs, and the loss trains the head it separates by."""
+    if trains(loss, network):
+        return
     head = getattr(network, "separates_by", None)
-    blind = loss.without_sources and getattr(network, "trains_on_sources", False)
-    if blind or not suits(loss.needs, network.provides, head):
+    if _lacks_sources(loss, network):
+        missing = ["estimates without the sources"]
+    else:
         missing = [need for need in loss.needs if not suits((need,), network.provides, head)]
-        missing = ["estimates without the sources"] if blind else missing
-        raise UsageError(
-            f"{type(loss).__name__} needs {' and '.join(missing or loss.needs)}, and {type(network).__name__} provides "
-            f"{', '.join(network.provides)}{f' and separates by its {head}' if head else ''}. This model works with "
-            f"loss={', '.join(losses_for(network))}; this loss with model={', '.join(models_for(loss))}"
-        )
+    raise UsageError(
+        f"{type(loss).__name__} needs {' and '.join(missing or loss.needs)}, and {type(network).__name__} provides "
+        f"{', '.join(network.provides)}{f' and separates by its {head}' if head else ''}. This model works with "
+        f"loss={', '.join(losses_for(network))}; this loss with model={', '.join(models_for(loss))}"
+    )
+
+
+def trains(loss: Loss, network: Any) -> bool:
+    """Whether a loss trains a network."""
+    head = getattr(network, "separates_by", None)
+    return suits(loss.needs, network.provides, head) and not _lacks_sources(loss, network)
+
+
+def _lacks_sources(loss: Loss, network: Any) -> bool:
+    return loss.without_sources and getattr(network, "trains_on_sources", False)
 
 
 def suits(needs: Iterable[str], provides: Iterable[str], head: str | None = None) -> bool:
-    """Whether a loss with these needs trains a network with these heads.  head: what it separates by, of several."""
+    """Whether a loss with these needs trains a network with these heads.  head: the one it separates by, of several."""
     given = set(provides)
     if head != "embeddings" and given & set(DIFFERENTIABLE):
         given.add("estimates")
@@ -46,21 +58,14 @@ def suits(needs: Iterable[str], provides: Iterable[str], head: str | None = None
 def losses_for(network: Any) -> list[str]:
     """The names of our losses that train a network."""
     from separate import targets
-    from separate.losses import LOSSES, MixITLoss
+    from separate.loss_builder import LossBuilder
 
-    def works(needs: Iterable[str]) -> bool:
-        return suits(needs, network.provides, getattr(network, "separates_by", None))
-
-    found = []
-    for name, (kind, fixed, own) in LOSSES.items():
-        configured = [own] if own is not None else [targets.tpsa, targets.cirm]
-        if any(works(kind(target=target, **fixed).needs) for target in configured):
-            found.append(name)
-    if works(("embeddings", "masks")):
-        found.append("chimera")
-    if works(MixITLoss.needs) and not getattr(network, "trains_on_sources", False):
-        found.append("mixit")
-    return [*found, "sum"]
+    builders = [LossBuilder(target) for target in (targets.tpsa, targets.cirm)]
+    return [
+        name
+        for name in shipped("loss")
+        if name == "sum" or any(trains(builder.by_name(name), network) for builder in builders)
+    ]
 
 
 def models_for(loss: Loss) -> list[str]:
@@ -69,7 +74,7 @@ def models_for(loss: Loss) -> list[str]:
     for name, spec in shipped("model").items():
         module, _, attribute = spec["_target_"].rpartition(".")
         network = getattr(import_module(module), attribute)
-        if loss.without_sources and getattr(network, "trains_on_sources", False):
+        if _lacks_sources(loss, network):
             continue
         if suits(loss.needs, network.provides, spec.get("separates_by")):
             found.append(name)

@@ -86,6 +86,7 @@ class LoggerConfig:
     tensorboard: bool = True
     examples: int = number(2, least=0, most=1000)
     every: int = number(5, least=1, most=10**9)
+    figures: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -111,6 +112,7 @@ class TrainConfig:
     run: str = MISSING
     resume: Any = False
     summary: bool = False
+    metrics: list[str] = field(default_factory=list)
     trust: list[str] = field(default_factory=list)
 
 
@@ -122,6 +124,7 @@ class EvalConfig:
     device: str = "auto"
     chunk: float = number(10.0, above=0, most=86_400, unit="seconds")
     overlap: float = number(2.0, least=0, most=43_200, unit="seconds")
+    metrics: list[str] = field(default_factory=list)
     trust: list[str] = field(default_factory=list)
     stft: Any = None  # a data config sets one; the checkpoint's is used
 

@@ -1,8 +1,10 @@
-"""Pictures of a separation: spectrograms of what went in, of what should have come out and of what did, and masks."""
+"""Figures of a separation: spectrograms of mixture, references and estimates, masks, and learned filters."""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,22 +13,62 @@ from matplotlib.figure import Figure
 from separate.files import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from torch import Tensor
 
     from separate.data.batch import Batch
-    from separate.separator import Separation
+    from separate.separator import Separation, Separator
 
-logging.getLogger("matplotlib.font_manager").setLevel(logging.WARNING)  # not at INFO in our programs' output
+logging.getLogger("matplotlib.font_manager").setLevel(logging.WARNING)  # its INFO lines would be in our output
 
 RANGE = 70  # dB below the loudest bin of the mixture
 
 
-def separation_figure(batch: Batch, separation: Separation, sources: Sequence[str], sample_rate: int) -> Figure:
-    """The first example of a batch: a row for each source with its reference, its estimate and its mask.
+@dataclass
+class SeparatedExamples:
+    """A separator and its separations of the first validation examples, each a batch of one.
 
-    Channels are averaged; time in seconds, frequency in kHz, level in dB below the loudest bin of the mixture.
+    sources: the names of the references, which the estimates follow in order.
+    """
+
+    separator: Separator
+    examples: list[Separation]
+    sources: Sequence[str]
+
+
+FigureFunction = Callable[[SeparatedExamples], Iterator[tuple[str, Figure]]]  # yields (tag in TensorBoard, figure)
+
+
+def learned_filters(separated: SeparatedExamples) -> Iterator[tuple[str, Figure]]:
+    """The filters of each learned encoder of the network."""
+    from separate.models.filterbank import Encoder
+
+    for name, part in separated.separator.network.named_modules():
+        if isinstance(part, Encoder):
+            yield f"filters/{name}", filters_figure(part.weight, separated.separator.sample_rate)
+
+
+def spectrograms(separated: SeparatedExamples) -> Iterator[tuple[str, Figure]]:
+    """Spectrograms and masks of each example."""
+    for index, separation in enumerate(separated.examples):
+        rate = separated.separator.sample_rate
+        yield f"example_{index}", separation_figure(separation.batch, separation, separated.sources, rate)
+
+
+FIGURES: tuple[FigureFunction, ...] = (learned_filters, spectrograms)  # drawn in every run
+
+
+def with_own(names: Sequence[str], trust: Sequence[str] | None = None) -> list[FigureFunction]:
+    """`FIGURES` and the user's own, by the dotted names of their functions.  trust: as in `instantiate.build`."""
+    from separate.instantiate import build
+
+    return [*FIGURES, *(build({"_target_": name, "_partial_": True}, "logger.figures", trust) for name in names)]
+
+
+def separation_figure(batch: Batch, separation: Separation, sources: Sequence[str], sample_rate: int) -> Figure:
+    """The first example of a batch: the mixture, and a row for each source with reference, estimate and mask.
+
+    Mean over the channels; time in seconds, frequency in kHz, level in dB down to 70 below the loudest bin of the
+    mixture.
     """
     assert batch.stft is not None
     mixture = _decibels(batch.spectrogram[0])
@@ -51,25 +93,26 @@ def separation_figure(batch: Batch, separation: Separation, sources: Sequence[st
         blank.set_visible(False)
     axes[0, 0].tick_params(labelbottom=True)
     axes[0, 0].set(xlabel="seconds", ylabel="kHz")
-    shares = None
+    of_mask = None
     for row, source in enumerate(sources):
-        for column, (what, pictures) in enumerate(columns, start=1):
-            drawn = axes[row, column].imshow(pictures[row], **(share if what == "mask" else level))
-            shares = drawn if what == "mask" else shares
-            axes[row, column].set_title(printable(f"{source}: {what}"), parse_math=False)
+        for column, (title, images) in enumerate(columns, start=1):
+            drawn = axes[row, column].imshow(images[row], **(share if title == "mask" else level))
+            of_mask = drawn if title == "mask" else of_mask
+            axes[row, column].set_title(printable(f"{source}: {title}"), parse_math=False)
         axes[row, 1].set_ylabel("kHz")
     for axis in axes[-1]:
         axis.set_xlabel("seconds")
-    figure.colorbar(shown, ax=axes[:, -2 if shares else -1].tolist(), label="dB")
-    if shares:
-        figure.colorbar(shares, ax=axes[:, -1].tolist(), label="mask")
+    figure.colorbar(shown, ax=axes[:, -2 if of_mask else -1].tolist(), label="dB")
+    if of_mask:
+        figure.colorbar(of_mask, ax=axes[:, -1].tolist(), label="mask")
     return figure
 
 
 def filters_figure(weight: Tensor, sample_rate: int) -> Figure:
-    """The filters of a learned encoder, weight (N, C, L), in the order of their strongest frequency.
+    """The filters of a learned encoder, weight (N, C, L), sorted by peak frequency.
 
-    The first channel of each, scaled to its own maximum; time in ms, frequency in kHz, level in dB below the peak.
+    The first channel of each filter, scaled to a maximum of 1; time in ms, frequency in kHz, level in dB below the
+    peak.
     """
     filters = weight.detach().float().cpu().numpy()[:, 0]
     filters = filters / np.maximum(np.abs(filters).max(axis=1, keepdims=True), 1e-12)
@@ -89,11 +132,11 @@ def filters_figure(weight: Tensor, sample_rate: int) -> Figure:
         spectra[order].T, origin="lower", aspect="auto", cmap="magma", vmin=-40, vmax=0,
         extent=(0, len(filters), 0, sample_rate / 2000),
     )  # fmt: skip
-    right.set(xlabel="filter", ylabel="kHz", title="their spectra")
+    right.set(xlabel="filter", ylabel="kHz", title="spectra")
     figure.colorbar(level, ax=right, label="dB")
     return figure
 
 
 def _decibels(spectrogram) -> np.ndarray:  # type: ignore[no-untyped-def]
-    """(..., C, F, N) complex -> (..., F, N) power over the channels in dB."""
+    """(..., C, F, N) complex -> (..., F, N), mean power of the channels in dB."""
     return (10 * spectrogram.abs().square().mean(dim=-3).clamp_min(1e-12).log10()).cpu().numpy()

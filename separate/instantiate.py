@@ -280,15 +280,11 @@ def make_loss(config: Mapping[str, Any], trust: Sequence[str] | None = None) -> 
         raise UsageError(f"target: {error}") from None
     if not isinstance(made, torch.Tensor):
         raise _not_a("target", config["target"], "separate.targets.tpsa")
-    loss: Loss = build(
-        config["loss"],
-        "loss",
-        trust,
-        target=target,
-        interchangeable=config["data"]["interchangeable"],
-        sources=list(config["data"]["sources"]),
-    )
+    from separate.loss_builder import LossBuilder
     from separate.losses.base import Loss as Kind
+
+    data = config["data"]
+    loss: Loss = LossBuilder(target, data["interchangeable"], list(data["sources"]), trust).build(config["loss"])
 
     if not isinstance(loss, Kind):
         raise _not_a("loss", config["loss"], "separate.losses.WaveformLoss")

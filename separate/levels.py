@@ -1,4 +1,4 @@
-"""Levels: the input level of a network, and the gain and polarity of its estimates."""
+"""Level of the input of a network, and gain and polarity of its estimates."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from separate.evaluation.sdr import inner_products
 from separate.stft import STFT
 
 REFERENCE = 0.1  # RMS, -20 dB re full scale
-LEAST = 1e-5  # RMS, -100 dB re full scale: quieter mixtures are not raised further
+LEAST = 1e-5  # RMS, -100 dB re full scale: the level that quieter mixtures count as
 RIDGE = 1e-3  # re the energy of an estimate: costs 0.01 dB of level, and limits a gain to 16 times its share
-SILENT = 1e-14  # re the energy of the loudest estimate: float32 rounding, which no gain may raise
+SILENT = 1e-14  # re the energy of the loudest estimate: below it an estimate is float32 rounding and gets no gain
 
 
 def level(mixture: Tensor) -> Tensor:
-    """(B, C, T) -> (B, 1, 1), the divisor that gives each mixture an RMS of -20 dB over its channels and samples.
+    """The divisor that gives each mixture an RMS of -20 dB over channels and samples.  (B, C, T) -> (B, 1, 1)
 
-    Silence stays silence: no mixture counts as quieter than -100 dB re full scale.
+    Mixtures below -100 dB re full scale count as -100 dB, so that silence stays silence.
     """
     return _level(mixture.detach().square().mean(dim=(1, 2)))[:, None, None]
 
 
 def spectral_level(spectrogram: Tensor, stft: STFT) -> Tensor:
-    """The same for complex spectrograms (B, C, F, N) -> (B, 1, 1, 1), by Parseval's theorem."""
-    power = spectrogram.detach().abs().square().mean(dim=(1, 3))  # (B, F), bins of positive frequency
+    """`level` of complex spectrograms, by Parseval's theorem.  (B, C, F, N) -> (B, 1, 1, 1)"""
+    power = spectrogram.detach().abs().square().mean(dim=(1, 3))  # (B, F), non-negative frequencies
     both = 2 * power.sum(1) - power[:, 0]
     if stft.n_fft % 2 == 0:
         both = both - power[:, -1]
@@ -36,12 +36,11 @@ def _level(mean_square: Tensor) -> Tensor:
 
 
 def rescaled(estimates: Tensor, mixture: Tensor) -> Tensor:
-    """Each estimate times a signed gain, so that their sum is the mixture with the least squared error.
+    """Each estimate times a signed gain, so that the estimates sum to the mixture with the least squared error.
 
-    After the minimal distortion principle (Matsuoka and Nakashima, 2001: of all scalings, the one that changes the
-    observation least), with one real gain for each source, all solved for together.  The channels of a source share it.
-    A ridge limits the gains of similar estimates; silent estimates stay silent.
-    estimates: (B, S, C, T); mixture: (B, C, T).
+    The minimal distortion principle (Matsuoka and Nakashima, 2001) with one real gain for each source, shared by its
+    channels, all solved jointly.  A ridge limits the gains of similar estimates; silent estimates stay silent.
+    estimates: (B, S, C, T); mixture: (B, C, T) -> (B, S, C, T)
     """
     return estimates * gains(estimates, mixture)[:, :, None, None]
 

@@ -1,8 +1,9 @@
-"""Long recordings in overlapping chunks, cross-faded, so that memory does not grow with their length."""
+"""Separate long recordings in overlapping, cross-faded chunks, so that memory does not grow with their length."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -13,45 +14,58 @@ from separate.losses.permutation import match
 TURN = 0.02  # seconds in which a polarity is inverted: half a period of 25 Hz, so that no audible tone gets steeper
 
 
+@dataclass(frozen=True)
+class Matching:
+    """How a chunk is matched to the one before it.
+
+    interchangeable: permute its sources for the best agreement in the overlap.
+    polarities: kept; or source or channel, for networks that find the polarity of each source, or of each channel of a
+    source, anew in each chunk.  Chunks are then matched regardless of polarity, and where two disagree, the quieter one
+    is inverted.  If that is the earlier one, the source passes through zero in the first 20 ms of the overlap.
+    """
+
+    interchangeable: bool = False
+    polarities: str = "kept"
+
+
+IN_ORDER = Matching()  # sources and polarities as they are
+
+
 def blocks(
     separate: Callable[[int, int], Tensor],
     length: int,
     sample_rate: int,
     chunk: float,
     overlap: float,
-    interchangeable: bool = False,
-    polarities: str = "kept",
+    matching: Matching = IN_ORDER,
 ) -> Iterator[Tensor]:
-    """Yield the estimates (S, C, n) of a recording from its start to its end, `length` samples in all, at least 1.
+    """Yield the estimates (S, C, n) of a recording in order, `length` samples in all, at least 1.
 
-    separate: maps samples start:stop of the recording to estimates (S, C, stop - start).
-    chunk: seconds separated at a time; overlap: seconds that two chunks share, at most half of one.  There the two
-    are cross-faded with weights that sum to 1 and vanish smoothly at the ends of the chunks, where context is least.
-    interchangeable: put the sources of each chunk into the order that agrees with the last one in the overlap.
-    polarities: kept, or source or channel, where each chunk finds a polarity of its own for each source, or for each of
-    its channels: chunks are matched whatever their polarity, and where two disagree, the louder one decides.  If that
-    is the later one, the source passes through zero in the first 20 ms of the overlap.
+    separate: maps (start, stop) in samples to the estimates of that span, (S, C, stop - start).
+    chunk: seconds separated at a time; overlap: seconds that two chunks share, at most half of one.  In the overlap
+    they are cross-faded with weights that sum to 1 and vanish at the ends of the chunks, where the network has least
+    context. UsageError for interchangeable sources without overlap.
     """
     size = max(1, round(chunk * sample_rate))
     shared = min(round(overlap * sample_rate), size // 2)
     fade = torch.sin(torch.pi / 2 * (torch.arange(shared) + 0.5) / max(shared, 1)).square()
     turn = torch.cos(torch.pi * ((torch.arange(shared) + 0.5) / max(1, round(TURN * sample_rate))).clamp_max(1))
-    if interchangeable and shared == 0 and length > size:
+    if matching.interchangeable and shared == 0 and length > size:
         raise UsageError("overlap=0 leaves nothing to match interchangeable sources by from chunk to chunk; use more")
     tail: Tensor | None = None  # (S, C, shared), the end of the last chunk
-    evidence: Tensor | None = None  # (S, C), the energy that has the polarity of the last chunk
+    evidence: Tensor | None = None  # (S, C), the energy of the earlier chunks that have the polarity of the last one
     start = 0
     while True:
         stop = min(start + size, length)
         estimates = separate(start, stop)
         if tail is not None:
-            if interchangeable:
-                estimates = match(tail, estimates, shared, signed=polarities == "kept")
+            if matching.interchangeable:
+                estimates = match(tail, estimates, shared, signed=matching.polarities == "kept")
             if evidence is not None:
-                tail, estimates, evidence = agree(tail, estimates, evidence, polarities, turn)
+                tail, estimates, evidence = align_polarity(tail, estimates, evidence, matching.polarities, turn)
             faded = tail * (1 - fade) + estimates[..., :shared] * fade
             estimates = torch.cat([faded, estimates[..., shared:]], dim=-1)
-        elif polarities != "kept" and shared > 0:
+        elif matching.polarities != "kept" and shared > 0:
             evidence = estimates.double().square().sum(-1)
         if stop == length:
             yield estimates
@@ -61,14 +75,14 @@ def blocks(
         start += size - shared
 
 
-def agree(
+def align_polarity(
     tail: Tensor, estimates: Tensor, evidence: Tensor, polarities: str, turn: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Tail, estimates and evidence with one polarity in the overlap, so that a cross-fade does not cancel.
+    """Tail, estimates and evidence with the same polarity in the overlap, so that the cross-fade does not cancel.
 
-    tail: (S, C, shared); estimates: (S, C, n >= shared); evidence: (S, C), the energy of earlier chunks.  Where they
-    disagree the louder one, whose polarity is surer, inverts the other.  Samples already yielded stay as they are, and
-    a tail is inverted by `turn` (shared), from 1 to -1, so that it follows them without a step.
+    tail: (S, C, shared); estimates: (S, C, n >= shared); evidence: (S, C), the energy of earlier chunks.  Where tail
+    and estimates disagree, the one with less energy is inverted, since its polarity is less certain.  A tail is
+    multiplied by `turn` (shared), from 1 to -1, and so continues the samples already yielded without a step.
     """
     shared = tail.shape[-1]
     products = (tail * estimates[..., :shared]).sum(-1)

@@ -18,7 +18,7 @@ from separate.errors import UsageError
 from separate.levels import level, rescaled, spectral_level
 from separate.losses.permutation import match
 from separate.models.layers import choose
-from separate.overlap import blocks
+from separate.overlap import Matching, blocks
 from separate.stft import STFT
 from separate.targets import ibm
 
@@ -213,8 +213,7 @@ class Separator(nn.Module):
             sample_rate,
             chunk,
             overlap,
-            self.interchangeable,
-            self._polarities,
+            Matching(self.interchangeable, self._polarities),
         )
 
     @property

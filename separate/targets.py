@@ -1,11 +1,11 @@
-"""What the estimate or the mask of each source should have been: MSA, PSA, tPSA, IBM, IRM, IAM, Wiener, PSM, cIRM.
+"""Training targets: MSA, PSA, tPSA, IBM, IRM, IAM, Wiener, PSM, cIRM and waveform.
 
-With complex STFTs S_i of the sources (B, S, C, F, N), Y of the mixture (B, C, F, N) and R = Y - sum_i S_i, what the
-sources leave of it, a target maps (sources, mixture) to what is compared.  Its domain says with what:
-  spectrogram   real (B, S, C, F, N), with mask |Y|
-  mask          real (B, S, C, F, N), with the mask itself
-  complex_mask  complex (B, S, C, F, N), with the compressed complex mask
-  waveform      maps samples (B, S, C, T), (B, C, T) to samples (B, S, C, T), with the estimates
+A target maps the complex STFTs S_i of the sources (B, S, C, F, N) and Y of the mixture (B, C, F, N) to the reference
+of a loss.  R = Y - sum_i S_i is the rest of the mixture.  The domain of a target says what a loss compares with it:
+  spectrogram   real (B, S, C, F, N): mask |Y|
+  mask          real (B, S, C, F, N): the mask
+  complex_mask  complex (B, S, C, F, N): the compressed complex mask
+  waveform      (B, S, C, T), from samples (B, S, C, T) and (B, C, T): the estimates
 """
 
 from __future__ import annotations
@@ -17,51 +17,56 @@ import torch
 from torch import Tensor
 
 TINY = 1e-12  # magnitude below which a bin of the mixture counts as silent
+DOMAINS = ("spectrogram", "mask", "complex_mask", "waveform")
 
 
 class Target(Protocol):
-    """A pure function of (sources, mixture); `domain` says what it is compared with."""
+    """A pure function of (sources, mixture) with a domain."""
 
     domain: str
 
     def __call__(self, sources: Tensor, mixture: Tensor) -> Tensor: ...
 
 
-def _of(domain: str) -> Callable[[Callable[..., Tensor]], Target]:
-    def mark(function: Callable[..., Tensor]) -> Target:
+def target(domain: str) -> Callable[[Callable[..., Tensor]], Target]:
+    """Decorate a function as a target of this domain; ValueError for an unknown domain."""
+    if domain not in DOMAINS:
+        raise ValueError(f"unknown domain {domain}; choose from {', '.join(DOMAINS)}")
+
+    def decorate(function: Callable[..., Tensor]) -> Target:
         function.domain = domain  # type: ignore[attr-defined]
         return function  # type: ignore[return-value]
 
-    return mark
+    return decorate
 
 
-@_of("spectrogram")
+@target("spectrogram")
 def msa(sources: Tensor, mixture: Tensor) -> Tensor:
     """Magnitude spectrum approximation, |S_i| (Weninger et al., 2014)."""
     return sources.abs()
 
 
-@_of("spectrogram")
+@target("spectrogram")
 def psa(sources: Tensor, mixture: Tensor) -> Tensor:
     """Phase-sensitive spectrum approximation, |S_i| cos(angle S_i - angle Y) (Erdogan et al., 2015, eq. 8).
 
-    It is the part of S_i in phase with the mixture, so it can be negative; 0 where the mixture is silent.
+    The component of S_i in phase with the mixture; it can be negative, and is 0 where the mixture is silent.
     """
     direction = mixture / mixture.abs().clamp_min(TINY)
     return (sources * direction.conj().unsqueeze(1)).real
 
 
-@_of("spectrogram")
+@target("spectrogram")
 def tpsa(sources: Tensor, mixture: Tensor) -> Tensor:
-    """Truncated phase-sensitive approximation, PSA clipped to [0, |Y|], which a mask in [0, 1] can reach."""
+    """Truncated phase-sensitive approximation: PSA clipped to [0, |Y|], the range of masks in [0, 1]."""
     return psa(sources, mixture).clamp_min(0).minimum(mixture.abs().unsqueeze(1))
 
 
-@_of("mask")
+@target("mask")
 def ibm(sources: Tensor, mixture: Tensor) -> Tensor:
-    """Ideal binary mask: 1 where |S_i| is the largest of all |S_j| and |R| (Wang, 2005), the first of equal ones.
+    """Ideal binary mask: 1 where |S_i| is the largest of all |S_j| and |R| (Wang, 2005), else 0.
 
-    A bin in which nothing sounds belongs to no source.
+    Of equal sources the first gets the bin; a silent bin belongs to no source.
     """
     magnitude = _with_rest(sources, mixture)
     loudest, owner = magnitude.max(dim=1, keepdim=True)
@@ -69,35 +74,35 @@ def ibm(sources: Tensor, mixture: Tensor) -> Tensor:
     return masks[:, :-1]
 
 
-@_of("mask")
+@target("mask")
 def irm(sources: Tensor, mixture: Tensor) -> Tensor:
-    """Ideal ratio mask, |S_i| / (sum_j |S_j| + |R|) (Erdogan et al., 2015, table 1); 0 where nothing sounds."""
+    """Ideal ratio mask, |S_i| / (sum_j |S_j| + |R|) (Erdogan et al., 2015, table 1); 0 in silent bins."""
     magnitude = _with_rest(sources, mixture)
     return (magnitude / magnitude.sum(dim=1, keepdim=True).clamp_min(TINY))[:, :-1]
 
 
-@_of("mask")
+@target("mask")
 def wiener(sources: Tensor, mixture: Tensor) -> Tensor:
-    """Wiener-like mask, |S_i|^2 / (sum_j |S_j|^2 + |R|^2) (Erdogan et al., 2015, table 1); 0 where nothing sounds."""
+    """Wiener-like mask, |S_i|^2 / (sum_j |S_j|^2 + |R|^2) (Erdogan et al., 2015, table 1); 0 in silent bins."""
     power = _with_rest(sources, mixture).square()
     return (power / power.sum(dim=1, keepdim=True).clamp_min(TINY**2))[:, :-1]
 
 
-@_of("mask")
+@target("mask")
 def iam(sources: Tensor, mixture: Tensor, limit: float = 10.0) -> Tensor:
     """Ideal amplitude mask, |S_i| / |Y|, at most `limit` (Wang, Narayanan and Wang, 2014: FFT-MASK, 10)."""
     check_limit(limit)
     return (sources.abs() / mixture.abs().clamp_min(TINY).unsqueeze(1)).clamp_max(limit)
 
 
-@_of("mask")
+@target("mask")
 def psm(sources: Tensor, mixture: Tensor, limit: float = 10.0) -> Tensor:
     """Phase-sensitive mask, |S_i| / |Y| cos(angle S_i - angle Y), in [-limit, limit] (Erdogan et al., 2015)."""
     check_limit(limit)
     return (psa(sources, mixture) / mixture.abs().clamp_min(TINY).unsqueeze(1)).clamp(-limit, limit)
 
 
-@_of("complex_mask")
+@target("complex_mask")
 def cirm(sources: Tensor, mixture: Tensor) -> Tensor:
     """Complex ideal ratio mask S_i / Y, compressed (Williamson et al., 2016, eq. 8 to 10); 0 where Y is silent."""
     power = mixture.abs().square().clamp_min(TINY**2)
@@ -105,7 +110,7 @@ def cirm(sources: Tensor, mixture: Tensor) -> Tensor:
 
 
 def compress(complex_masks: Tensor, limit: float = 10.0, steepness: float = 0.1) -> Tensor:
-    """Real and imaginary part x of a complex mask to K (1 - exp(-C x)) / (1 + exp(-C x)) = K tanh(C x / 2).
+    """Compress a complex mask: K (1 - exp(-C x)) / (1 + exp(-C x)) = K tanh(C x / 2) of real and imaginary part x.
 
     K = limit and C = steepness (Williamson et al., 2016, eq. 9).
     """
@@ -113,28 +118,20 @@ def compress(complex_masks: Tensor, limit: float = 10.0, steepness: float = 0.1)
     return torch.view_as_complex(limit * torch.tanh(steepness / 2 * parts))
 
 
-@_of("waveform")
+@target("waveform")
 def waveform(sources: Tensor, mixture: Tensor) -> Tensor:
     """The sources themselves, (B, S, C, T)."""
     return sources
 
 
 TARGETS: dict[str, Target] = {
-    "msa": msa,
-    "psa": psa,
-    "tpsa": tpsa,
-    "ibm": ibm,
-    "irm": irm,
-    "wiener": wiener,
-    "iam": iam,
-    "psm": psm,
-    "cirm": cirm,
-    "waveform": waveform,
+    function.__name__: function  # type: ignore[attr-defined]
+    for function in (msa, psa, tpsa, ibm, irm, wiener, iam, psm, cirm, waveform)
 }
 
 
 def check_limit(limit: float) -> None:
-    """ValueError for a largest mask that is not above 0."""
+    """ValueError unless the largest value of a mask is above 0."""
     if not limit > 0:
         raise ValueError(f"limit={limit} must be above 0, e.g. limit=10")
 
@@ -142,7 +139,7 @@ def check_limit(limit: float) -> None:
 def audible(mixture: Tensor, level: float) -> Tensor:
     """(B, C, F, N) complex -> (B, F, N): 1 in the bins within `level` dB (negative) of each example's loudest, else 0.
 
-    Powers of the channels are added; in a silent mixture all bins are 0.
+    The powers of the channels are added.  A silent mixture has no audible bins.
     """
     power = mixture.abs().square().sum(dim=1)
     loudest = power.amax(dim=(1, 2), keepdim=True)
@@ -150,7 +147,7 @@ def audible(mixture: Tensor, level: float) -> Tensor:
 
 
 def _with_rest(sources: Tensor, mixture: Tensor) -> Tensor:
-    """|S_i| and, last, |R|: (B, S + 1, C, F, N).  Where the sources are the whole mixture |R| is only rounding: 0."""
+    """|S_i| and, last, |R|: (B, S + 1, C, F, N).  |R| within rounding of 0 is 0."""
     magnitude = sources.abs()
     rest = (mixture - sources.sum(dim=1)).abs()
     rest = rest * (rest > 1e-5 * magnitude.sum(dim=1))

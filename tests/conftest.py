@@ -184,3 +184,12 @@ def trained(program: Program, tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == f"run: {folder / 'runs' / 'tiny'}"
     return folder
+
+
+@pytest.fixture
+def recipe(tmp_path, call, monkeypatch):
+    """recipe("separate/losses/README.md", "Add a loss"): that section of a README, followed in a temporary folder."""
+    from tests.recipes import Recipe
+
+    monkeypatch.syspath_prepend(tmp_path)
+    return Recipe(tmp_path, call).follow

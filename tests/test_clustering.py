@@ -5,7 +5,7 @@ import torch
 from torch.nn.functional import normalize
 
 from separate import clustering, numerics
-from separate.clustering import assign, kmeans
+from separate.clustering import Search, assign, kmeans
 
 
 def generator(seed: int) -> torch.Generator:
@@ -49,7 +49,7 @@ def test_inertia_is_within_a_hundredth_of_scikit_learns_with_ten_starts(kind, we
     weights = torch.rand(len(points), generator=generator(9)).square() if weighted else None
     theirs = peer.KMeans(clusters, n_init=10, random_state=0)
     theirs.fit(points.double().numpy(), sample_weight=None if weights is None else weights.numpy())
-    ours = kmeans(points[None], clusters, None if weights is None else weights[None], fit_points=20_000)[0]
+    ours = kmeans(points[None], clusters, None if weights is None else weights[None], Search(sample=20_000))[0]
     assert ours.dtype == points.dtype
     assert inertia(points, ours, weights) < 1.01 * inertia(points, torch.from_numpy(theirs.cluster_centers_), weights)
 
@@ -80,30 +80,32 @@ def test_each_set_of_a_batch_is_clustered_on_its_own():
 def test_the_same_seed_gives_the_same_centres_and_leaves_the_global_random_state_alone():
     points = torch.rand(1, 3000, 4, generator=generator(0))
     state = torch.get_rng_state()
-    first = kmeans(points, 6, fit_points=1000)
+    first = kmeans(points, 6, search=Search(sample=1000))
     assert torch.equal(torch.get_rng_state(), state)
     torch.manual_seed(12345)
-    assert torch.equal(kmeans(points, 6, fit_points=1000), first)
-    assert not torch.equal(kmeans(points, 6, fit_points=1000, seed=1), first)
+    assert torch.equal(kmeans(points, 6, search=Search(sample=1000)), first)
+    assert not torch.equal(kmeans(points, 6, search=Search(sample=1000, seed=1)), first)
 
 
 def test_more_starts_and_more_iterations_find_less_inertia():
     points = torch.rand(1, 2000, 2, generator=generator(0))
 
     def mean(**options: int) -> float:
-        return sum(inertia(points[0], kmeans(points, 12, seed=seed, **options)[0]) for seed in range(8)) / 8
+        return (
+            sum(inertia(points[0], kmeans(points, 12, search=Search(seed=seed, **options))[0]) for seed in range(8)) / 8
+        )
 
     assert mean(starts=8) < mean(starts=1) < mean(starts=1, iterations=1)
 
 
-@pytest.mark.parametrize("fit_points", [100, 10_000])
-def test_points_of_weight_0_do_not_count(fit_points):
+@pytest.mark.parametrize("sample", [100, 10_000])
+def test_points_of_weight_0_do_not_count(sample):
     points = blobs(1000, 3, 2, 8.0)
     noise = 1000 * torch.randn(3000, 3, generator=generator(1))
     order = torch.randperm(4000, generator=generator(2))
     every = torch.cat([points, noise])[order][None]
     weights = (torch.arange(4000) < 1000).float()[order][None]
-    found = kmeans(every, 2, weights, fit_points=fit_points)[0]
+    found = kmeans(every, 2, weights, Search(sample=sample))[0]
     assert inertia(points, found) < 1.1 * inertia(points, kmeans(points[None], 2)[0])
 
 
@@ -112,8 +114,8 @@ def test_a_sample_stands_for_all_points_by_their_weights(monkeypatch):
     points = torch.tensor([[-1.0], [1.0]]).repeat(500, 1)[None]
     weights = torch.tensor([1.0, 3.0]).repeat(500)[None]
     weights[:, :100] = 0
-    assert kmeans(points, 1, weights, fit_points=900).item() == pytest.approx(0.5, abs=0.05)
-    assert kmeans(points, 1, fit_points=900).item() == pytest.approx(0, abs=0.1)
+    assert kmeans(points, 1, weights, Search(sample=900)).item() == pytest.approx(0.5, abs=0.05)
+    assert kmeans(points, 1, search=Search(sample=900)).item() == pytest.approx(0, abs=0.1)
 
 
 def test_an_empty_cluster_moves_to_the_farthest_point():
@@ -135,7 +137,7 @@ def test_fewer_distinct_points_than_clusters_one_point_and_silence_give_finite_c
                 assert inertia(points[0], centres[0]) < 1e-8
             if weights is not None and weights.sum() == 1:
                 torch.testing.assert_close(centres, points[:, :1].expand_as(centres))
-    sampled = kmeans(torch.zeros(2, 50, 3), clusters, torch.zeros(2, 50), fit_points=10)
+    sampled = kmeans(torch.zeros(2, 50, 3), clusters, torch.zeros(2, 50), Search(sample=10))
     assert torch.equal(sampled, torch.zeros(2, clusters, 3))
 
 

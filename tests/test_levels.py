@@ -11,13 +11,12 @@ from separate.data.batch import Batch
 from separate.evaluation.sdr import snr
 from separate.instantiate import build_loss, build_separator
 from separate.levels import gains, level, rescaled, spectral_level
-from separate.losses import LOSSES
-from separate.overlap import blocks
+from separate.overlap import Matching, blocks
 from separate.separator import Separation, Separator
 from separate.stft import STFT
 from separate.training.run import resumed_config
 from tests.conftest import target
-from tests.tiny import MODELS, config_of, section
+from tests.tiny import LOSSES, MODELS, config_of, section
 
 SCALES = torch.tensor([-300.0, 0.01])  # of estimates under a loss that ignores level and sign
 
@@ -166,7 +165,7 @@ def signs(values: list[float], loudness: list[float]) -> Tensor:
         found = torch.full((1, 1, stop - start), values[number] * loudness[number])
         return torch.cat([found, torch.ones_like(found)])
 
-    return torch.cat(list(blocks(separate, 220, 100, 1.0, 0.4, polarities="source")), dim=-1)[0, 0]
+    return torch.cat(list(blocks(separate, 220, 100, 1.0, 0.4, Matching(polarities="source"))), dim=-1)[0, 0]
 
 
 def test_where_chunks_disagree_the_louder_polarity_holds():
@@ -184,7 +183,9 @@ def test_a_polarity_is_inverted_without_a_step(shared, frequency):
     tone = torch.cos(2 * torch.pi * frequency * time) * (1 + 0.2 * time)  # later chunks are louder
     signs = iter([-1, 1, 1, 1, 1])
     found = list(
-        blocks(lambda a, b: next(signs) * tone[None, None, a:b], 20000, 8000, 1.0, shared, polarities="source")
+        blocks(
+            lambda a, b: next(signs) * tone[None, None, a:b], 20000, 8000, 1.0, shared, Matching(polarities="source")
+        )
     )
     joined = torch.cat(found, dim=-1)[0, 0]
     turned = round((1 - shared) * 8000), round((1 - shared + min(shared, 0.02)) * 8000)

@@ -9,8 +9,7 @@ import torch
 from separate.config import shipped
 from separate.errors import UsageError
 from separate.instantiate import build_loss, build_separator
-from separate.losses import LOSSES
-from tests.tiny import MODELS, STFT, batch_of, config_of, section
+from tests.tiny import LOSSES, MODELS, STFT, batch_of, config_of, section
 
 # another value for each key; those not named here are negated (bool), raised by one (int) or half as much again (float)
 OTHER = {
@@ -169,7 +168,15 @@ def test_every_option_of_a_target_changes_it(target, key):
     assert values[0] != values[1]
 
 
-CONTEXT = ("sources", "channels", "bins", "sample_rate", "interchangeable", "target")  # filled in, not configured
+CONTEXT = (
+    "sources",
+    "channels",
+    "bins",
+    "sample_rate",
+    "interchangeable",
+    "target",
+    "build_term",
+)  # filled in, not configured
 PRESETS = {("lstm", "bidirectional"), ("gru", "bidirectional"), ("lstm", "units"), ("gru", "units")}
 PRESETS |= {("gru", "recurrent"), ("bgru", "recurrent"), ("attractor", "membership"), ("deep_clustering", "membership")}
 PRESETS |= {("attractor", key) for key in ("dimensions", "layers")}

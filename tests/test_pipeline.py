@@ -241,7 +241,7 @@ def test_an_own_network_trains_and_is_loaded_when_trusted(call, tmp_path, monkey
     code, _, err = call(train, "--config-dir", "mine", "model=gain", "loss=si_sdr", *own, "run=r", cwd=tmp_path)
     assert code == 0, err
     said = refusal(call(train, "--config-dir", "mine", "model=gain", *own, "run=r2", cwd=tmp_path), 2)
-    assert "SpectralLoss needs masks, and Gain provides waveforms. This model works with loss=waveform_l1" in said
+    assert "SpectralLoss needs masks, and Gain provides waveforms. This model works with loss=log_mse" in said
     said = refusal(call(evaluate, "run=r", "device=cpu", cwd=tmp_path), 2)
     assert "mynets.Gain comes from a package that is not trusted" in said
     code, _, err = call(evaluate, "run=r", "device=cpu", "trust=[mynets]", cwd=tmp_path)

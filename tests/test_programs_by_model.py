@@ -87,7 +87,7 @@ def test_a_pair_that_cannot_work_is_refused_before_data_is_touched(call, tmp_pat
     code, _, err = call(train, "model=deep_clustering", "loss=tpsa", "data=stems", "data.root=nowhere", cwd=tmp_path)
     assert code == 2
     assert "SpectralLoss needs masks, and DeepClustering provides embeddings" in err
-    assert "works with loss=dc, dc_weighted, dc_whitened, attractor, sum; this loss with model=attractor, bgru" in err
+    assert "works with loss=attractor, dc, dc_weighted, dc_whitened, sum; this loss with model=attractor, bgru" in err
 
 
 def test_the_printed_configuration_says_what_each_key_means(call, tmp_path):

@@ -10,9 +10,8 @@ import torch
 from separate.config import shipped
 from separate.errors import UsageError
 from separate.instantiate import build_loss, build_separator
-from separate.losses import LOSSES
 from separate.targets import TARGETS
-from tests.tiny import batch_of, config_of, section
+from tests.tiny import LOSSES, batch_of, config_of, section
 
 OF_WAVEFORMS = ("tasnet", "conv_tasnet", "dprnn", "wave_unet", "wavenet", "demucs", "hdemucs")
 REFUSED = r"works with (target|loss)=\w+|never learns which source is which; set data.interchangeable=true"
@@ -109,7 +108,9 @@ def test_complex_masks_train_towards_the_complex_target_and_through_waveforms():
             config = config_of(model, loss=section("loss", loss), target=section("target", target))
             values = losses_of_training(separator, build_loss(config, separator))
             assert values[-1] < values[0]
-        with pytest.raises(UsageError, match="SpectralLoss needs masks, and .* provides complex_masks.*loss=l1, mse"):
+        with pytest.raises(
+            UsageError, match="SpectralLoss needs masks, and .* provides complex_masks.*loss=l1, log_mse, mixit, mse"
+        ):
             config = config_of(model, loss=section("loss", "l1"), target=section("target", "tpsa"))
             build_loss(config, separator)
 
@@ -128,19 +129,32 @@ def test_a_loss_may_not_leave_untrained_what_a_model_separates_by():
         build_loss(config, separator_of("chimera"))
     config = config_of("chimera", loss=section("loss", "tpsa"), target=section("target", "tpsa"))
     with pytest.raises(
-        UsageError, match="separates by its embeddings.*loss=dc, dc_weighted, dc_whitened, attractor, chimera, sum;"
+        UsageError, match="separates by its embeddings.*loss=attractor, chimera, dc, dc_weighted, dc_whitened, sum;"
     ):
         build_loss(config, by_embeddings)
 
 
-def test_the_losses_by_name_are_the_configurations_of_that_name():
-    shipped_losses = {name for name in shipped("loss") if name not in ("sum", "chimera", "mixit")}
-    assert set(LOSSES) == shipped_losses
-    for name, (kind, fixed, own) in LOSSES.items():
-        spec = section("loss", name)
-        assert spec["_target_"] == f"separate.losses.{kind.__name__}"
-        assert {key: spec[key] for key in fixed} == fixed
-        defaults = {str(default) for default in shipped("loss")[name].get("defaults", [])}
-        assert (own is None) == (not defaults)
-        if own is not None:
-            assert defaults == {str({"override /target@_global_.target": own.__name__})}
+@pytest.mark.parametrize("name", LOSSES)
+def test_a_term_of_a_sum_is_the_loss_of_that_name(name):
+    model = {"dc": "deep_clustering", "attractor": "attractor"}.get(name.split("_")[0], "blstm")
+    separator = separator_of(model)
+    own = LOSSES[name][2]
+    target = section("target", own.__name__ if own else "irm")
+    alone, within = (
+        build_loss(config_of(model, loss=spec, target=other), separator)
+        for spec, other in (
+            (section("loss", name), target),
+            ({**section("loss", "sum"), "terms": {name: 0.5}}, section("target", "psm") if own else target),
+        )
+    )
+    batch = batch_of(separator.stft)
+    separation = deepcopy(separator).train().separate(batch)
+    value, parts = within(separation, batch)
+    assert parts[name].item() == alone(separation, batch)[0].item() == pytest.approx(2 * value.item())
+
+
+@pytest.mark.parametrize("name", ["mixit", "chimera"])
+def test_a_sum_and_a_loss_of_mixtures_cannot_be_terms(name):
+    config = config_of("blstm", loss={**section("loss", "sum"), "terms": {name: 1}}, target=section("target", "tpsa"))
+    with pytest.raises(UsageError, match=f"terms.{name}: .* cannot be a term of a sum; name a loss of one term"):
+        build_loss(config, separator_of("blstm"))

@@ -4,9 +4,12 @@ from functools import cache
 
 import torch
 
+from separate import losses, targets
 from separate.config import shipped
 from separate.data.example import Example
 from separate.data.mixing.raw_batch import collate
+from separate.instantiate import make_loss
+from separate.loss_builder import own_target
 
 STFT = {"n_fft": 64, "hop": 32, "window": "sqrt_hann"}
 RECURRENT = {"layers": 1, "units": 8, "dropout": 0.0}
@@ -31,6 +34,9 @@ MODELS = {
 }
 
 
+FIXED = ("distance", "objective", "weights", "zero_mean")  # options that tell losses of one class apart
+
+
 def without_defaults(spec: dict) -> dict:
     return {key: value for key, value in spec.items() if key != "defaults"}
 
@@ -44,6 +50,22 @@ def config_of(model: str, interchangeable: bool = False, options: dict | None = 
 def section(group: str, name: str) -> dict:
     spec = without_defaults(shipped(group)[name])
     return {**spec, "terms": {"l1": 1.0, "si_sdr": 0.1}} if (group, name) == ("loss", "sum") else spec
+
+
+def loss_of_file(name: str) -> tuple[type, dict, targets.Target | None]:
+    """The class of a loss, the options that make it the loss of that name, and its own target or None."""
+    spec = shipped("loss")[name]
+    own = own_target(spec)
+    fixed = {key: spec[key] for key in FIXED if key in spec}
+    return getattr(losses, spec["_target_"].rpartition(".")[2]), fixed, own and targets.TARGETS[own]
+
+
+LOSSES = {name: loss_of_file(name) for name in shipped("loss") if name not in ("sum", "chimera", "mixit")}
+
+
+def weighted_sum(terms: dict | None, target: str = "tpsa", interchangeable: bool = False):
+    sections = {"loss": {**section("loss", "sum"), "terms": terms}, "target": section("target", target)}
+    return make_loss(config_of("blstm", interchangeable, **sections))
 
 
 @cache

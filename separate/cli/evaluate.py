@@ -25,9 +25,11 @@ def _evaluate(cfg: DictConfig) -> float | None:
     from separate.data.storage.download import refuse_commands
     from separate.device import choose_device
     from separate.evaluation import recordings, report
+    from separate.evaluation.metrics import with_own
     from separate.process import settle
 
     config = from_hydra(cfg, EvalConfig)
+    metrics = with_own(config.metrics)
     path = checkpoint.find(config.run)
     print(f"checkpoint: {path}")
     contents = checkpoint.read(path)
@@ -39,7 +41,7 @@ def _evaluate(cfg: DictConfig) -> float | None:
     cache = CacheConfig(folder=kept.get("folder"), limit=kept.get("limit"))
     examples = open_split(data, config.split, contents["config"]["seed"], cache)
 
-    results = recordings.evaluate(separator, examples, config.chunk, config.overlap)
+    results = recordings.evaluate(separator, examples, config.chunk, config.overlap, metrics)
     other = [] if config.data.get("_target_") is None else [data.name]
     other += [] if path.stem == "best" else [path.stem]
     folder = checkpoint.run_folder(path) / "eval" / "-".join([*other, config.split])

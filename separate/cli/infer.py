@@ -63,19 +63,17 @@ def _infer(arguments: argparse.Namespace) -> None:
     from separate.inference.files import plan, refuse_overwriting, separate_file
     from separate.process import release, settle
 
-    jobs, infos = plan(arguments.inputs, arguments.out)
+    jobs = plan(arguments.inputs, arguments.out)
     path = checkpoint.find(arguments.checkpoint)
     print(f"checkpoint: {path}")
     settle()
     separator = checkpoint.load(path, arguments.device, arguments.trust)
     refuse_overwriting(jobs, separator.sources)
-    for file, folder in jobs.items():
-        gain = separate_file(
-            separator, file, infos[file], folder, arguments.format, arguments.chunk, arguments.overlap
-        )  # fmt: skip
+    for job in jobs:
+        gain = separate_file(separator, job, arguments.format, arguments.chunk, arguments.overlap)
         release()
         lowered = "" if gain == 1 else f" (all lowered by one gain of {gain:.3f} so that none clips)"
-        print(f"{file} -> {folder}/{{{','.join(separator.sources)}}}.wav{lowered}")
+        print(f"{job.path} -> {job.folder}/{{{','.join(separator.sources)}}}.wav{lowered}")
 
 
 if __name__ == "__main__":

@@ -1,1 +1,1 @@
-"""Scores of a separation against its references, and the report of them."""
+"""Evaluation: metrics, scores of whole recordings, and the report."""

@@ -1,7 +1,8 @@
-"""Score whole recordings: the model, the mixture taken as every estimate, and the tPSA mask of the true sources."""
+"""Score whole recordings: the model, the mixture as every estimate, and the tPSA mask of the true sources."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -14,6 +15,7 @@ from separate.data.batch import Batch
 from separate.data.example import Examples
 from separate.data.mixing.raw_batch import collate
 from separate.errors import SeparateError, UsageError
+from separate.evaluation.metrics import METRICS, Metric
 from separate.evaluation.scores import arrange, score
 from separate.process import release
 from separate.separator import Separation, Separator
@@ -23,23 +25,27 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 METHODS = ("model", "mixture as estimate", "tPSA mask")
-SHOWN = 10  # seconds of the first recording in the picture
+PICTURED = 10  # seconds of the first recording
+Row = dict[str, "str | float"]
 
 
 @dataclass
 class Results:
-    """rows: a dict for each track, source and method with its scores in dB, NaN where the source is silent."""
+    """rows: {track, source, method, and each metric} for each track, source and method; NaN for a silent source."""
 
     sources: list[str]
-    rows: list[dict[str, str | float]] = field(default_factory=list)
+    metrics: Mapping[str, Metric]
+    rows: list[Row] = field(default_factory=list)
     picture: Figure | None = None  # of the first recording
 
 
-def evaluate(separator: Separator, examples: Examples, chunk: float, overlap: float) -> Results:
+def evaluate(
+    separator: Separator, examples: Examples, chunk: float, overlap: float, metrics: Mapping[str, Metric] = METRICS
+) -> Results:
     """Separate every recording as `separate-infer` does, in chunks (seconds), and score it against its sources."""
     _check_sources(separator, examples)
     stft = deepcopy(separator.stft).cpu()
-    results = Results(examples.sources)
+    results = Results(examples.sources, metrics)
     for index in tqdm(range(examples.recordings), "evaluating", leave=False, disable=None):
         batch = collate([examples.recording(index)]).to(torch.device("cpu"), stft)
         separated = separator(batch.mixture[0], examples.sample_rate, chunk, overlap)
@@ -48,32 +54,35 @@ def evaluate(separator: Separator, examples: Examples, chunk: float, overlap: fl
             raise SeparateError(f"the network made NaN or infinite samples of {batch.tracks[0]}; train it again")
         if separator.interchangeable:
             estimates = arrange(estimates, batch.sources)
-        tried = {"model": estimates, "mixture as estimate": _repeat(batch), "tPSA mask": tpsa_estimates(batch)}
-        for method, signals in tried.items():
-            scores = score(signals, batch.sources, batch.mixture, interchangeable=False)
-            for number, source in enumerate(examples.sources):
-                values = {name: found[0, number].item() for name, found in scores.items()}
-                results.rows.append({"track": batch.tracks[0], "source": source, "method": method, **values})
+        results.rows += _rows(batch, estimates, results)
         if index == 0:
             results.picture = _picture(batch, estimates, examples)
         release()
     return results
 
 
+def _rows(batch: Batch, estimates: Tensor, results: Results) -> list[Row]:
+    """The scores of one recording; estimates: (1, S, C, T) in the order of the sources."""
+    mixture = batch.mixture.unsqueeze(1).expand_as(batch.sources)
+    rows: list[Row] = []
+    for method, signals in zip(METHODS, (estimates, mixture, tpsa_estimates(batch)), strict=True):
+        scores = score(signals, batch.sources, batch.mixture, False, results.metrics)
+        for number, source in enumerate(results.sources):
+            values = {name: found[0, number].item() for name, found in scores.items()}
+            rows.append({"track": batch.tracks[0], "source": source, "method": method, **values})
+    return rows
+
+
 def tpsa_estimates(batch: Batch) -> Tensor:
     """The estimates (B, S, C, T) of the tPSA mask of the true sources, tPSA / |Y|.
 
-    Of all real masks in [0, 1] it has the least squared error in each bin of the STFT.  Its waveforms are not the best
-    that such masks can give: frames overlap, and other bins can correct the error of one.
+    Of all real masks in [0, 1] it has the least squared error in each bin of the STFT.  Other masks can give better
+    waveforms: frames overlap, and one bin can correct the error of another.
     """
     assert batch.stft is not None
     magnitude = batch.spectrogram.abs().clamp_min(1e-12).unsqueeze(1)
     masks = tpsa(batch.source_spectrograms, batch.spectrogram) / magnitude
     return Separation(batch, {"masks": masks}).estimates
-
-
-def _repeat(batch: Batch) -> Tensor:
-    return batch.mixture.unsqueeze(1).expand_as(batch.sources)
 
 
 def _check_sources(separator: Separator, examples: Examples) -> None:
@@ -91,7 +100,7 @@ def _check_sources(separator: Separator, examples: Examples) -> None:
 def _picture(batch: Batch, estimates: Tensor, examples: Examples) -> Figure:
     from separate.figures import separation_figure
 
-    frames = min(batch.mixture.shape[-1], SHOWN * examples.sample_rate)
+    frames = min(batch.mixture.shape[-1], PICTURED * examples.sample_rate)
     cut = Batch(batch.mixture[..., :frames], batch.sources[..., :frames], batch.tracks, batch.stft)
     shown = Separation(cut, {"waveforms": estimates[..., :frames]})
     return separation_figure(cut, shown, examples.sources, examples.sample_rate)

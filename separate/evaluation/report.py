@@ -1,4 +1,4 @@
-"""Scores as a table, CSV, JSON and one HTML page."""
+"""The report of an evaluation: a table, CSV, JSON and one HTML page."""
 
 from __future__ import annotations
 
@@ -13,20 +13,26 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from separate.evaluation.recordings import METHODS, Results
-from separate.evaluation.scores import METRICS
+from separate.evaluation.recordings import METHODS, Results, Row
 from separate.files import printable, replace_file
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-UNITS = {"si_sdr": "SI-SDR", "si_sdri": "SI-SDR improvement", "snr": "SNR"}  # all in dB
+KINDS = ("mean", "median")
+STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 70em; margin: 2em auto; padding: 0 1em; color: #222 }
+table { border-collapse: collapse } td, th { padding: .2em .8em; text-align: right; border-bottom: 1px solid #ddd }
+td:nth-child(-n+2) { text-align: left } img { max-width: 100% }
+dt { float: left; clear: left; width: 14em; color: #666 } dd { margin-left: 14em }
+"""
 
 
 def summarise(results: Results, about: Mapping[str, Any]) -> dict[str, Any]:
-    """{scores: {method: {source or all: {metric: {mean, median}}}}}, sources without scores counted and left out.
+    """{**about, tracks, sources_left_out, metrics: {metric: {label, unit, higher_is_better}}, scores}.
 
-    `all` takes every source of every track with the same weight.  None stands where nothing could be scored.
+    scores: {method: {source or all: {metric: {mean, median}}}}, without the sources that have no scores;
+    `all` gives every source of every track the same weight.  None where nothing could be scored.
     """
     scores: dict[str, Any] = {}
     for method in METHODS:
@@ -34,48 +40,55 @@ def summarise(results: Results, about: Mapping[str, Any]) -> dict[str, Any]:
         scores[method] = {
             source: {
                 metric: _mean_and_median([r for r in rows if source in ("all", r["source"])], metric)
-                for metric in METRICS
+                for metric in results.metrics
             }
             for source in [*results.sources, "all"]
         }
     model = [row for row in results.rows if row["method"] == "model"]
-    silent = sum(math.isnan(float(row["si_sdr"])) for row in model)
-    tracks = len(model) // max(1, len(results.sources))
-    return {**about, "tracks": tracks, "sources_left_out": silent, "scores": scores}
+    return {
+        **about,
+        "tracks": len(model) // max(1, len(results.sources)),
+        "sources_left_out": sum(math.isnan(float(row["si_sdr"])) for row in model),
+        "metrics": {name: metric.description for name, metric in results.metrics.items()},
+        "scores": scores,
+    }
 
 
-def _mean_and_median(rows: list[dict[str, str | float]], metric: str) -> dict[str, float | None]:
+def _mean_and_median(rows: list[Row], metric: str) -> dict[str, float | None]:
     values = [float(row[metric]) for row in rows if not math.isnan(float(row[metric]))]
     if not values:
-        return {"mean": None, "median": None}
+        return dict.fromkeys(KINDS)
     return {"mean": statistics.fmean(values), "median": statistics.median(values)}
 
 
 def table(summary: Mapping[str, Any]) -> str:
-    """The summary for a terminal: a row for each method and source, mean and median of each score in dB."""
-    names = [f"{UNITS[metric]}" for metric in METRICS]
+    """The summary for a terminal: a row for each method and source, mean and median of each metric."""
+    metrics = summary["metrics"]
+    headings = [", ".join(filter(None, (metric["label"], metric["unit"]))) for metric in metrics.values()]
     lines = [
-        f"{'':30}" + "".join(f"{name:>24}" for name in names),
-        f"{summary['tracks']} tracks, dB".ljust(30) + f"{'mean':>15}{'median':>9}" * len(METRICS),
+        f"{'':30}" + "".join(f"{heading:>24}" for heading in headings),
+        f"{summary['tracks']} tracks".ljust(30) + f"{'mean':>15}{'median':>9}" * len(metrics),
     ]
     for method, sources in summary["scores"].items():
         for source, found in sources.items():
-            cells = "".join(f"{_db(found[m]['mean']):>15}{_db(found[m]['median']):>9}" for m in METRICS)
+            cells = "".join(f"{_rounded(found[m]['mean']):>15}{_rounded(found[m]['median']):>9}" for m in metrics)
             lines.append(f"{method:20}{source:10}" + cells)
     if summary["sources_left_out"]:
-        lines.append(f"{summary['sources_left_out']} sources that are silent or alone have no scores and are left out")
+        lines.append(
+            f"{summary['sources_left_out']} sources without scores, which are silent or the whole mixture, are left out"
+        )
     return "\n".join(lines)
 
 
-def _db(value: float | None) -> str:
+def _rounded(value: float | None) -> str:
     return "-" if value is None else f"{value:.2f}"
 
 
 def write(results: Results, about: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """scores.csv, summary.json and report.html in `folder`; the summary comes back."""
+    """Write scores.csv, summary.json and report.html to `folder` and return the summary."""
     summary = summarise(results, about)
     rows = io.StringIO()
-    writer = csv.DictWriter(rows, ["track", "source", "method", *METRICS])
+    writer = csv.DictWriter(rows, ["track", "source", "method", *results.metrics])
     writer.writeheader()
     writer.writerows(
         {k: "" if isinstance(v, float) and math.isnan(v) else v for k, v in row.items()} for row in results.rows
@@ -94,12 +107,13 @@ def _page(results: Results, summary: Mapping[str, Any]) -> str:
     facts = "".join(
         f"<dt>{html.escape(key)}</dt><dd>{html.escape(str(value))}</dd>"
         for key, value in summary.items()
-        if key != "scores"
+        if key not in ("scores", "metrics")
     )
-    head = "".join(f"<th>{UNITS[metric]}, {kind}</th>" for metric in METRICS for kind in ("mean", "median"))
+    columns = [(name, kind) for name in results.metrics for kind in KINDS]
+    head = "".join(f"<th>{html.escape(results.metrics[name].heading)}, {kind}</th>" for name, kind in columns)
     body = "".join(
         f"<tr><td>{html.escape(method)}</td><td>{html.escape(source)}</td>"
-        + "".join(f"<td>{_db(found[metric][kind])}</td>" for metric in METRICS for kind in ("mean", "median"))
+        + "".join(f"<td>{_rounded(found[name][kind])}</td>" for name, kind in columns)
         + "</tr>"
         for method, sources in summary["scores"].items()
         for source, found in sources.items()
@@ -113,19 +127,14 @@ def _page(results: Results, summary: Mapping[str, Any]) -> str:
     )
     return f"""<!doctype html>
 <html lang="en"><meta charset="utf-8"><title>separate: scores</title>
-<style>
-body {{ font: 15px/1.5 system-ui, sans-serif; max-width: 70em; margin: 2em auto; padding: 0 1em; color: #222 }}
-table {{ border-collapse: collapse }} td, th {{ padding: .2em .8em; text-align: right; border-bottom: 1px solid #ddd }}
-td:nth-child(-n+2) {{ text-align: left }} img {{ max-width: 100% }}
-dt {{ float: left; clear: left; width: 14em; color: #666 }} dd {{ margin-left: 14em }}
-</style>
+<style>{STYLE}</style>
 <h1>Scores</h1><dl>{facts}</dl>
-<table><tr><th>dB</th><th></th>{head}</tr>{body}</table>{figures}</html>
+<table><tr><th></th><th></th>{head}</tr>{body}</table>{figures}</html>
 """
 
 
 def _distribution(results: Results) -> Figure:
-    """SI-SDR improvement: every track a dot, the median a bar, for each source; model beside tPSA mask."""
+    """SI-SDR improvement by source, model beside tPSA mask: a dot for each track, a bar at the median."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(2.2 * len(results.sources) + 2, 3.6), layout="constrained")
@@ -146,7 +155,7 @@ def _distribution(results: Results) -> Figure:
                 axes.hlines(statistics.median(values), centre - 0.15, centre + 0.15, color=colour, linewidth=2.5)
     axes.axhline(0, color="black", linewidth=0.8)
     axes.set_xticks(range(len(results.sources)), list(map(printable, results.sources)), parse_math=False)
-    axes.set_ylabel("SI-SDR improvement, dB")
+    axes.set_ylabel(results.metrics["si_sdri"].heading)
     axes.legend()
     return figure
 

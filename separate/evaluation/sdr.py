@@ -1,4 +1,4 @@
-"""SI-SDR and SNR, in dB, as pure functions of (estimate, reference)."""
+"""SI-SDR and SNR in dB, pure functions of (estimate, reference)."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from separate.numerics import block, precise, wide
 def si_sdr(estimate: Tensor, reference: Tensor) -> Tensor:
     """Scale-invariant SDR in dB (Le Roux et al., 2019, eq. 5), means not removed.  (..., T) twice -> (...)
 
-    With r the cosine between the two signals it is 10 log10(r^2 / (1 - r^2)), and so unmoved by the gain of either.
-    Silence on either side, where it has no value, gives the floor 10 log10(eps): -69 dB in float32, -157 in float64.
+    Equal to 10 log10(r^2 / (1 - r^2)) with the cosine r between the signals, and so invariant to the gain of either.
+    Undefined for silence, which gets the floor 10 log10(eps): -69 dB in float32, -157 dB in float64.
     """
     estimate, reference = estimate.to(precise(estimate)), reference.to(precise(reference))
     eps = torch.finfo(estimate.dtype).eps
@@ -27,9 +27,10 @@ def si_sdr(estimate: Tensor, reference: Tensor) -> Tensor:
 def pairwise_si_sdr(estimates: Tensor, references: Tensor) -> Tensor:
     """`si_sdr` of every estimate against every reference, in dB.  (B, M, T), (B, S, T) -> (B, M, S)
 
-    One Gram matrix of all signals, summed up in float64 (float32 on MPS), holds all that it needs, so that the cost
-    hardly grows with the pairs; the gradient is one more product.  Floor and ceiling are those of `si_sdr`, -69 and
-    69 dB for float32 signals; between them it is exact, where the float32 sums of `si_sdr` lose 0.1 dB at 50.
+    Computed from one Gram matrix of all signals in float64 (float32 on MPS), so that the cost hardly grows with the
+    number of pairs; the gradient is one more product.  Floor and ceiling are those of `si_sdr`, -69 and 69 dB for
+    float32 signals.  Between them it is exact; the float32 sums of `si_sdr` lose 0.1 dB at 50 dB.
+    ValueError where batch or length differ.
     """
     if estimates.ndim != 3 or references.ndim != 3 or estimates.shape[::2] != references.shape[::2]:
         raise ValueError(
@@ -45,7 +46,7 @@ def pairwise_si_sdr(estimates: Tensor, references: Tensor) -> Tensor:
 
 
 def snr(estimate: Tensor, reference: Tensor) -> Tensor:
-    """Signal-to-noise ratio in dB, 10 log10(|s|^2 / |s - e|^2): levels count.  (..., T) twice -> (...)
+    """Signal-to-noise ratio in dB, 10 log10(|s|^2 / |s - e|^2); levels count.  (..., T) twice -> (...)
 
     A silent reference gives -inf, a perfect estimate +inf.
     """
@@ -59,14 +60,14 @@ def inner_products(estimates: Tensor, references: Tensor) -> Tensor:
 
 
 class _Gram(torch.autograd.Function):
-    """All inner products of the M + S signals of an example: (B, M, T), (B, S, T) -> (B, M + S, M + S) float64."""
+    """`inner_products` in blocks of samples, with a gradient for both signals."""
 
     @staticmethod
     def forward(ctx: Any, estimates: Tensor, references: Tensor) -> Tensor:
         ctx.save_for_backward(estimates, references)
         batch, count, samples = estimates.shape
         signals = count + references.shape[1]
-        length = min(samples, block(estimates, 2 * batch * signals))  # float64 takes twice the room
+        length = min(samples, block(estimates, 2 * batch * signals))  # float64 takes twice the memory
         both = estimates.new_empty(batch, signals, length, dtype=wide(estimates))
         gram = estimates.new_zeros(batch, signals, signals, dtype=wide(estimates))
         with torch.autocast(estimates.device.type, enabled=False):

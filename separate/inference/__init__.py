@@ -1,1 +1,1 @@
-"""Recordings to stem files."""
+"""Inference: recordings to stem files."""

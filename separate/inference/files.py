@@ -1,11 +1,12 @@
-"""Separate audio files to stem files, block by block, so that a recording of any length fits into memory."""
+"""Separate audio files to stem files in blocks, so that a recording of any length fits into memory."""
 
 from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -22,33 +23,45 @@ SUBTYPES = {"float32": "FLOAT", "pcm16": "PCM_16", "pcm24": "PCM_24"}
 CEILING = 1 - 2**-15  # the largest sample of 16-bit PCM
 BLOCK = 2**18  # samples copied at a time
 
-Jobs = dict[Path, Path]
+
+@dataclass(frozen=True)
+class Job:
+    """A recording to separate, its header, and the folder of its stems."""
+
+    path: Path
+    info: audio.Info
+    folder: Path
 
 
-def plan(inputs: Sequence[str], out: Path) -> tuple[Jobs, dict[Path, audio.Info]]:
-    """{input file: folder for its stems} and their headers; folders stand for the audio files in them.
+def plan(inputs: Sequence[str], out: Path) -> list[Job]:
+    """The jobs of files and folders; a folder stands for the audio files in it.
 
-    UsageError or DataError before anything is computed, naming all that cannot be separated.
+    UsageError or DataError, before anything is computed, for all files that cannot be separated.
     """
-    jobs: Jobs = {}
+    folders: dict[Path, Path] = {}
     for name in inputs:
         path = Path(name)
         if path.is_dir():
             found = [file for file in map(Path, audio_files(path)) if out.resolve() not in file.resolve().parents]
             if not found:
                 raise UsageError(f"{path} holds no audio files ({', '.join(audio.ENDINGS)})")
-            jobs.update({file: out / file.relative_to(path).with_suffix("") for file in found})
+            folders.update({file: out / file.relative_to(path).with_suffix("") for file in found})
         else:
-            jobs[path] = out / path.stem
-    headers, problems = Headers().read(list(map(str, jobs)))
-    infos = {Path(path): info for path, info in headers.items()}
-    for path, info in infos.items():
+            folders[path] = out / path.stem
+    headers, problems = Headers().read(list(map(str, folders)))
+    for name, info in headers.items():
         if info.frames < 2:
-            problems.append(f"{path}: holds {info.frames} samples, and at least 2 are needed to separate anything")
+            problems.append(f"{name}: holds {info.frames} samples, and at least 2 are needed to separate anything")
     if problems:
         raise DataError.of_files("nothing was separated, because of", problems, "Mend these or leave them out.")
+    _check_folders(folders)
+    return [Job(path, headers[str(path)], folder) for path, folder in folders.items()]
+
+
+def _check_folders(folders: Mapping[Path, Path]) -> None:
+    """UsageError for two recordings with the same folder of stems, and for a file in place of a folder."""
     taken: dict[Path, Path] = {}
-    for path, folder in jobs.items():
+    for path, folder in folders.items():
         if folder in taken:
             raise UsageError(
                 f"{taken[folder]} and {path} would both be written to {folder}; separate them apart with -o"
@@ -57,68 +70,65 @@ def plan(inputs: Sequence[str], out: Path) -> tuple[Jobs, dict[Path, audio.Info]
         blocking = next((place for place in (folder, *folder.parents) if place.exists() and not place.is_dir()), None)
         if blocking:
             raise UsageError(f"{blocking} is a file, so that no stems can be written to {folder}; choose another -o")
-    return jobs, infos
 
 
-def refuse_overwriting(jobs: Jobs, sources: Sequence[str]) -> None:
-    """UsageError where a stem would take the place of a file that is to be separated."""
-    inputs = {path.resolve() for path in jobs}
-    for path, folder in jobs.items():
+def refuse_overwriting(jobs: Sequence[Job], sources: Sequence[str]) -> None:
+    """UsageError for a stem that would replace an input."""
+    inputs = {job.path.resolve() for job in jobs}
+    for job in jobs:
         for name in sources:
-            if (folder / f"{name}.wav").resolve() in inputs:
-                raise UsageError(f"a stem of {path} would overwrite the input {folder}/{name}.wav; choose another -o")
+            stem = job.folder / f"{name}.wav"
+            if stem.resolve() in inputs:
+                raise UsageError(f"a stem of {job.path} would overwrite the input {stem}; choose another -o")
 
 
-def separate_file(
-    separator: Separator, path: Path, info: audio.Info, folder: Path, format: str, chunk: float, overlap: float
-) -> float:
-    """Write FOLDER/SOURCE.wav for each source, as long, at the rate and with the channels of `path`.
+def separate_file(separator: Separator, job: Job, format: str, chunk: float, overlap: float) -> float:
+    """Write FOLDER/SOURCE.wav for each source with the length, rate and channels of the recording; return their gain.
 
-    The stems appear all together when they are whole.  The gain that they share comes back: 1, or less where a PCM
-    format (pcm16, pcm24; float32 never) would have clipped.
+    All stems appear at once when they are complete.  The gain is common to them: below 1 where a PCM format (pcm16,
+    pcm24) would have clipped, always 1 for float32.  chunk, overlap: seconds.
     """
+    folder = job.folder
     folder.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
         stems = [scratch / f"{name}.wav" for name in separator.sources]
-        peak = _write_stems(separator, path, info, stems, chunk, overlap)
+        peak = _write_stems(separator, job, stems, chunk, overlap)
         gain = 1.0
         if format != "float32":
             gain = min(1.0, CEILING / peak) if peak > 0 else 1.0
             for stem in stems:
-                _convert(stem, gain, SUBTYPES[format], info)
+                _convert(stem, gain, SUBTYPES[format], job.info)
         folder.mkdir(exist_ok=True)
         for stem in stems:
             stem.replace(folder / stem.name)
         return gain
-    except soundfile.LibsndfileError:  # reading has its own errors
+    except soundfile.LibsndfileError:  # of writing; reading raises our own errors
         raise SeparateError(
-            f"the stems of {path} could not be written to {folder} (is the disk full?); make room or choose another "
-            f"folder with -o; nothing was left half-written"
+            f"the stems of {job.path} could not be written to {folder} (is the disk full?); make room or choose "
+            f"another folder with -o; no partial files were left"
         ) from None
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _write_stems(
-    separator: Separator, path: Path, info: audio.Info, stems: Sequence[Path], chunk: float, overlap: float
-) -> float:
-    """The stems as float WAV; their largest absolute sample comes back."""
-    peak = 0.0
+def _write_stems(separator: Separator, job: Job, stems: Sequence[Path], chunk: float, overlap: float) -> float:
+    """Write the stems as float WAV and return their largest absolute sample."""
+    info, peak = job.info, 0.0
     with ExitStack() as stack:
         files = [
             stack.enter_context(audio.create(stem, info.frames, info.sample_rate, info.channels)) for stem in stems
         ]
         bar = stack.enter_context(
-            tqdm(total=round(info.seconds, 1), desc=path.name, unit="s", leave=False, disable=None)
+            tqdm(total=round(info.seconds, 1), desc=job.path.name, unit="s", leave=False, disable=None)
         )
 
         def read(start: int, stop: int) -> torch.Tensor:
-            return torch.from_numpy(audio.read(path, start, stop - start))
+            return torch.from_numpy(audio.read(job.path, start, stop - start))
 
         for block in separator.blocks(read, info.frames, info.sample_rate, chunk, overlap):
             if not block.isfinite().all():
-                raise DataError(f"{path}: the network made NaN or infinite samples of it; nothing was written")
+                raise DataError(f"{job.path}: the network made NaN or infinite samples of it; nothing was written")
             peak = max(peak, block.abs().max().item())
             for file, estimate in zip(files, block, strict=True):
                 file.write(estimate.T.numpy())

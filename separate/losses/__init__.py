@@ -1,14 +1,13 @@
-"""What a training minimises: each loss maps (Separation, Batch) to a scalar and its named parts."""
+"""Losses: each maps (Separation, Batch) to a scalar and its named parts."""
 
 from separate.losses.base import Loss, PairedLoss
 from separate.losses.clustering import AttractorLoss, ClusteringLoss
 from separate.losses.mixit import MixITLoss
 from separate.losses.spectral import SpectralLoss
-from separate.losses.waveform import MultiResolutionSTFTLoss, SDSDRLoss, SISDRLoss, SNRLoss, WaveformLoss
-from separate.losses.weighted import LOSSES, WeightedSum
+from separate.losses.waveform import MultiResolutionSTFTLoss, SampleLoss, SDSDRLoss, SISDRLoss, SNRLoss, WaveformLoss
+from separate.losses.weighted import WeightedSum
 
 __all__ = [
-    "LOSSES",
     "AttractorLoss",
     "ClusteringLoss",
     "Loss",
@@ -18,6 +17,7 @@ __all__ = [
     "SDSDRLoss",
     "SISDRLoss",
     "SNRLoss",
+    "SampleLoss",
     "SpectralLoss",
     "WaveformLoss",
     "WeightedSum",

@@ -1,9 +1,9 @@
-"""Deep clustering: how far the affinities of embeddings are from those of the sources, through D x D Gram matrices.
+"""Deep clustering: the distance between the affinities of embeddings and of sources, from D x D Gram matrices.
 
-V (B, P, D) holds the embedding of each time-frequency bin, Y (B, P, S) how much of the bin each source has (one-hot
-for a hard assignment), w (B, P) how much the bin counts (0 = not at all).  With W = diag(w / sum of w) everything here
-follows from V^T W V, V^T W Y and Y^T W Y, so that no P x P affinity matrix is ever made.  Only V is differentiated.
-float16 and bfloat16 are computed in float32; the small matrices are summed up in float64 (float32 on MPS).
+V (B, P, D) holds the embedding of each time-frequency bin, Y (B, P, S) the share of each source in the bin (one-hot for
+a hard assignment), w (B, P) the weight of the bin.  With W = diag(w / sum of w) all losses here follow from V^T W V,
+V^T W Y and Y^T W Y, without a P x P affinity matrix.  Only V has a gradient.
+float16 and bfloat16 are computed in float32; the small matrices are summed in float64 (float32 on MPS).
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from torch.autograd.function import once_differentiable
 
 from separate.numerics import block, precise, wide
 
-RIDGE = 1e-5  # of the mean eigenvalue, added to each: what float32 products leave uncertain is some 1e-6
+RIDGE = 1e-5  # re the mean eigenvalue, added to each; the rounding of float32 products is about 1e-6
 
 
 def deep_clustering(embeddings: Tensor, assignments: Tensor, weights: Tensor) -> Tensor:
     """|W^1/2 (V V^T - Y Y^T) W^1/2|^2, squared Frobenius norm (Hershey et al., 2016).  -> (B,)
 
-    It is |V^T W V|^2 - 2 |V^T W Y|^2 + |Y^T W Y|^2, and with weights that sum to 1 (W above) the mean over pairs of
-    bins: it does not grow with their number.  0 where all weights are 0.
+    Equal to |V^T W V|^2 - 2 |V^T W Y|^2 + |Y^T W Y|^2.  W sums to 1, so that the loss is a mean over pairs of bins.
+    0 where all weights are 0.
     """
     vv, vy, yy, _ = _weighted_grams(embeddings, assignments, weights)
     loss = _energy(vv) - 2 * _energy(vy) + _energy(yy)
@@ -34,9 +34,9 @@ def deep_clustering(embeddings: Tensor, assignments: Tensor, weights: Tensor) ->
 def whitened(embeddings: Tensor, assignments: Tensor, weights: Tensor) -> Tensor:
     """D - tr((V^T W V)^-1 V^T W Y (Y^T W Y)^-1 Y^T W V), whitened k-means (Wang et al., 2018).  -> (B,)
 
-    From D - S, each source a direction of its own, to D, nothing in common; unmoved by any invertible map of V.
-    A ridge of 1e-5 of the mean eigenvalue keeps it defined, with finite gradients, for silent sources, collapsed
-    embeddings and fewer bins than dimensions.  0 where all weights are 0; NaN, not an exception, where V has NaN.
+    Between D - S (each source has a direction of its own) and D (nothing in common); invariant to invertible maps of V.
+    A ridge of 1e-5 of the mean eigenvalue gives finite values and gradients for silent sources, collapsed embeddings
+    and fewer bins than dimensions.  0 where all weights are 0; NaN where V has NaN.
     """
     vv, vy, yy, total = _weighted_grams(embeddings, assignments, weights)
     (of_v, failed_v), (of_y, failed_y) = _cholesky(vv), _cholesky(yy)
@@ -60,7 +60,7 @@ def _weighted_grams(embeddings: Tensor, assignments: Tensor, weights: Tensor) ->
 
 
 class _Grams(torch.autograd.Function):
-    """V^T diag(w) V, V^T diag(w) Y, Y^T diag(w) Y: one pass over V forwards, one backwards, in blocks of bins."""
+    """V^T diag(w) V, V^T diag(w) Y, Y^T diag(w) Y in blocks of bins: one pass over V forward, one backward."""
 
     @staticmethod
     def forward(ctx: Any, v: Tensor, y: Tensor, w: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -93,7 +93,7 @@ class _Grams(torch.autograd.Function):
 
 
 def _blocks(v: Tensor, y: Tensor, w: Tensor) -> Iterator[tuple[slice, Tensor, Tensor, Tensor, Tensor]]:
-    """Spans of bins with v (B, L, D), y (B, L, S), w (B, L, 1), in at least float32, and space of the shape of v."""
+    """Spans of bins: v (B, L, D), y (B, L, S), w (B, L, 1), in at least float32, and a buffer of the shape of v."""
     (batch, bins, size), dtype = v.shape, precise(v)
     length = min(bins, block(v, batch * size))
     work = v.new_empty(batch, length, size, dtype=dtype)
@@ -104,7 +104,7 @@ def _blocks(v: Tensor, y: Tensor, w: Tensor) -> Iterator[tuple[slice, Tensor, Te
 
 
 def _cholesky(gram: Tensor) -> tuple[Tensor, Tensor]:
-    """The factor (B, n, n) of gram + ridge, and where (B,) there is none."""
+    """The Cholesky factor (B, n, n) of gram + ridge, and whether (B,) the factorisation failed."""
     mean = gram.diagonal(dim1=1, dim2=2).mean(1)[:, None, None]  # of the eigenvalues
     ridge = (RIDGE * mean + 1e-30) * torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
     factor, info = torch.linalg.cholesky_ex(gram + ridge)

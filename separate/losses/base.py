@@ -1,4 +1,4 @@
-"""The contract of a loss: what it needs of a network, which targets it takes, and the permutation of sources."""
+"""Base classes of losses: needs, targets, and the pairing of estimates with references."""
 
 from __future__ import annotations
 
@@ -17,19 +17,20 @@ if TYPE_CHECKING:
 
 
 class Loss(nn.Module):
-    """A scalar to minimise, made of a separation and the batch that it is of.
+    """A scalar to minimise, a function of a separation and its batch.  Subclasses implement `forward`.
 
     needs: the heads that the network must have (`masks`, `complex_masks`, `embeddings`, `waveforms`), or `estimates`,
-    which all give whose masks or waveforms are differentiable.
-    domains: what its target may be compared with, see `separate.targets`; ValueError for a target of another one.
-    None takes any.  without_sources: it uses mixtures alone.
-    keeps_levels: whether it fixes level and polarity of the estimates; None where it does not compare them.
+    which networks with differentiable masks or waveforms give.
+    domains: the domains of the targets that it takes, see `separate.targets`, or None for any; ValueError for a target
+    of another domain.
+    without_sources: it sees mixtures alone.  most_estimates: the largest number of estimates that such a loss takes.
+    keeps_levels: whether it fixes level and polarity of the estimates; None for a loss that does not compare them.
     """
 
     needs: tuple[str, ...] = ("estimates",)
     domains: tuple[str, ...] | None = ("waveform",)
     without_sources = False
-    most_estimates: int = 0  # that it can share out, where it has no sources
+    most_estimates: int = 0
     keeps_levels: bool | None = True
 
     def __init__(self, target: Target) -> None:
@@ -44,27 +45,27 @@ class Loss(nn.Module):
             )
 
     def prepare(self, batch: Batch) -> Batch:
-        """The batch that the network is to separate, with what is cheaper to make before the network sees it."""
+        """The batch that the network separates: the given one, or another made of it."""
         if self.spectral:
-            _ = batch.source_spectrograms  # so that the mixture's is their sum, and one transform is saved
+            _ = batch.source_spectrograms  # the STFT of the mixture is their sum, which saves a transform
         return batch
 
     @property
     def spectral(self) -> bool:
-        """Whether it compares spectrograms or masks."""
+        """Whether the loss compares spectrograms or masks."""
         return self.domain != "waveform"
 
     def forward(self, separation: Separation, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """The mean over the examples, and the named parts that it is made of (none where it is one)."""
-        raise AssertionError("a loss says what it costs")
+        """The mean over the examples, (), and its parts by name for the log, {} for a loss of one part."""
+        raise NotImplementedError("subclasses of Loss implement forward(separation, batch)")
 
 
 class PairedLoss(Loss):
-    """A loss that compares each estimate with a reference.  A subclass says what it compares, and how.
+    """A loss that compares each estimate with a reference.  Subclasses implement `signals` and `distance`.
 
-    interchangeable: pair estimates and references the best way for each example, over the whole of it (Yu et al.,
-    2017, PIT); otherwise the first belongs to the first.
-    source_weights: how much each named source counts, 1 if it is not named; sources: their names.
+    interchangeable: pair estimates with references for the least loss of each example (Yu et al., 2017, utterance-level
+    PIT); otherwise in their order.
+    source_weights: the weight of each source by name, 1 if it is not named; sources: the names.
     """
 
     def __init__(
@@ -86,34 +87,34 @@ class PairedLoss(Loss):
         return pick(pairwise, best_permutation(pairwise.detach())).mean(), {}
 
     def mean(self, costs: Tensor) -> Tensor:
-        """(B, S) -> their mean, weighted by source."""
+        """(B, S) -> (), the mean weighted by source."""
         return costs.mean() if self.weights is None else (costs * self.weights).sum(1).mean() / self.weights.sum()
 
     def signals(self, separation: Separation, batch: Batch) -> tuple[Any, Any]:
-        """What is compared, estimates and references, each (B, S, ...)."""
-        raise AssertionError("a loss says what it compares")
+        """Estimates and references to compare, each (B, S, ...)."""
+        raise NotImplementedError("subclasses of PairedLoss implement signals(separation, batch)")
 
     def matched(self, estimate: Any, reference: Any) -> Tensor:
-        """(B, S, ...) twice -> (B, S), what each estimate costs against the reference beside it."""
+        """(B, S, ...) twice -> (B, S), the loss of each estimate against the reference of the same index."""
         return self.distance(estimate, reference)
 
     def pairwise(self, estimate: Any, reference: Any) -> Tensor:
-        """(B, M, ...), (B, S, ...) -> (B, M, S), what each estimate costs against each reference."""
+        """(B, M, ...), (B, S, ...) -> (B, M, S), the loss of each estimate against each reference."""
         return self.distance(estimate.unsqueeze(2), reference.unsqueeze(1))
 
     def distance(self, estimate: Tensor, reference: Tensor) -> Tensor:
-        """(..., C, F, N) or (..., C, T) twice, broadcast -> (...)."""
-        raise AssertionError("a loss says how far apart the two are")
+        """(..., C, F, N) or (..., T) twice, broadcast -> (...)."""
+        raise NotImplementedError("subclasses of PairedLoss implement distance(estimate, reference)")
 
 
 def pick(pairwise: Tensor, order: Tensor) -> Tensor:
-    """pairwise: (B, M, S), order: (B, S) as `best_permutation` gives it -> (B, S), the costs of the chosen pairs."""
+    """The losses of the chosen pairs.  pairwise: (B, M, S), order: (B, S) of `best_permutation` -> (B, S)"""
     return pairwise.gather(1, order.unsqueeze(1)).squeeze(1)
 
 
 def domain_of(target: Target) -> str:
-    """What a target, with arguments bound or not, is compared with."""
-    return getattr(getattr(target, "func", target), "domain", "value without a domain")
+    """The domain of a target, with arguments bound or not."""
+    return getattr(getattr(target, "func", target), "domain", "function without a domain (see separate.targets.target)")
 
 
 def _source_weights(

@@ -1,4 +1,4 @@
-"""Losses on embeddings: deep clustering, its whitened form, and attractors."""
+"""Losses of embeddings: deep clustering, its whitened form, and attractors."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ WEIGHTS: dict[str, Callable[[Tensor, float], Tensor]] = {  # of the mixture's bi
 
 
 class ClusteringLoss(Loss):
-    """How far the embeddings are from grouping the bins as the sources do.
+    """Deep clustering: the distance between the affinities of embeddings and those of the sources.
 
     objective: affinity (Hershey et al., 2016, eq. 1) or whitened (Wang et al., 2018, eq. 9).
-    weights: level leaves out the bins more than `level` dB below the example's loudest (Hershey et al., 2016),
-    magnitude weights each by its share of the mixture's magnitude (Wang et al., 2018), none counts all alike.
-    target: a mask that says whose a bin is, ibm by default; averaged over the channels.
-    A silent source owns no bin and changes nothing; a silent mixture costs 0, under whitened with level or magnitude
-    too, with zero gradient.
+    weights: level leaves out the bins more than `level` dB below the loudest bin of the example (Hershey et al., 2016),
+    magnitude weights each bin by its share of the mixture's magnitude (Wang et al., 2018), none weights all alike.
+    target: a mask that assigns bins to sources, ibm by default; averaged over the channels.
+    A silent source owns no bin and changes nothing.  A silent mixture costs 0 with zero gradient, under whitened only
+    with level or magnitude.
     """
 
     needs = ("embeddings",)
@@ -64,10 +64,10 @@ class ClusteringLoss(Loss):
 
 
 class AttractorLoss(Loss):
-    """Mean squared error of the magnitudes that attractors at the true sources mask (Chen et al., 2017, eq. 1).
+    """Mean squared error of magnitudes masked by the attractors of the true sources (Chen et al., 2017, eq. 1).
 
     Membership and level are those of the model, see `separate.models.embedding.Clusters`.
-    A silent source's attractor is the origin, and its mask asks for silence.
+    The attractor of a silent source is the origin, and its reference is silence.
     """
 
     needs = ("embeddings",)

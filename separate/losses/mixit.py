@@ -1,4 +1,4 @@
-"""Mixture invariant training: to separate without ever having seen a source alone."""
+"""Mixture invariant training: separation learnt from mixtures alone, without isolated sources."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from separate.targets import Target
 if TYPE_CHECKING:
     from separate.separator import Separation
 
-MOST_ESTIMATES = 12  # 4096 ways to share them out
+MOST_ESTIMATES = 12  # 4096 assignments to two mixtures
 
 
 class MixITLoss(Loss):
-    """Two mixtures are added, and all estimates shared out to give both back (Wisdom et al., 2020).
+    """MixIT: negative SNR in dB of two mixtures, each the sum of some estimates of their sum (Wisdom et al., 2020).
 
-    The network sees each example of a batch added to the next one, and of the 2^M ways to share M estimates out the
-    best counts, by the negative SNR in dB with a soft threshold (dB).  Only mixtures are used, no source.
-    A silent mixture costs the level above -80 dB of what it is given, which counts as at least 20 dB below the sum.
+    The network separates the sum of each example and the next one of the batch.  Of the 2^M assignments of M estimates
+    to the two mixtures, the best one counts.  threshold: SNR in dB at which the loss saturates.
+    A silent mixture costs the level of its estimates above -80 dB; that level counts as at least 20 dB below the sum.
     """
 
     without_sources = True
@@ -35,7 +35,7 @@ class MixITLoss(Loss):
         self.soft = softness(threshold)
 
     def prepare(self, batch: Batch) -> Batch:
-        """Each mixture plus the next one; a single one plus itself, half of its length later."""
+        """Add the next mixture to each mixture; add a single one to itself, rotated by half of its length."""
         first = batch.mixture
         second = first.roll(1, dims=0) if len(first) > 1 else first.roll(first.shape[-1] // 2, dims=-1)
         return Batch(first + second, torch.stack([first, second], dim=1), batch.tracks, batch.stft)
@@ -44,30 +44,31 @@ class MixITLoss(Loss):
         estimates, mixtures = separation.estimates.flatten(-2), batch.sources.flatten(-2)  # (B, M, T), (B, 2, T)
         with torch.autocast(estimates.device.type, enabled=False):
             floor = silence_floor(mixtures, batch.mixture.flatten(1))  # (B, 2)
-            given = best_sharing(estimates.detach(), mixtures, self.soft, floor) @ estimates
-            return negative_snr(given, mixtures, self.soft, floor).mean(), {}
+            summed = best_assignment(estimates.detach(), mixtures, self.soft, floor) @ estimates
+            return negative_snr(summed, mixtures, self.soft, floor).mean(), {}
 
 
 @lru_cache
-def _sharings(estimates: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """(2^M, 2, M): every way to give each of M estimates to one of two mixtures; kept on each device."""
+def _assignments(estimates: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """(2^M, 2, M): all assignments of M estimates to two mixtures, cached on each device."""
     if estimates > MOST_ESTIMATES:
-        raise ValueError(f"{estimates} estimates have too many sharings; mixit works with at most {MOST_ESTIMATES}")
+        raise ValueError(f"{estimates} estimates are too many for mixit; use at most {MOST_ESTIMATES}")
     with torch.inference_mode(False):  # also on a first call within inference mode
         first = (torch.arange(2**estimates)[:, None] >> torch.arange(estimates)) & 1
         return torch.stack([first, 1 - first], dim=1).to(device, dtype)
 
 
-def best_sharing(estimates: Tensor, mixtures: Tensor, soft: float, floor: Tensor) -> Tensor:
-    """(B, M, T), (B, 2, T) -> (B, 2, M) of 0 and 1: the sharing that costs least.  soft, floor (B, 2): as in the loss.
+def best_assignment(estimates: Tensor, mixtures: Tensor, soft: float, floor: Tensor) -> Tensor:
+    """The assignment with the least loss, 0 or 1.  (B, M, T), (B, 2, T) -> (B, 2, M)
 
-    All errors come from one Gram product: |x - a E|^2 = |x|^2 - 2 a E x + a E E' a'.
+    soft, floor (B, 2): as in the loss.  All errors follow from one Gram matrix,
+    |x - a E|^2 = |x|^2 - 2 a E x + a E E' a'.
     """
-    sharings = _sharings(estimates.shape[1], estimates.dtype, estimates.device)
+    assignments = _assignments(estimates.shape[1], estimates.dtype, estimates.device)
     gram = estimates @ estimates.mT  # (B, M, M)
     products = mixtures @ estimates.mT  # (B, 2, M)
-    quadratic = torch.einsum("kim,bmn,kin->bki", sharings, gram, sharings)
-    linear = torch.einsum("kim,bim->bki", sharings, products)
+    quadratic = torch.einsum("kim,bmn,kin->bki", assignments, gram, assignments)
+    linear = torch.einsum("kim,bim->bki", assignments, products)
     energy = mixtures.square().sum(-1)  # (B, 2)
     error = (energy.unsqueeze(1) * (1 + soft) - 2 * linear + quadratic).clamp_min(0) / estimates.shape[-1]
-    return sharings[torch.log10(error + floor.unsqueeze(1) + QUIET).sum(-1).argmin(dim=1)]
+    return assignments[torch.log10(error + floor.unsqueeze(1) + QUIET).sum(-1).argmin(dim=1)]

@@ -1,4 +1,4 @@
-"""Which estimate belongs to which reference: the assignment with the least total cost."""
+"""Pairing of estimates with references: the permutation with the least total loss."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from torch import Tensor
 
 from separate.numerics import wide
 
-MOST_ORDERS = 24  # those of 4 sources: more take longer to try than the Hungarian method needs
+MOST_ORDERS = 24  # permutations of 4 sources; with more the Hungarian method is faster
 MOST_ON_DEVICE = 16  # estimates with 2^16 subsets
 
 
 @lru_cache
 def _orders(estimates: int, references: int, device: torch.device) -> Tensor:
-    """(orders, S), kept on each device, since moving them makes the host wait."""
+    """(orders, S), cached on each device, since a copy makes the host wait."""
     with torch.inference_mode(False):  # also on a first call within inference mode
         return torch.tensor(list(permutations(range(estimates), references))).to(device)
 
 
 def best_permutation(pairwise: Tensor) -> Tensor:
-    """pairwise: (B, M estimates, S references), a cost -> (B, S), the estimate that belongs to each reference.
+    """The estimate of each reference.  pairwise: (B, M estimates, S references), a loss -> (B, S)
 
-    With M > S the estimates that are left over belong to none; ValueError for M < S.  Up to 24 orders are all tried
-    (Yu et al., 2017); beyond, and so for 5 sources, the CPU uses the Hungarian method (Kuhn, 1955).  Other devices
-    use dynamic programming over the subsets of estimates (Held and Karp, 1962), for which the host does not wait;
-    beyond 16 estimates the costs are copied to the CPU.  An example with a cost that is not finite keeps its order.
+    With M > S some estimates have no reference; ValueError for M < S.  Up to 24 permutations are searched exhaustively
+    (Yu et al., 2017).  For more, the CPU uses the Hungarian method (Kuhn, 1955); other devices use dynamic programming
+    over the subsets of estimates (Held and Karp, 1962), so that the host does not wait, and copy the losses to the CPU
+    beyond 16 estimates.  An example with a loss that is not finite keeps its order.
     """
     _, estimates, references = pairwise.shape
     if estimates < references:
@@ -48,17 +48,17 @@ def _finite(pairwise: Tensor) -> Tensor:
 def _hungarian(pairwise: Tensor) -> Tensor:
     from scipy.optimize import linear_sum_assignment  # slow to import, seldom needed
 
-    costs = pairwise.detach().cpu().double().mT  # (B, S, M); the host waits for it
+    costs = pairwise.detach().cpu().double().mT  # (B, S, M); the host waits
     unmoved = torch.arange(costs.shape[1])
     found = [torch.from_numpy(linear_sum_assignment(cost)[1]) if cost.isfinite().all() else unmoved for cost in costs]
     return torch.stack(found).to(pairwise.device)
 
 
 def by_subsets(pairwise: Tensor) -> Tensor:
-    """As `best_permutation`, in S rounds of 2^M x M steps.
+    """`best_permutation` by dynamic programming, in S rounds of 2^M x M steps.
 
-    Round s finds, for each subset of s estimates, the least cost of pairing it with the first s references, and the
-    estimate that the last of these gets.  Then the best subset of S estimates is traced back.
+    Round s finds the least loss of pairing each subset of s estimates with the first s references, and the estimate of
+    reference s.  The best subset of S estimates is then traced back.
     """
     batch, estimates, references = pairwise.shape
     subsets = torch.arange(2**estimates, device=pairwise.device).unsqueeze(1)  # (2^M, 1), a bit for each estimate
@@ -81,16 +81,15 @@ def by_subsets(pairwise: Tensor) -> Tensor:
 
 
 def select(sources: Tensor, order: Tensor) -> Tensor:
-    """sources: (B, M, ...) put into the order (B, S) that `best_permutation` found.  -> (B, S, ...)"""
+    """Sources (B, M, ...) in the order (B, S) of `best_permutation`.  -> (B, S, ...)"""
     index = order.reshape(*order.shape, *[1] * (sources.ndim - 2)).expand(*order.shape, *sources.shape[2:])
     return sources.gather(1, index)
 
 
 def match(reference: Tensor, estimates: Tensor, length: int | None = None, signed: bool = True) -> Tensor:
-    """estimates (S, C, T) in the order in which their first `length` samples correlate best with the reference's.
+    """Estimates (S, C, T) in the order in which their first `length` samples correlate best with the reference.
 
-    signed: an inverted source is a different one; otherwise only the magnitude of the correlation counts.
-    Where all is silent every order is as good, and the estimates stay as they are.
+    signed: use the signed correlation, else its magnitude, which ignores polarity.  Silent estimates keep their order.
     """
     head = estimates[..., :length]
     if signed:

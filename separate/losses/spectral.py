@@ -1,4 +1,4 @@
-"""L1 and mean squared error of masks, or of masked magnitudes, towards a target."""
+"""L1 and mean squared error of masks or masked magnitudes against a target."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ DISTANCES: dict[str, Callable[[Tensor], Tensor]] = {"l1": lambda x: x.abs(), "ms
 
 
 class SpectralLoss(PairedLoss):
-    """Mean over bins of |a - b| (l1) or its square (mse), where b is the target and a, by what the target is:
+    """Mean over bins of |a - b| (l1) or its square (mse), with the target b.  Its domain determines a:
 
-    spectrogram: mask |Y| (signal approximation).  mask: the mask itself (mask approximation); in bins where the
-    mixture is silent it costs nothing.  complex_mask: the compressed complex mask, real and imaginary part.
-    A silent reference asks for silence; a silent mixture costs 0 whatever the mask, with zero gradient.
+    spectrogram: mask |Y| (signal approximation).  mask: the mask (mask approximation); bins in which the mixture is
+    silent do not count.  complex_mask: real and imaginary part of the compressed complex mask.
+    A silent reference is compared like any other; a silent mixture costs 0 with zero gradient.
     """
 
     domains = ("spectrogram", "mask", "complex_mask")

@@ -1,6 +1,6 @@
-"""Losses on samples, through the differentiable inverse STFT where the network gives masks.
+"""Losses of waveforms; masks become waveforms through the differentiable inverse STFT.
 
-The channels of a source are taken together, as one long signal.
+The channels of a source are one long signal.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ if TYPE_CHECKING:
     from separate.data.batch import Batch
     from separate.separator import Separation
 
-QUIET = 1e-8  # mean square that is added where a logarithm is taken: -80 dB re full scale
-USUAL = 1e-2  # mean square of a mixture of a usual level, -20 dB re full scale
-SILENT = 1e-6  # re the mixture's energy: a source at most this loud (60 dB below) counts as silent
-INACTIVE = 1e-2  # re the mixture's energy: 20 dB below it, an estimate of a silent source is as good as silent
+QUIET = 1e-8  # mean square added under a logarithm: -80 dB re full scale
+USUAL = 1e-2  # mean square of a mixture at a usual level, -20 dB re full scale
+SILENT = 1e-6  # re the energy of the mixture: a source below -60 dB counts as silent
+INACTIVE = 1e-2  # re the energy of the mixture: the floor, -20 dB, of the error of a silent source
 
 DISTANCES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "l1": lambda error, floor: error.abs().mean(-1),
@@ -33,11 +33,11 @@ DISTANCES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 
 
 def silence_floor(reference: Tensor, mixture: Tensor) -> Tensor:
-    """The mean square that is added to the error of an estimate of a silent source; 0 where the source sounds.
+    """The mean square to add to the error of a silent source; 0 for other sources.
 
-    The logarithm of an error that may go to 0 has no bounded gradient.  So the error of a silent source has a floor
-    20 dB below its mixture (Wisdom et al., 2021, the loss of inactive sources); a silent mixture counts as one of
-    -20 dB.  reference: (B, S, T); mixture: (B, T) -> (B, S)
+    The logarithm of an error has an unbounded gradient near 0.  The error of a silent source therefore has a floor 20
+    dB below the mixture (Wisdom et al., 2021, the loss of inactive sources); a silent mixture counts as one at -20 dB.
+    reference: (B, S, T); mixture: (B, T) -> (B, S)
     """
     energy, of_mixture = reference.square().mean(-1), mixture.square().mean(-1, keepdim=True)
     of_mixture = _usual_if_silent(of_mixture)
@@ -45,19 +45,19 @@ def silence_floor(reference: Tensor, mixture: Tensor) -> Tensor:
 
 
 def _usual_if_silent(of_mixture: Tensor) -> Tensor:
-    """Mean squares of mixtures, of a usual level where a mixture is silent."""
+    """Mean squares of mixtures; a silent mixture gets the usual level."""
     return torch.where(of_mixture > QUIET, of_mixture, USUAL)
 
 
 class SampleLoss(PairedLoss):
-    """What a subclass's `distance` says of two signals (..., C T)."""
+    """A loss of two waveforms (..., C T).  Subclasses implement `distance(estimate, reference)`, broadcast -> (...)."""
 
     def signals(self, separation: Separation, batch: Batch) -> tuple[Any, Any]:
         return separation.estimates.flatten(-2), self.target(batch.sources, batch.mixture).flatten(-2)
 
 
 class FlooredLoss(SampleLoss):
-    """Compares two signals (..., C T) by a subclass's `error`, given the `silence_floor` (...) of the second."""
+    """A loss of two waveforms (..., C T) and a `silence_floor` (...).  Subclasses implement `error`."""
 
     def signals(self, separation: Separation, batch: Batch) -> tuple[Any, Any]:
         estimate, reference = super().signals(separation, batch)
@@ -70,13 +70,15 @@ class FlooredLoss(SampleLoss):
         return self.error(estimate.unsqueeze(2), *(x.unsqueeze(1) for x in reference))
 
     def error(self, estimate: Tensor, reference: Tensor, floor: Tensor) -> Tensor:
-        raise AssertionError("a loss says how far apart the two are")
+        """(..., C T) twice and (...), broadcast -> (...)."""
+        raise NotImplementedError("subclasses of FlooredLoss implement error(estimate, reference, floor)")
 
 
 class WaveformLoss(FlooredLoss):
-    """Mean over samples of the error (l1), of its square (mse), or that in dB (log_mse, Heitkaemper et al., 2020).
+    """Mean absolute error (l1), mean squared error (mse), or the latter in dB (log_mse, Heitkaemper et al., 2020).
 
-    A silent reference asks for silence; log_mse has its floor at -80 dB, for a silent one 20 dB below the mixture.
+    A silent reference is compared like any other.  log_mse has a floor at -80 dB, for a silent reference 20 dB below
+    the mixture.
     """
 
     def __init__(
@@ -95,10 +97,10 @@ class WaveformLoss(FlooredLoss):
 
 
 class SISDRLoss(SampleLoss):
-    """Negative SI-SDR in dB (Le Roux et al., 2019); zero_mean: of signals less their means, SI-SNR (Luo et al., 2018).
+    """Negative SI-SDR in dB (Le Roux et al., 2019).  zero_mean: subtract the means first, SI-SNR (Luo et al., 2018).
 
     A silent reference or estimate costs about 69 dB, the floor of `si_sdr` in float32, with a finite gradient.
-    Neither level nor polarity of an estimate counts.
+    Level and polarity of an estimate do not count.
     """
 
     keeps_levels = False
@@ -135,16 +137,16 @@ def negative_snr(estimate: Tensor, reference: Tensor, soft: float, floor: Tensor
 
 
 def softness(threshold: float) -> float:
-    """The share of the reference that stays as error at a threshold in dB of SNR."""
+    """The share of the reference in the error at an SNR of `threshold` dB."""
     return 10 ** (-threshold / 10)
 
 
 class SNRLoss(FlooredLoss):
-    """Negative SNR in dB, 10 log10((|s - e|^2 + t |s|^2) / |s|^2), so that levels count.
+    """Negative SNR in dB, 10 log10((|s - e|^2 + t |s|^2) / |s|^2); levels count.
 
-    threshold: dB, the SNR beyond which little is gained, t = 10^(-threshold / 10) (Wisdom et al., 2020, eq. 3); None
-    has none.  A silent reference costs the level of the estimate above -80 dB; that level counts as at least 20 dB
-    below the mixture.  A perfect estimate costs at most 80 dB less than the reference's level.
+    threshold: SNR in dB at which the loss saturates, t = 10^(-threshold / 10) (Wisdom et al., 2020, eq. 3); None:
+    never. A silent reference costs the level of the estimate above -80 dB; that level counts as at least 20 dB below
+    the mixture.  A perfect estimate costs at most 80 dB less than the level of the reference.
     """
 
     def __init__(
@@ -179,9 +181,9 @@ class MultiResolutionSTFTLoss(SampleLoss):
     """Spectral convergence and L1 of log magnitudes, mean over several STFTs (Yamamoto et al., 2020, eq. 3 to 6).
 
     ffts, hops, windows: samples, of each resolution (Hann windows).  Magnitudes below 1e-4 count as 1e-4.
-    Spectral convergence is relative to the reference, but at least to a level 20 dB below the mixture.  For a silent
-    reference it is relative to the mixture, and magnitudes 20 dB below the mixture's are as good as silent: a floor
-    like that of `silence_floor`, so that no silent source outweighs the others.
+    Spectral convergence is relative to the reference, or to a level 20 dB below the mixture if that is higher.  For a
+    silent reference it is relative to the mixture, and magnitudes below -20 dB re the mixture count as silent, as in
+    `silence_floor`, so that a silent source does not outweigh the others.
     The polarity of an estimate does not count.
     """
 
@@ -238,10 +240,10 @@ class MultiResolutionSTFTLoss(SampleLoss):
 
 
 class Reference(NamedTuple):
-    """The reference of estimates in one resolution.
+    """The reference in one resolution.
 
-    magnitude: (..., C, F, N); scale: (..., C), what the error is relative to; least: (..., C), smaller magnitudes
-    count as this one.
+    magnitude: (..., C, F, N); scale: (..., C), the denominator of the spectral convergence; least: (..., C), the floor
+    of the magnitudes.
     """
 
     magnitude: Tensor
@@ -250,7 +252,7 @@ class Reference(NamedTuple):
 
     @classmethod
     def of(cls, magnitude: Tensor, silent: Tensor, power: Tensor) -> Reference:
-        """magnitude: (B, S, C, F, N); silent: (B, S); power: (B, 1, 1), the mean over the mixture's bins."""
+        """magnitude: (B, S, C, F, N); silent: (B, S); power: (B, 1, 1), the mean over the bins of the mixture."""
         energy = magnitude.square().sum((-2, -1))
         of_mixture = power * magnitude.shape[-2:].numel()
         scale = torch.where(silent.unsqueeze(-1), of_mixture, torch.maximum(energy, INACTIVE * of_mixture)).sqrt()
@@ -258,11 +260,11 @@ class Reference(NamedTuple):
         return cls(magnitude, scale, least)
 
     def beside_all(self) -> Reference:
-        """The same, (B, S, ...) as (B, 1, S, ...)."""
+        """The reference with (B, S, ...) as (B, 1, S, ...), to pair it with all estimates."""
         return Reference(*(x.unsqueeze(1) for x in self))
 
     def distance(self, estimate: Tensor) -> Tensor:
-        """Of magnitudes (..., C, F, N), broadcast -> (...)."""
+        """The loss of magnitudes (..., C, F, N), broadcast -> (...)."""
         error = (self.magnitude - estimate).square().sum((-2, -1)).clamp_min(QUIET**2).sqrt()
         least = self.least[..., None, None]
         logarithms = (torch.maximum(self.magnitude, least).log() - torch.maximum(estimate, least).log()).abs()
@@ -270,5 +272,5 @@ class Reference(NamedTuple):
 
 
 def _padded(waveform: Tensor, length: int) -> Tensor:
-    """Zeros up to the length that an STFT can reflect at its ends."""
+    """Zero-pad to the least length that an STFT can reflect at its ends."""
     return torch.nn.functional.pad(waveform, (0, length - waveform.shape[-1]))

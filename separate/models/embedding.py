@@ -10,7 +10,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from separate.clustering import assign, kmeans
+from separate.clustering import Search, assign, kmeans
 from separate.models.layers import Masks, check_at_most, check_level, check_positive, choose, make_activation
 from separate.models.recurrent import MaskHead, RecurrentBody
 from separate.models.representation import Representation
@@ -55,7 +55,7 @@ class Clusters(nn.Module):
         points = rearrange(embeddings.float(), "b f n d -> b (n f) d")
         if self.interchangeable:
             weights = rearrange(audible(mixture, self.level), "b f n -> b (n f)")
-            centres = kmeans(points, len(self.centres), weights, starts=self.starts)
+            centres = kmeans(points, len(self.centres), weights, Search(starts=self.starts))
         else:
             centres = self.centres.expand(len(points), -1, -1)
         if self.membership == "hard":

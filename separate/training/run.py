@@ -28,12 +28,13 @@ from separate.data.mixing.augmenter import Augmenter
 from separate.data.storage.download import refuse_commands
 from separate.device import choose_device
 from separate.errors import SeparateError, UsageError
+from separate.evaluation.metrics import higher_is_better, with_own
 from separate.files import FULL, printable, replace_file
 from separate.instantiate import build_loss, build_optimizer, build_separator, targets_in, trusted
 from separate.process import settle, worker_count
 from separate.training.deferred import fuse
 from separate.training.runlog import RunLog
-from separate.training.state import State, higher_is_better
+from separate.training.state import State
 from separate.training.trainer import Training, fit, how_to_go_on, measure, precision
 from separate.validation import brief, check_ranges, fits
 
@@ -83,7 +84,7 @@ def run(config: TrainConfig, folder: Path, changed: Sequence[str] = ()) -> float
     else:
         measure(state, training)
     _write_config(folder, training.config)
-    training.log = RunLog(folder, typed(LoggerConfig, plain["logger"], "logger."), state.epoch)
+    training.log = RunLog(folder, typed(LoggerConfig, plain["logger"], "logger."), state.epoch, trust)
     try:
         try:
             best = fit(state, training)
@@ -127,7 +128,8 @@ def prepare(
         augment.noise.reader = train.reader  # noise has the encoding of the sources
 
     separator.to(device)
-    mode = "max" if higher_is_better(options.monitor) else "min"
+    metrics = with_own(config.get("metrics", []), trust)
+    mode = "max" if higher_is_better(options.monitor, metrics) else "min"
     optimizer, scheduler = build_optimizer(config, separator.parameters(), mode, trust)
     fuse(optimizer, device)
     dtype = precision(options.precision, separator)
@@ -155,6 +157,7 @@ def prepare(
         augment=augment,
         lags=device.type != "cpu",
         dtype=dtype,
+        metrics=metrics,
     )
     return state, training
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,9 +20,12 @@ log = logging.getLogger(__name__)
 
 
 class RunLog:
-    """Writes to a run's folder.  epoch: the epochs done so far; what a stopped run wrote after them is dropped."""
+    """Writes to a run's folder.  epoch: the epochs done so far; later lines of a stopped run are dropped.
 
-    def __init__(self, folder: Path, options: LoggerConfig, epoch: int = 0) -> None:
+    trust: as in `instantiate.build`, for figures of other packages.
+    """
+
+    def __init__(self, folder: Path, options: LoggerConfig, epoch: int = 0, trust: Sequence[str] | None = None) -> None:
         self.path = folder / "metrics.jsonl"
         self.options = options
         step = 0  # the last one logged
@@ -33,6 +37,9 @@ class RunLog:
         if options.tensorboard:
             from torch.utils.tensorboard import SummaryWriter
 
+            from separate.figures import with_own
+
+            self.figures = with_own(options.figures, trust)
             self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)  # what older files hold
 
     def epoch(self, facts: dict[str, float], improved: bool) -> None:
@@ -66,24 +73,24 @@ class RunLog:
 
         from separate.data.mixing.raw_batch import collate
         from separate.evaluation.scores import arrange_separation
-        from separate.figures import filters_figure, separation_figure
-        from separate.models.filterbank import Encoder
+        from separate.figures import SeparatedExamples
 
         separator = state.separator.eval()
-        for name, part in separator.network.named_modules():
-            if isinstance(part, Encoder):
-                self.board.add_figure(f"filters/{name}", filters_figure(part.weight, separator.sample_rate), state.step)
-        for index in range(min(self.options.examples, len(valid))):
-            batch = collate([valid.fixed(index)]).to(separator.device, separator.stft)
-            with torch.inference_mode():
+        separated = SeparatedExamples(separator, [], valid.sources)
+        with torch.inference_mode():
+            for index in range(min(self.options.examples, len(valid))):
+                batch = collate([valid.fixed(index)]).to(separator.device, separator.stft)
                 separation = separator.separate(batch)
-                if separator.interchangeable:  # beside each speaker the estimate that is of them
+                if separator.interchangeable:  # estimates in the order of the references
                     separation = arrange_separation(separation)
-                figure = separation_figure(batch, separation, valid.sources, separator.sample_rate)
-                estimates = separation.estimates[0].mean(dim=1).cpu()
-            self.board.add_figure(f"example_{index}", figure, state.step)
+                separated.examples.append(separation)
+            for draw in self.figures:
+                for tag, figure in draw(separated):
+                    self.board.add_figure(tag, figure, state.step)
+        for index, separation in enumerate(separated.examples):
+            estimates = separation.estimates[0].mean(dim=1).cpu()
             signals = {
-                "mixture": batch.mixture[0].mean(dim=0).cpu(),
+                "mixture": separation.batch.mixture[0].mean(dim=0).cpu(),
                 **dict(zip(valid.sources, estimates, strict=True)),
             }
             for name, audio in signals.items():

@@ -11,12 +11,6 @@ import torch
 from separate.separator import Separator
 from separate.training.deferred import Pending
 
-HIGHER_IS_BETTER = ("sdr", "snr")  # in a metric's name; of every other quantity less is better
-
-
-def higher_is_better(metric: str) -> bool:
-    return any(word in metric for word in HIGHER_IS_BETTER)
-
 
 @dataclass
 class State:

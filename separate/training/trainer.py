@@ -7,9 +7,9 @@ import math
 import re
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,8 @@ from separate.data.loader import FixedBatches, TrainingSteps, load
 from separate.data.mixing.augmenter import Augmenter
 from separate.data.mixing.raw_batch import RawBatch
 from separate.errors import SeparateError, UsageError
-from separate.evaluation.scores import METRICS, score
+from separate.evaluation.metrics import METRICS, Metric, higher_is_better
+from separate.evaluation.scores import score
 from separate.files import replace_file
 from separate.losses import Loss
 from separate.models.representation import observers
@@ -32,7 +33,7 @@ from separate.process import release
 from separate.separator import Separator
 from separate.training import deferred
 from separate.training.runlog import RunLog
-from separate.training.state import State, higher_is_better
+from separate.training.state import State
 
 log = logging.getLogger(__name__)
 
@@ -70,6 +71,7 @@ class Training:
     log: RunLog | None = None
     lags: bool = False
     dtype: torch.dtype = torch.float32
+    metrics: Mapping[str, Metric] = field(default_factory=lambda: METRICS)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -86,7 +88,7 @@ class Training:
     @property
     def monitors(self) -> list[str]:
         """What `trainer.monitor` can name."""
-        return ["valid/loss", *(f"valid/{metric}" for metric in METRICS)]
+        return ["valid/loss", *(f"valid/{metric}" for metric in self.metrics)]
 
 
 def precision(name: str, separator: Separator) -> torch.dtype:
@@ -317,7 +319,7 @@ def validate(state: State, training: Training, interruption: Interruption) -> di
     separator, loss = state.separator.eval(), training.loss
     losses: list[Tensor] = []
     examples = 0
-    scores: dict[str, list[Tensor]] = {name: [] for name in METRICS}
+    scores: dict[str, list[Tensor]] = {name: [] for name in training.metrics}
     batches = FixedBatches(training.valid, training.batch_size)
     pin = separator.device.type == "cuda"
     begun = time.perf_counter()
@@ -331,7 +333,9 @@ def validate(state: State, training: Training, interruption: Interruption) -> di
             if prepared is not batch:
                 separation = separator.separate(batch)
             examples += len(batch.mixture)
-            found = score(separation.estimates, batch.sources, batch.mixture, separator.interchangeable)
+            found = score(
+                separation.estimates, batch.sources, batch.mixture, separator.interchangeable, training.metrics
+            )
             for name, values in found.items():
                 scores[name].append(values)
             interruption.check()
@@ -347,7 +351,7 @@ def end_epoch(state: State, training: Training, means: dict[str, float]) -> None
     """Judge the epoch, adapt the learning rate, write it all down."""
     options = training.options
     value = means[options.monitor]
-    upwards = higher_is_better(options.monitor)
+    upwards = higher_is_better(options.monitor, training.metrics)
     if not math.isfinite(value):
         log.warning("epoch %d: %s is %g; such an epoch is never the best", state.epoch + 1, options.monitor, value)
     gain = math.inf if state.best is None else (value - state.best) if upwards else (state.best - value)
