@@ -8,9 +8,7 @@ import sys
 from pathlib import Path
 
 from separate.cli import one_sentence
-from separate.config import EvalConfig, check_overlap
 from separate.process import tune
-from separate.validation import check_numbers, range_of
 
 # File names may hold anything, so this program takes its arguments plainly and not through Hydra's grammar.
 
@@ -56,13 +54,15 @@ def main() -> None:
 
 
 def _infer(arguments: argparse.Namespace) -> None:
-    for name in ("chunk", "overlap"):
-        check_numbers(f"--{name}", getattr(arguments, name), range_of(EvalConfig, name))
-    check_overlap(arguments.chunk, arguments.overlap, "--")
     from separate import checkpoint
+    from separate.config import EvalConfig, check_overlap
     from separate.inference.files import plan, refuse_overwriting, separate_file
     from separate.process import release, settle
+    from separate.validation import options
 
+    for name in ("chunk", "overlap"):
+        options(EvalConfig)[name].check(f"--{name}", getattr(arguments, name))
+    check_overlap(arguments.chunk, arguments.overlap, "--")
     jobs, infos = plan(arguments.inputs, arguments.out)
     path = checkpoint.find(arguments.checkpoint)
     print(f"checkpoint: {path}")

@@ -19,7 +19,7 @@ from separate.data.storage.reading import Reader, Region, Span
 from separate.data.tracks import Files, Piece
 from separate.errors import DataError, UsageError
 from separate.files import cache_folder
-from separate.validation import check_ranges
+from separate.validation import validate
 
 OF_SAMPLES = ("speed", "tempo", "pitch", "equaliser", "reverb")  # these cannot be applied to frames of a spectrogram
 
@@ -207,7 +207,7 @@ def _files(folder: str | None, key: str, memory: Path) -> Files:
 
 def _check(options: AugmentConfig, channels: int) -> None:
     """UsageError for values that mean nothing."""
-    check_ranges(AugmentConfig, vars(options), "augment.")
+    validate(AugmentConfig, vars(options), "augment.")
     for name in ("gain", "loudness", "speed", "tempo", "pitch", "noise_snr"):
         bounds = getattr(options, name)
         if bounds is not None and not (len(bounds) == 2 and bounds[0] <= bounds[1]):
