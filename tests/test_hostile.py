@@ -151,7 +151,7 @@ def test_values_are_shown_on_one_short_line():
     [
         (["model=[1]"], "a group is chosen by a name"),
         (["stft=3"], "a group is chosen by a name"),
-        ([f"batch_size={'9' * 5000}"], "integer of so many digits"),
+        ([f"batch_size={'9' * 5000}"], "integer with too many digits"),
         (["trainer.epochs=${nowhere}"], "nowhere"),
         (["trainer.epochs=${trainer.epochs}"], "ecursi"),
         (["data.sources={a: b}"], "data.sources"),

@@ -7,8 +7,6 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-import hydra
-
 from separate.cli import in_job, one_sentence, run_hydra
 from separate.errors import UsageError, nearest
 from separate.files import cache_folder
@@ -22,7 +20,6 @@ FLAGS = ("--json",)
 asked: dict[str, str | bool] = {}  # the command, which is no override and so goes past Hydra, and its flags
 
 
-@hydra.main(version_base="1.3", config_path="pkg://separate.conf", config_name="dataset")
 def data(cfg: DictConfig) -> None:
     return in_job("separate-data", lambda: _data(cfg))
 
