@@ -72,7 +72,7 @@ def find_target(spec: Any, where: str, trust: Sequence[str] | None = None) -> Ca
     target = getattr(found, attribute)
     imported = not f"{getattr(target, '__module__', '')}.".startswith(own)  # our modules import others, os say
     if not callable(target) or (trust is not None and name.startswith(own) and imported):
-        raise UsageError(f"{where}._target_={name} is no class or function of its own; name one")
+        raise UsageError(f"{where}._target_={name} is not a class or function defined there; name one")
     return target
 
 
@@ -84,7 +84,9 @@ def _arguments(
     try:
         parameters = inspect.signature(target).parameters
     except ValueError:
-        raise UsageError(f"{where}._target_={name} does not say which options it takes; name another class") from None
+        raise UsageError(
+            f"{where}._target_={name} has no signature to check options with; name another class"
+        ) from None
     free = [key for key in parameters if key not in context and key not in ("self", "params")]
     takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     arguments = {}
@@ -169,7 +171,7 @@ def build_separator(
     network = make()
     if not isinstance(network, nn.Module) or not set(getattr(network, "provides", ())) & set(HEADS):
         raise UsageError(
-            f"{config['model']['_target_']} is no network, or does not say what it provides; give it "
+            f"{config['model']['_target_']} is not a network, or does not declare its heads; give it "
             f"provides = ('masks',) or ('waveforms',), see the README"
         )
     return Separator(
@@ -207,7 +209,7 @@ def build_optimizer(
 
 
 def _not_a(where: str, spec: Mapping[str, Any], example: str) -> UsageError:
-    return UsageError(f"{where}._target_={spec['_target_']} makes no {where}; name one, e.g. {example}")
+    return UsageError(f"{where}._target_={spec['_target_']} does not make a {where}; name one, e.g. {example}")
 
 
 def _rescale(config: Mapping[str, Any], trust: Sequence[str] | None) -> bool:

@@ -114,7 +114,7 @@ class Option(NamedTuple):
         for one in errors:
             found, kind = one["input"], one["type"]
             place = f"{_place(key, value, one['loc'])}={brief(found)}"
-            if kind in OUT_OF_RANGE and isinstance(found, (int, float)) and not self.allowed.holds(found):
+            if kind in OUT_OF_RANGE and type(found) in (int, float) and not self.allowed.holds(found):
                 return f"{place} must be {self.allowed}"
             if not kind.endswith(MISTYPED):
                 return f"{place}: {one['msg']}"

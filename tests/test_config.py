@@ -2,10 +2,12 @@
 
 from dataclasses import asdict
 from pathlib import Path
+from typing import Annotated, Literal
 
 import pytest
 import torch
 from hydra import compose, initialize_config_module
+from pydantic import Field
 
 from separate.config import EvalConfig, TrainConfig, data_config, evaluation_data, from_hydra
 from separate.errors import UsageError, nearest
@@ -118,7 +120,7 @@ def test_the_schema_refuses_with_the_key_and_the_way_out(overrides, message):
         (["data.sources=[a,b/c]"], "'b/c' cannot be the name of a source"),
         (["outputs=4"], "outputs=4 is for data with interchangeable sources"),
         (["outputs=2", "data.interchangeable=true"], "at least 3 of them here"),
-        (["model._target_=separate.models.recurrent"], "is no class or function"),
+        (["model._target_=separate.models.recurrent"], "is not a class or function"),
         (["model.units=big"], "model.units=big must be an integer, e.g. model.units=300"),
         (["model.bidirectional=3"], "model.bidirectional=3 must be true or false"),
         (["model.activation=sigmoidal"], "model: unknown activation sigmoidal; choose from sigmoid"),
@@ -140,6 +142,38 @@ def test_the_optimizer_section_is_checked_against_torchs_signature():
     with pytest.raises(UsageError, match="optimizer.lr=fast must be a number"):
         build(composed("optimizer.lr=fast").optimizer, "optimizer", params=parameters)
     assert build(composed("optimizer.lr=0.5").optimizer, "optimizer", params=parameters).defaults["lr"] == 0.5
+
+
+class Annotations:
+    """A class of another package, as a configuration may name it."""
+
+    def __init__(
+        self,
+        units: Annotated[int, Field(ge=2)] = 4,
+        kind: Literal["small", "large"] = "small",
+        folder: Path | None = None,
+        module: "OnlyForTypeCheckers" = None,  # type: ignore # noqa: F821
+    ) -> None:
+        self.values = (units, kind, folder, module)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"units": 1}, "model.units=1: Input should be greater than or equal to 2"),
+        ({"units": "3"}, "model.units=3 must be an integer, e.g. model.units=4"),
+        ({"units": True}, "model.units=true must be an integer"),
+        ({"kind": "larg"}, "model.kind=larg is unknown; did you mean large?"),
+        ({"folder": 3}, "model.folder=3 must be of type Path or null"),
+        ({"module": [float("inf")]}, r"model.module\[0\]=inf must be a finite number"),
+    ],
+)
+def test_arguments_of_any_class_are_checked_against_its_annotations(options, message):
+    spec = {"_target_": f"{__name__}.Annotations"}
+    with pytest.raises(UsageError, match=message):
+        build({**spec, **options}, "model")
+    made = build({**spec, "folder": "a/b", "module": [1]}, "model")
+    assert made.values == (4, "small", Path("a/b"), [1])
 
 
 def test_an_experiment_wins_over_the_defaults():

@@ -42,6 +42,9 @@ def refused(call, program: Any, *arguments: str, cwd: Path, code: int = 2) -> st
         ("batch_size=[1]", "batch_size=[1] must be an integer, at least 1 and at most 65536, e.g. batch_size=16"),
         ("batch_size={a: 1}", "batch_size={a: 1} must be an integer, at least 1"),
         ("batch_size=1e400", "batch_size=inf must be an integer, at least 1"),
+        ("batch_size='16'", "batch_size=16 must be an integer, at least 1"),
+        ("trainer.clip=true", "trainer.clip=true must be a number or null, above 0"),
+        ("logger.tensorboard=1", "logger.tensorboard=1 must be true or false"),
         ("batch_size=true", "batch_size=true must be an integer, at least 1"),
         (f"seed={DIGITS}", "must be at least 0 and at most 9223372036854775807, e.g. seed=0"),
         ("data.tracks.train=[1]", "data.tracks={train: [1], valid: 8, test: 8} must be names with integers"),
@@ -81,7 +84,7 @@ def test_a_number_outside_its_range_is_refused_by_key_value_range_and_example(ov
         ("model.units=10000000", "more than the machine holds"),
         ("model.layers=1000000000", "the machine holds"),
         ("model.mels=1000000000", "mels=1000000000 must lie between 1 and the number of bins, 129"),
-        ("model=unet model.patch=1000000000", "seconds where one is given"),
+        ("model=unet model.patch=1000000000", "seconds for one second of input"),
         ("optimizer.lr=nan", "optimizer.lr=nan must be a finite number"),
         ("optimizer.betas=[nan,1]", "optimizer.betas[0]=nan must be a finite number"),
         ("optimizer.betas=3", "optimizer.betas=3 must be a list of values, e.g. optimizer.betas=[0.9,0.999]"),
@@ -94,7 +97,7 @@ def test_a_number_outside_its_range_is_refused_by_key_value_range_and_example(ov
         ("loss._target_=builtins.dict", "loss._target_=builtins.dict"),
         ("target._target_=builtins.dict", "target"),
         ("model._target_=builtins.dict", "model._target_=builtins.dict"),
-        ("model._target_=torch.nn.Identity", "torch.nn.Identity is no network, or does not say what it provides"),
+        ("model._target_=torch.nn.Identity", "torch.nn.Identity is not a network, or does not declare its heads"),
     ],
 )
 def test_sections_of_open_choice_refuse_what_they_cannot_use(override, message):

@@ -121,8 +121,8 @@ for _ in range(200):
         (put("config.rescale", "False"), "rescale=False is unknown; did you mean false?"),
         (put("config.rescale", 1), "rescale=1 is unknown"),
         (put("config.cache.kind", "all"), "cache.kind=all is unknown; choose from audio, none, spectrogram"),
-        (put("model", None), "its weights are no tensors"),
-        (put("model", {"a": 3}), "its weights are no tensors"),
+        (put("model", None), "its weights are not tensors"),
+        (put("model", {"a": 3}), "its weights are not tensors"),
         (put("config.model._target_", ["a"]), "must be the dotted name of a class"),
     ],
 )
@@ -169,7 +169,7 @@ def test_a_large_network_in_a_small_file_takes_no_memory(forged, change):
 @pytest.mark.parametrize(
     ("model", "options", "message"),
     [
-        ("unet", {"patch": 10**9}, "seconds where one is given"),
+        ("unet", {"patch": 10**9}, "seconds for one second of input"),
         ("unet", {"dilation": 10**9}, "dilation=1000000000 must be at most 1024"),
         ("demucs", {"depth": 10**9}, "depth=1000000000 must be at most 32"),
         ("demucs", {"resample": 10**6}, "resample=1000000 must be at most 32"),
@@ -225,8 +225,8 @@ def test_what_is_no_file_is_refused_and_not_waited_for(call, tmp_path, kind):
     song = write(tmp_path / "song.wav", tone(440))
     code, _, err = call(separate.cli.infer, "-c", str(place), str(song), cwd=tmp_path)
     assert code == 2
-    assert "is no file" in err or "does not exist" in err or "has no checkpoints" in err
-    with pytest.raises(UsageError, match="is no file"):
+    assert "is not a file" in err or "does not exist" in err or "has no checkpoints" in err
+    with pytest.raises(UsageError, match="is not a file"):
         checkpoint.read(place)
 
 
