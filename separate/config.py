@@ -30,7 +30,7 @@ class STFTConfig:
 
 @dataclass
 class DataConfig:
-    """What every layout has.  A layout adds its own keys below."""
+    """The keys of every layout; subclasses add their own."""
 
     layout: str = MISSING
     sources: list[str] = MISSING
@@ -183,7 +183,7 @@ class EvalConfig:
     chunk: float = number(10.0, above=0, most=86_400, unit="seconds")
     overlap: float = number(2.0, least=0, most=43_200, unit="seconds")
     trust: list[str] = field(default_factory=list)
-    stft: Any = None  # a data config sets one; the checkpoint's is used
+    stft: Any = None  # set by data configurations and ignored: the checkpoint has its own
 
 
 @dataclass

@@ -1,5 +1,7 @@
 """The configuration tree composes, builds, and refuses with a sentence that names the way out."""
 
+import subprocess
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Literal
@@ -9,6 +11,7 @@ import torch
 from hydra import compose, initialize_config_module
 from pydantic import Field
 
+from separate.cli.help import help_text
 from separate.config import EvalConfig, TrainConfig, data_config, evaluation_data, from_hydra
 from separate.errors import UsageError, nearest
 from separate.instantiate import build, build_separator
@@ -192,6 +195,29 @@ def test_evaluation_takes_the_runs_data_unless_told_otherwise():
     assert evaluation_data(trained_on, other.data).layout == "wsj0mix"
     with pytest.raises(UsageError, match="overlap=6 must be at most half of chunk=10 seconds"):
         from_hydra(wrong, EvalConfig)
+
+
+def test_the_help_has_every_group_and_every_default_key_with_its_comment():
+    text = help_text("train")
+    for group in OPEN_GROUPS:
+        assert f"\n{group}: {', '.join(choices(group))[:20]}" in text
+    with initialize_config_module("separate.conf", version_base="1.3"):
+        defaults = compose("train")
+    for name, value in defaults.items():
+        for key in value if hasattr(value, "keys") else [name]:
+            assert f"{key}:" in text
+    assert "  # examples in one step" in text and "go on with a run" in text
+    assert "chunk: 10.0" in help_text("eval") and "splits: [train, valid, test]" in help_text("dataset")
+
+
+@pytest.mark.parametrize("program", ["train", "evaluate", "data", "infer"])
+def test_help_imports_neither_hydra_nor_pydantic(program):
+    code = (
+        f"import sys; sys.argv = ['x', '--help']; from separate.cli.{program} import main\n"
+        "try: main()\nexcept SystemExit: pass\n"
+        "sys.exit(bool({'hydra', 'omegaconf', 'pydantic', 'torch', 'numpy'} & set(sys.modules)))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
 
 
 def test_the_nearest_name_or_the_list():

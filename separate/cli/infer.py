@@ -10,18 +10,21 @@ from pathlib import Path
 from separate.cli import one_sentence
 from separate.process import tune
 
-# File names may hold anything, so this program takes its arguments plainly and not through Hydra's grammar.
+# This program uses argparse because file names may contain any character, also those of Hydra's grammar.
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="separate-infer",
-        description="Separate recordings into OUT/NAME/SOURCE.wav: as long, at the sample rate and with the channels "
-        "of the input.",
+        description="Separate recordings into OUT/NAME/SOURCE.wav, with the length, sample rate and channels of the "
+        "input.",
     )
     parser.add_argument("inputs", nargs="+", metavar="FILE", help="audio files, or folders of them")
     parser.add_argument(
-        "-c", "--checkpoint", metavar="RUN", help="a run's folder or a checkpoint (default: the newest run in here)"
+        "-c",
+        "--checkpoint",
+        metavar="RUN",
+        help="a run's folder or a checkpoint (default: the newest run in this folder)",
     )
     parser.add_argument("-o", "--out", default="separated", type=Path, help="folder for the stems (default: separated)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (default: auto)")
@@ -45,7 +48,9 @@ def _parser() -> argparse.ArgumentParser:
 
 def main() -> None:
     tune()
-    before = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # leaves nothing half-written
+    before = signal.signal(
+        signal.SIGTERM, lambda number, frame: sys.exit(128 + number)
+    )  # so that partial files are removed
     try:
         with one_sentence("separate-infer"):
             _infer(_parser().parse_args())
