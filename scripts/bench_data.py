@@ -172,7 +172,7 @@ def loading(folder: Path, rounds: int) -> list[dict[str, Any]]:
     """Examples per second: random 6 s of four stereo stems at 44.1 kHz, batches of 8."""
     write_stems(folder)
 
-    def cache(kind: str, dtype: str) -> CacheConfig:
+    def cache(kind: Any, dtype: Any) -> CacheConfig:
         return CacheConfig(kind, str(folder / "cache"), dtype)
 
     contestants: Contestants = {

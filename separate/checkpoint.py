@@ -1,4 +1,4 @@
-"""Checkpoints: everything needed to separate or to go on, in one file written beside and renamed."""
+"""Checkpoints: one file with everything needed to separate or to resume training."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ if TYPE_CHECKING:
 
     from separate.separator import Separator
 
-PICKLED = 2**22  # bytes, the most for a pickle, which holds all but the tensors' numbers
-FORMAT = 4  # raised when an older program could not read what is written
+PICKLED = 2**22  # largest size of a pickle in bytes; it holds everything except the values of tensors
+FORMAT = 4  # increased when older versions cannot read the file
 
 
 def save(path: Path, contents: dict[str, Any]) -> None:
-    """Write tensors and plain values; a stop at any moment leaves the old file or the new one."""
+    """Write tensors and plain values atomically: if the program stops, the old file or the new one remains."""
     replace_file(path, to_bytes({"format": FORMAT, **contents}))
 
 
 def to_bytes(contents: dict[str, Any]) -> bytes:
-    """What torch.save would write.  In memory first, since torch has many ways to fail on a full disk."""
+    """The bytes of torch.save, made in memory because torch fails in many ways on a full disk."""
     import torch
 
     buffer = io.BytesIO()
@@ -37,15 +37,15 @@ def to_bytes(contents: dict[str, Any]) -> bytes:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """What `save` wrote; UsageError for a file that is not a checkpoint, is damaged or comes from a newer version.
+    """Read a checkpoint; UsageError for a file that is not one, is damaged or comes from a newer version.
 
-    The file may come from anyone: no code in it is run, no interpolation resolved, and the sizes that it claims are
-    checked.
+    The file may come from anyone: no code in it is run, no interpolation is resolved, and the sizes that it states
+    are checked.
     """
     import torch
 
-    if not path.is_file():  # reading a pipe would wait for ever
-        raise UsageError(f"{path} is no file; give a run's folder or a checkpoint")
+    if not path.is_file():  # reading a pipe would block
+        raise UsageError(f"{path} is not a file; give a run's folder or a checkpoint")
     try:
         size = path.stat().st_size
         with ZipFile(path) as packed:
@@ -55,7 +55,7 @@ def read(path: Path) -> dict[str, Any]:
         contents = torch.load(path, map_location="cpu", weights_only=True) if sound else None
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror or error}") from None
-    except Exception:  # unpickling what was never pickled can fail in any way
+    except Exception:  # unpickling other data raises any exception
         contents = None
     if (
         not isinstance(contents, dict)
@@ -83,7 +83,7 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def _check(contents: dict[str, Any], size: int) -> None:
-    """UsageError for a configuration or weights that no training can have saved.  size: bytes of the file."""
+    """UsageError for a configuration or weights that training cannot have saved.  size: of the file in bytes."""
     import torch
 
     check_stored(contents["config"])
@@ -91,27 +91,27 @@ def _check(contents: dict[str, Any], size: int) -> None:
     if not isinstance(weights, dict) or not all(
         isinstance(name, str) and isinstance(tensor, torch.Tensor) for name, tensor in weights.items()
     ):
-        raise UsageError("its weights are no tensors by name")
+        raise UsageError("its weights are not tensors by name")
     if sum(tensor.numel() * tensor.element_size() for tensor in weights.values()) > 2 * size:
         raise UsageError(f"its weights claim to be larger than the file, which has {size:,} bytes")
 
 
 def _renamed(name: str, format: int, network: str) -> str:
-    """Today's name of a weight of an older format.  Format 1 had one network; in format 2 every U-Net was joint."""
+    """The current name of a weight in an older format.  Format 1: one network.  Format 2: one U-Net for all sources."""
     first, _, rest = name.removeprefix("network.").partition(".")
     if format == 1:
-        today = {
+        renamed = {
             "normalise": "body.representation.normalise",
             "recurrent": "body.recurrent.layers",
             "masks": "head.linear",
         }
-        return f"network.{today[first]}.{rest}" if name.startswith("network.") and first in today else name
+        return f"network.{renamed[first]}.{rest}" if name.startswith("network.") and first in renamed else name
     inner = network == "separate.models.unet.UNet" and first in ("encoder", "decoder")
     return f"network.networks.0.{first}.{rest}" if inner else name
 
 
 def find(where: str | Path | None) -> Path:
-    """The checkpoint of a run's folder, a checkpoint itself, or (None) the best one of the newest run in here."""
+    """The path of a checkpoint.  where: it, its run's folder, or None for the best of the newest run in this folder."""
     if where is None:
         found = [
             path
@@ -130,22 +130,22 @@ def find(where: str | Path | None) -> Path:
         best = path / "checkpoints" / "best.ckpt"
         if not best.is_file():
             raise UsageError(
-                f"{path} has no checkpoints/best.ckpt: it is no run's folder, or its first epoch is to end"
+                f"{path} has no checkpoints/best.ckpt: it is not a run's folder, or the first epoch has not ended"
             )
         return best
     if not path.is_file():
-        what = "is no file" if path.exists() else "does not exist"
+        what = "is not a file" if path.exists() else "does not exist"
         raise UsageError(f"{path} {what}; give a run's folder or a checkpoint")
     return path
 
 
 def run_folder(path: Path) -> Path:
-    """The run that a checkpoint belongs to, or the folder that a checkpoint elsewhere lies in."""
+    """The folder of the run that a checkpoint belongs to, or else the folder that it is in."""
     return path.parent.parent if path.parent.name == "checkpoints" else path.parent
 
 
 def restore(contents: dict[str, Any], trust: Sequence[str] = ()) -> Separator:
-    """The separator that a checkpoint holds, ready to separate.  Only classes of separate and `trust` are built."""
+    """The separator in a checkpoint, in evaluation mode.  Only classes of separate and of `trust` are built."""
     from separate.instantiate import build_separator, trusted
 
     try:
@@ -161,9 +161,9 @@ def load(
 ) -> Separator:
     """A trained separator, from a run's folder (its best checkpoint) or a checkpoint file.
 
-    With neither it is the newest run under runs/ or multirun/.  device: auto, cpu, cuda, mps.
+    By default the newest run under runs/ or multirun/.  device: auto, cpu, cuda, mps.
     trust: other packages whose networks the checkpoint may build; loading one runs that package's code.
-    UsageError where there is no checkpoint or the file is not one.
+    UsageError if the file does not exist or is not a checkpoint.
     """
     from separate.device import choose_device
 

@@ -1,29 +1,27 @@
-"""The configuration: its typed schema and the checks that need no data.  The only home of OmegaConf.
+"""The configuration: its typed schema and the checks that need no data.  Only this module uses OmegaConf.
 
 Sections of open choice (data, model, target, loss, optimizer, scheduler) name a class by `_target_`.  The class of
 `data` is a dataclass, see `separate.data.layouts.base`; `separate.instantiate` checks the keys of the others against
-the signature of their class.  Everything else is a dataclass here.
+the signature of their class.  All other sections are dataclasses here.
 """
 
 from __future__ import annotations
 
-import typing
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from importlib import resources
 from inspect import isabstract
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from separate.errors import MISFIT, UsageError, nearest
-from separate.validation import brief, check_containers, check_plain, check_ranges, mistyped, number
+from separate.validation import MISSING, brief, check_plain, number, typed, validate
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
     from separate.data.layouts.base import Layout
 
-MISSING: Any = "???"  # OmegaConf's mark of a value that must be given
 MOST_SOURCES = 1000
 
 
@@ -36,9 +34,9 @@ class STFTConfig:
 
 @dataclass
 class CacheConfig:
-    kind: str = "none"
+    kind: Literal["none", "audio", "spectrogram"] = "none"
     folder: str | None = None
-    dtype: str = "float32"
+    dtype: Literal["float32", "float16", "int16"] = "float32"
     limit: float | None = number(None, above=0, most=1e9, unit="GB", example=100)
     content: bool = False
 
@@ -59,7 +57,7 @@ class AugmentConfig:
     reverb: str | None = None
     reverb_probability: float = number(1.0, least=0, most=1)
     reverb_seconds: float = number(1.0, above=0, most=60, unit="seconds")
-    reverb_reference: str = "reverberant"
+    reverb_reference: Literal["reverberant", "early", "dry"] = "reverberant"
     noise: str | None = None
     noise_probability: float = number(1.0, least=0, most=1)
     noise_snr: list[float] = number([5.0, 20.0], least=-200, most=200, unit="dB")
@@ -75,7 +73,7 @@ class TrainerConfig:
     patience: int | None = number(10, least=1, most=10**9)
     min_delta: float = number(0.0, least=0, most=10**9)
     clip: float | None = number(5.0, above=0, most=10**9)
-    precision: str = "auto"
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     threads: int | str = number("auto", least=1, most=1024, example=2, words=("auto",))
     checkpoint_minutes: float = number(10.0, above=0, most=10**7, unit="minutes")
     valid_steps: int | None = number(None, least=1, most=10**9, example=10)
@@ -92,11 +90,11 @@ class LoggerConfig:
 @dataclass
 class TrainConfig:
     data: Any = MISSING
-    stft: STFTConfig = field(default_factory=STFTConfig)
+    stft: STFTConfig = MISSING
     outputs: int | None = number(None, least=2, most=1000, example=4)
-    consistency: str = "none"
-    rescale: Any = "auto"
-    input_level: str = "auto"
+    consistency: Literal["none", "equal", "power"] = "none"
+    rescale: Literal["auto"] | bool = "auto"
+    input_level: Literal["auto", "none", "rms"] = "auto"
     model: dict[str, Any] = MISSING
     target: dict[str, Any] = MISSING
     loss: dict[str, Any] = MISSING
@@ -110,7 +108,7 @@ class TrainConfig:
     seed: int = number(0, least=0, most=2**63 - 1)
     device: str = "auto"
     run: str = MISSING
-    resume: Any = False
+    resume: Literal["auto"] | bool = False
     summary: bool = False
     metrics: list[str] = field(default_factory=list)
     trust: list[str] = field(default_factory=list)
@@ -120,13 +118,13 @@ class TrainConfig:
 class EvalConfig:
     data: dict[str, Any] = MISSING
     run: str | None = None
-    split: str = "test"
+    split: Literal["train", "valid", "test"] = "test"
     device: str = "auto"
     chunk: float = number(10.0, above=0, most=86_400, unit="seconds")
     overlap: float = number(2.0, least=0, most=43_200, unit="seconds")
     metrics: list[str] = field(default_factory=list)
     trust: list[str] = field(default_factory=list)
-    stft: Any = None  # a data config sets one; the checkpoint's is used
+    stft: Any = None  # set by data configurations and ignored: the checkpoint has its own
 
 
 @dataclass
@@ -140,45 +138,25 @@ class DatasetConfig:
 
 Config = TypeVar("Config", TrainConfig, EvalConfig, DatasetConfig)
 
-ONE_OF = {
-    "trainer.precision": ("auto", "float32", "bfloat16", "float16"),
-    "data.mixture": ("sum", "file"),
-    "augment.reverb_reference": ("reverberant", "early", "dry"),
-    "cache.kind": ("none", "audio", "spectrogram"),
-    "cache.dtype": ("float32", "float16", "int16"),
-    "data.task": ("sep_clean", "sep_noisy"),
-    "split": ("train", "valid", "test"),
-    "resume": (True, False, "auto"),
-    "consistency": ("none", "equal", "power"),
-    "rescale": ("auto", True, False),
-    "input_level": ("auto", "none", "rms"),
-}
-
 
 def from_hydra(cfg: DictConfig, schema: type[Config]) -> Config:
-    """The composed configuration as plain dataclasses; UsageError for what does not fit, naming key and way out."""
-    from omegaconf import OmegaConf
-
-    if schema is not EvalConfig and cfg.get("data") is not None:
-        cfg.data = OmegaConf.create(asdict(data_config(_resolved(cfg.data))))
-    config = typed(schema, _resolved(cfg))
-    if isinstance(config, (TrainConfig, DatasetConfig)) and config.data is not None:
-        config.data = data_config(config.data)
-    _check_values(config)
-    if isinstance(config, TrainConfig):
-        _check_stft(config)
-    return config
-
-
-def _resolved(cfg: Any) -> Any:
+    """The composed configuration as a dataclass; UsageError, naming key and way out, for values that do not fit."""
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
     try:
-        return OmegaConf.to_container(cfg, resolve=True)
+        values = OmegaConf.to_container(cfg, resolve=True)
     except OmegaConfBaseException as error:
         reason = str(error.msg or error).splitlines()[0]
         raise UsageError(f"{brief(error.full_key)} cannot be resolved ({brief(reason)}); write its value") from None
+    config: Config = typed(schema, values)
+    if isinstance(config, EvalConfig):
+        check_overlap(config.chunk, config.overlap)
+    elif config.data is not None:
+        config.data = data_config(config.data)
+    if isinstance(config, TrainConfig):
+        _check_stft(config)
+    return config
 
 
 def data_config(values: Any, trust: Sequence[str] | None = None) -> Layout:
@@ -191,14 +169,13 @@ def data_config(values: Any, trust: Sequence[str] | None = None) -> Layout:
 
     if not isinstance(values, Mapping):
         raise UsageError(f"data={brief(values)} must be a section of keys with values")
-    kind = find_target(values, "data", None if trust is None else (*trust, "separate.data.layouts."))
+    kind = find_target(values, "data", trust)
     if not isinstance(kind, type) or not issubclass(kind, Layout) or isabstract(kind):
         raise UsageError(
             f"data._target_={values['_target_']} is not a layout; name a dataclass derived from "
             f"separate.data.layouts.base.Layout that implements its methods"
         )
     config: Layout = typed(kind, values, "data.")
-    _check_values({"data": config})
     return config
 
 
@@ -226,54 +203,8 @@ def with_target(data: Mapping[str, Any]) -> dict[str, Any]:
     return {"_target_": layouts[name]["_target_"], **rest}
 
 
-def typed(schema: type, values: Any, prefix: str = "") -> Any:
-    """`values` as a dataclass; UsageError, naming the key, for what is missing, unknown, mistyped or out of range."""
-    from omegaconf import OmegaConf
-    from omegaconf.errors import ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
-
-    check_plain(values, prefix.rstrip("."))
-    check_containers(schema, values, prefix)
-    try:
-        config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), values))
-    except ConfigKeyError as error:
-        near = nearest(str(error.key), [f.name for f in fields(_section(schema, str(error.full_key)))])
-        raise UsageError(f"there is no key {prefix}{brief(error.full_key)}; {near}") from None
-    except MissingMandatoryValue as error:
-        key = f"{prefix}{error.full_key}"
-        raise UsageError(f"{key} is not set and has no default; add {key}=VALUE") from None
-    except OmegaConfBaseException as error:
-        key = str(error.full_key).partition("[")[0]
-        while key:
-            section, name = _section(schema, key), key.rpartition(".")[2]
-            if name in {one.name for one in fields(section)}:
-                raise mistyped(section, name, lookup(values, key), f"{prefix}{key}") from None
-            key = key.rpartition(".")[0]
-        raise UsageError(f"{prefix}{error.full_key}: {brief(str(error.msg).splitlines()[0])}") from None
-    check_ranges(schema, vars(config), prefix)
-    return config
-
-
-def _section(schema: type, full_key: str) -> type:
-    """The dataclass that `a.b.key` would be a key of, or the innermost one around it."""
-    for name in full_key.split(".")[:-1]:
-        inner = typing.get_type_hints(schema).get(name)
-        if not is_dataclass(inner):
-            break
-        schema = inner  # type: ignore[assignment]
-    return schema
-
-
-def _check_values(config: Any) -> None:
-    for key, choices in ONE_OF.items():
-        value = lookup(config, key)
-        if value is not None and not any(type(value) is type(one) and value == one for one in choices):  # 1 == True
-            raise UsageError(f"{key}={brief(value)} is unknown; choose from {', '.join(map(str, choices))}".lower())
-    if isinstance(config, EvalConfig):
-        check_overlap(config.chunk, config.overlap)
-
-
 def check_overlap(chunk: float, overlap: float, prefix: str = "") -> None:
-    """UsageError for chunks whose cross-fades, in seconds, would meet.  prefix: of the options' names."""
+    """UsageError if the cross-fades of a chunk, in seconds, would overlap.  prefix: of the options' names."""
     if overlap > chunk / 2:
         raise UsageError(f"{prefix}overlap={overlap:g} must be at most half of {prefix}chunk={chunk:g} seconds")
 
@@ -291,7 +222,7 @@ def _check_stft(config: TrainConfig) -> None:
 def check_stored(config: Any) -> None:
     """UsageError for the configuration of a checkpoint that is incomplete, not plain, too large or out of range.
 
-    Types and ranges of sections that only training needs are checked when it is resumed.
+    Sections that only training needs are checked when the run is resumed.
     """
     from separate.data.layouts.base import Layout
 
@@ -302,18 +233,14 @@ def check_stored(config: Any) -> None:
         if section not in config:
             raise UsageError(f"{MISFIT}: it has no {section}")
     for section, schema in (("data", Layout), ("stft", STFTConfig), ("cache", CacheConfig)):
-        if section not in config:
-            continue
-        check_containers(schema, config[section], f"{section}.")
-        check_ranges(schema, config[section], f"{section}.")
-    check_ranges(TrainConfig, {key: config[key] for key in ("outputs", "consistency", "seed") if key in config})
-    if not isinstance(config["model"], Mapping):
-        raise UsageError(f"model={brief(config['model'])} must be a section of keys with values")
-    _check_values(config)
+        if section in config:
+            validate(schema, config[section], f"{section}.")
+    used = ("model", "outputs", "consistency", "rescale", "input_level", "seed")
+    validate(TrainConfig, {key: config[key] for key in used if key in config})
 
 
 def check_sources(names: Any) -> None:
-    """Names of sources become names of files, here and, from a checkpoint, on other people's machines."""
+    """UsageError for names that cannot be file names; a checkpoint takes them to other people's machines."""
     if not isinstance(names, (list, tuple)) or not all(isinstance(name, str) for name in names):
         raise UsageError(f"data.sources={brief(names)} must be a list of names, e.g. data.sources=[vocals,other]")
     if not names or len(set(names)) < len(names):
@@ -333,7 +260,7 @@ def check_sources(names: Any) -> None:
 
 @cache
 def shipped(group: str) -> dict[str, dict[str, Any]]:
-    """The configurations of a group that come with the program, by name, as they stand in their files."""
+    """The configurations of a group in `conf/`, by name, unresolved."""
     from omegaconf import OmegaConf
 
     files = [path for path in (resources.files("separate.conf") / group).iterdir() if path.name.endswith(".yaml")]
@@ -344,7 +271,7 @@ def shipped(group: str) -> dict[str, dict[str, Any]]:
 
 
 def lookup(config: Any, key: str) -> Any:
-    """The value at a dotted key of nested dataclasses and mappings, or None where there is none."""
+    """The value at a dotted key of nested dataclasses and mappings, or None if it does not exist."""
     for name in key.split("."):
         config = config.get(name) if isinstance(config, Mapping) else getattr(config, name, None)
     return config

@@ -1,4 +1,4 @@
-"""What a user can mend, said in one sentence: what, where, why it matters, the way out."""
+"""Errors that the user can mend.  Each message is one sentence: what, where, why it matters, the way out."""
 
 from __future__ import annotations
 
@@ -10,22 +10,23 @@ MISFIT = "the checkpoint's configuration and weights do not fit each other"
 
 
 class SeparateError(Exception):
-    """Something failed that the user can mend; the programs print the message and exit with 1."""
+    """A failure that the user can mend; the programs print the message and exit with 1."""
 
     exit_code = 1
 
 
 class UsageError(SeparateError):
-    """The command or the configuration asks for what cannot be; the programs exit with 2."""
+    """A command or configuration that cannot be carried out; the programs exit with 2."""
 
     exit_code = 2
 
 
 class DataError(SeparateError):
-    """Files that are missing, unreadable or not what their layout says: all of them, by path."""
+    """Files that are missing, unreadable or do not fit their layout; the message lists all of them."""
 
     @classmethod
     def of_files(cls, what: str, problems: Iterable[str], way_out: str) -> DataError:
+        """what: the headline; problems: `path: problem` for each file, of which the first 50 are shown."""
         lines = sorted(problems)
         shown = [f"  {line}" for line in lines[:50]]
         if len(lines) > 50:
@@ -34,7 +35,7 @@ class DataError(SeparateError):
 
 
 def nearest(word: str, choices: Iterable[str]) -> str:
-    """`Did you mean …?` for a misspelt word, or the list of choices where none is near."""
+    """`did you mean …?` for a misspelt word, or the list of choices if none is similar."""
     names = sorted(set(choices))
     near = difflib.get_close_matches(word, names, n=1, cutoff=0.5)
     return f"did you mean {near[0]}?" if near else f"choose from {', '.join(names) or 'nothing'}"

@@ -1,4 +1,4 @@
-"""Files that are the old one or the new one, whenever the program stops: written beside, then renamed."""
+"""Text files from users, and atomic writes: a file is written beside its path, then renamed."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from separate.errors import SeparateError
 
 
 class TextError(ValueError):
-    """A text file, or a path in it, cannot be used; the message is the reason without the file's name."""
+    """A text file, or a path in it, cannot be used.  The message is the reason without the name of the file."""
 
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def cache_folder(chosen: str | None) -> Path:
-    """Where what can be made again is kept: the folder that was chosen, or separate's own in the user's cache."""
+    """The folder for cached data: the chosen one, or `separate` in the user's cache folder."""
     if chosen:
         return Path(chosen).expanduser()
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "separate"
 
 
 def read_text(path: str | Path, most: int = 2**30) -> str:
-    """A user's text file, in UTF-8 with or without a byte order mark; TextError for any other file.
+    """Read a text file in UTF-8, with or without a byte order mark; TextError for any other file.
 
-    most: bytes that it may have.
+    most: largest size in bytes.
     """
     check_name(str(path))
     try:
@@ -42,14 +42,14 @@ def read_text(path: str | Path, most: int = 2**30) -> str:
         reason = "is missing" if isinstance(error, FileNotFoundError) else f"cannot be read ({error.strerror})"
         raise TextError(reason) from None
     if not regular:
-        raise TextError("is no file")
+        raise TextError("is not a file")
     if status.st_size > most:
-        raise TextError(f"has {status.st_size:,} bytes, more than the {most:,} that are read")
+        raise TextError(f"has {status.st_size:,} bytes; at most {most:,} are read")
     return decode(content)
 
 
 def decode(content: bytes) -> str:
-    """Text in UTF-8 with or without a byte order mark; TextError for any other bytes."""
+    """Decode UTF-8, with or without a byte order mark; TextError for any other bytes."""
     if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         raise TextError("is text in UTF-16; save it in UTF-8")
     try:
@@ -58,12 +58,12 @@ def decode(content: bytes) -> str:
         line = content.count(b"\n", 0, error.start) + 1
         raise TextError(f"is not text in UTF-8 (line {line}); save it in UTF-8") from None
     if "\0" in text:
-        raise TextError("holds a zero byte and is no text")
+        raise TextError("holds a zero byte and is not text")
     return text
 
 
 def check_name(path: str) -> None:
-    """TextError for a path that cannot be the name of a file on this system."""
+    """TextError for a path that this system cannot open."""
     if "\0" in path:
         raise TextError("has a path with a zero byte")
     try:
@@ -71,18 +71,18 @@ def check_name(path: str) -> None:
     except UnicodeEncodeError:
         if sys.getfilesystemencoding().lower() != "utf-8" and printable(path) == path:
             raise TextError(
-                f"has a path, {path}, that the locale cannot name a file by; set LC_ALL=C.UTF-8 or PYTHONUTF8=1"
+                f"has a path, {path}, that the locale cannot encode; set LC_ALL=C.UTF-8 or PYTHONUTF8=1"
             ) from None
-        raise TextError(f"has a path, {printable(path)}, that is no valid Unicode") from None
+        raise TextError(f"has a path, {printable(path)}, that is not valid Unicode") from None
 
 
 def printable(name: str) -> str:
-    """A name as it can be written in UTF-8: bytes of other encodings and other invalid Unicode are escaped."""
+    """A name in valid Unicode: bytes of other encodings are escaped."""
     return name.encode(errors="backslashreplace").decode()
 
 
 def replace_file(path: Path, content: bytes) -> None:
-    """Write beside `path`, then rename; SeparateError where the disk is full or does not let us."""
+    """Write a file beside `path`, then rename it; SeparateError if the disk is full or refuses."""
     part = path.with_name(path.name + ".part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -96,8 +96,7 @@ def replace_file(path: Path, content: bytes) -> None:
             part.unlink()
         reason = "the disk is full" if error.errno in FULL else error.strerror
         raise SeparateError(
-            f"{path} could not be written ({reason}); make room or choose another folder. What stood there before "
-            f"is unharmed"
+            f"{path} could not be written ({reason}); make room or choose another folder. The previous file is unharmed"
         ) from None
 
 

@@ -1,17 +1,18 @@
-"""From a configuration to its parts: classes by name, arguments checked, from a checkpoint only trusted ones."""
+"""Build the parts that a configuration names by `_target_`; a checkpoint may build only trusted classes."""
 
 from __future__ import annotations
 
 import functools
 import importlib
 import inspect
-import re
-from collections.abc import Iterable, Mapping, Sequence
+import types
+import typing
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from separate.config import check_sources
 from separate.errors import UsageError, nearest
-from separate.validation import Range, brief, check_numbers
+from separate.validation import Option, Range, brief, check_finite, fits
 
 if TYPE_CHECKING:
     import torch
@@ -21,61 +22,45 @@ if TYPE_CHECKING:
     from separate.separator import Separator
 
 HEADS = ("masks", "complex_masks", "waveforms", "embeddings")
-OURS = ("separate.models.", "separate.losses.", "separate.targets.")  # what a checkpoint may build
+OURS = {  # the package of each section from which a checkpoint may build
+    "model": "separate.models.",
+    "loss": "separate.losses.",
+    "target": "separate.targets.",
+    "data": "separate.data.layouts.",
+    "augment": "separate.data.mixing.",
+}
 
 
-def build(spec: Mapping[str, Any], where: str, trust: Sequence[str] | None = None, **context: Any) -> Any:
-    """Make what `spec` names: `_target_` called with its other keys, and with what of `context` it takes.
+def build(spec: Any, where: str, trust: Sequence[str] | None = None, **context: Any) -> Any:
+    """Call the class or function that `spec` names by `_target_` with the other keys of `spec`.
 
-    spec: `{_target_: package.module.Name, key: value, ...}`, nested specs allowed; `_partial_: true` gives the
-    function with its arguments bound, for what is called later.  where: the name of the section, for errors.
-    context: values that a configuration cannot know (sizes, the target of a loss).
-    trust: the package prefixes that may be imported; None trusts all, as in the user's own configuration.
+    spec: `{_target_: package.module.Name, key: value, ...}`; values may be specs themselves.  `_partial_: true` gives
+    the function with its arguments bound, to be called later.  where: the name of the section, for messages.
+    context: values that are not configured (sizes, the target of a loss); passed if the callable has such a parameter.
+    trust: the package prefixes that may be built besides the section's own in `OURS`; None trusts all.
+    UsageError for a target that cannot be imported, is not trusted or refuses its arguments.
     """
     target = find_target(spec, where, trust)
-    name = spec["_target_"]
-    arguments = {key: value for key, value in spec.items() if key not in ("_target_", "_partial_")}
-    arguments = {
-        key: build(value, f"{where}.{key}", trust, **context) if _is_spec(value) else value
-        for key, value in arguments.items()
-    }
-    try:
-        parameters = inspect.signature(target).parameters
-    except ValueError:
-        raise UsageError(f"{where}._target_={name} does not say which options it takes; name another class") from None
-    _check_arguments(where, name, arguments, parameters, context)
-    arguments.update({key: value for key, value in context.items() if key in parameters})
+    arguments = _arguments(spec, where, target, trust, context)
     if spec.get("_partial_"):
         return functools.partial(target, **arguments) if arguments else target
     try:
         return target(**arguments)
     except (TypeError, ValueError, OverflowError, RuntimeError, MemoryError) as error:  # torch's are RuntimeErrors
-        raise UsageError(f"{where}: {brief(error) or 'it asks for more memory than there is'}") from error
+        raise UsageError(f"{where}: {brief(error) or 'not enough memory; use smaller sizes'}") from error
 
 
-def find_target(spec: Any, where: str, trust: Sequence[str] | None = None) -> Any:
-    """The class or function at a section's `_target_`.  where: the section's name.  trust: see `build`."""
+def find_target(spec: Any, where: str, trust: Sequence[str] | None = None) -> Callable[..., Any]:
+    """The class or function that `spec` names, imported; UsageError as in `build`."""
     name = spec.get("_target_") if isinstance(spec, Mapping) else spec
     if not isinstance(name, str) or not all(part.isidentifier() for part in name.split(".")) or "." not in name:
         raise UsageError(f"{where}._target_={brief(name)} must be the dotted name of a class or function")
-    if trust is not None and not name.startswith(tuple(trust)):
+    package, own = name.partition(".")[0], OURS.get(where.partition(".")[0], "separate.no_package.")
+    if trust is not None and not name.startswith((own, *trust)):
         raise UsageError(
             f"{where}._target_={name} comes from a package that is not trusted; if you trust the file it stands in, "
-            f"allow it with --trust {name.split('.')[0]} (in Python: trust=['{name.split('.')[0]}'])"
+            f"allow it with --trust {package} (in Python: trust=['{package}'])"
         )
-    target = _import(name, where)
-    if not callable(target) or (
-        trust is not None and name.startswith(OURS) and not f"{target.__module__}.".startswith(OURS)
-    ):
-        raise UsageError(f"{where}._target_={name} is no class or function of its own; name one")
-    return target
-
-
-def _is_spec(value: Any) -> bool:
-    return isinstance(value, Mapping) and "_target_" in value
-
-
-def _import(name: str, where: str) -> Any:
     module, _, attribute = name.rpartition(".")
     try:
         found = importlib.import_module(module)
@@ -84,79 +69,66 @@ def _import(name: str, where: str) -> Any:
     if not hasattr(found, attribute):
         near = nearest(attribute, [n for n in dir(found) if not n.startswith("_")])
         raise UsageError(f"{where}._target_={name}: {module} has no {attribute}; {near}")
-    return getattr(found, attribute)
+    target = getattr(found, attribute)
+    imported = not f"{getattr(target, '__module__', '')}.".startswith(own)  # our modules import others, os say
+    if not callable(target) or (trust is not None and name.startswith(own) and imported):
+        raise UsageError(f"{where}._target_={name} is not a class or function defined there; name one")
+    return target
 
 
-def _check_arguments(
-    where: str, name: str, given: Mapping[str, Any], parameters: Mapping[str, inspect.Parameter], context: Mapping
-) -> None:
-    for key, value in given.items():
-        default = parameters[key].default if key in parameters else inspect.Parameter.empty
-        known = default if isinstance(default, (int, float, list, tuple)) else None
-        check_numbers(f"{where}.{key}", value, Range(example=known))
-    if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
-        return
+def _arguments(
+    spec: Mapping[str, Any], where: str, target: Callable[..., Any], trust: Sequence[str] | None, context: Mapping
+) -> dict[str, Any]:
+    """The arguments of `target`, checked against its signature."""
+    name = spec["_target_"]
+    try:
+        parameters = inspect.signature(target).parameters
+    except ValueError:
+        raise UsageError(
+            f"{where}._target_={name} has no signature to check options with; name another class"
+        ) from None
     free = [key for key in parameters if key not in context and key not in ("self", "params")]
-    for key, value in given.items():
-        if key not in free:
-            raise UsageError(f"there is no key {where}.{key} ({name}); {nearest(key, free)}")
-        default = parameters[key].default
-        if not _fits(value, parameters[key].annotation, default):
-            kind = _in_words(parameters[key].annotation, default)
-            example = "" if default is inspect.Parameter.empty else f", e.g. {where}.{key}={default}"
-            raise UsageError(f"{where}.{key}={brief(value)} must be {kind}{example}")
+    takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    arguments = {}
+    for key, value in spec.items():
+        place = f"{where}.{key}"
+        if key in ("_target_", "_partial_"):
+            continue
+        if key not in free and not takes_any:
+            raise UsageError(f"there is no key {place} ({name}); {nearest(key, free)}")
+        if isinstance(value, Mapping) and "_target_" in value:
+            arguments[key] = build(value, place, trust, **context)
+        else:
+            option = _option(target, parameters[key]) if key in parameters else Option(Any)
+            arguments[key] = option.check(place, value)
+            check_finite(place, arguments[key])  # numbers in parameters of any type
+    return {**arguments, **{key: value for key, value in context.items() if key in parameters}}
 
 
-PLAIN: dict[str, tuple[type, ...]] = {
-    "int": (int,),
-    "float": (int, float),
-    "bool": (bool,),
-    "str": (str,),
-    "None": (type(None),),
-}
-NESTED = re.compile(r"(Sequence|Mapping)\[(?:str, )?(\w+)\]")
-
-
-def _fits(value: Any, annotation: Any, default: Any) -> bool:
-    """Whether a value is of the annotated plain type, sequence or mapping; of other annotations only numbers are told
-    from text."""
-    if isinstance(default, float) and isinstance(value, (str, bool)):
-        return False
-    names = annotation.split(" | ") if isinstance(annotation, str) else [getattr(annotation, "__name__", "")]
-    if any(name not in PLAIN and not NESTED.fullmatch(name) for name in names):
-        return True
-    return any(_is(value, name) for name in names)
-
-
-def _is(value: Any, name: str) -> bool:
-    if name in PLAIN:
-        return isinstance(value, PLAIN[name]) and (name == "bool" or not isinstance(value, bool))
-    found = NESTED.fullmatch(name)
-    assert found is not None
-    kind, inner = found.groups()
-    if not isinstance(value, Mapping if kind == "Mapping" else (list, tuple)):
-        return False
-    values = value.values() if isinstance(value, Mapping) else value
-    return inner == "Any" or all(_is(item, inner) for item in values)
-
-
-def _in_words(annotation: Any, default: Any) -> str:
-    """What an option must be, as a user would say it."""
-    if not isinstance(annotation, str):
-        return f"of type {type(default).__name__}"
-    nested = NESTED.match(annotation)
-    if nested is None:
-        return f"of type {annotation}"
-    return f"a list of {nested[2]}, [x, y]" if nested[1] == "Sequence" else "names with values, {name: value}"
+def _option(target: Callable[..., Any], parameter: inspect.Parameter) -> Option:
+    """The type of a parameter, and its default as the example.  Types that pydantic cannot check are Any."""
+    empty, default = parameter.empty, parameter.default
+    annotation = parameter.annotation
+    if annotation is empty:
+        annotation = float if isinstance(default, float) else Any
+    function = inspect.unwrap(target.__init__ if inspect.isclass(target) else target)
+    holder = types.SimpleNamespace(__annotations__={"value": annotation})
+    example = Range(example=None if default is empty else default)
+    try:
+        hint = typing.get_type_hints(holder, getattr(function, "__globals__", {}), include_extras=True)["value"]
+        fits(None, hint)  # pydantic refuses the type now
+    except Exception:  # names that only type checkers import, types that isinstance refuses ...
+        hint = Any
+    return Option(hint, example)
 
 
 def trusted(packages: Sequence[str]) -> tuple[str, ...]:
-    """What a configuration out of a checkpoint may build: our own classes, and those of packages the user names."""
-    return (*OURS, *(f"{package}." for package in packages))
+    """The prefixes of packages that the user trusts, for `build`."""
+    return tuple(f"{package}." for package in packages)
 
 
 def targets_in(config: Any) -> list[str]:
-    """Every `_target_` that a configuration names."""
+    """Every `_target_` in a configuration."""
     if not isinstance(config, Mapping):
         return []
     own = [config["_target_"]] if "_target_" in config else []
@@ -168,7 +140,7 @@ def build_separator(
 ) -> Separator:
     """The separator of a resolved training configuration, with fresh weights.
 
-    stored: the weights that will be loaded; UsageError, before memory is allocated, where they do not fit.
+    stored: the weights that will be loaded; UsageError before memory is allocated if they do not fit.
     """
     from torch import nn
 
@@ -194,12 +166,12 @@ def build_separator(
         sample_rate=data["sample_rate"],
         interchangeable=data["interchangeable"],
     )
-    if all(name.startswith(OURS) for name in map(str, targets_in(config["model"]))):
+    if all(name.startswith(OURS["model"]) for name in map(str, targets_in(config["model"]))):
         check_size(make, data["sample_rate"], stft.hop, stored)
     network = make()
     if not isinstance(network, nn.Module) or not set(getattr(network, "provides", ())) & set(HEADS):
         raise UsageError(
-            f"{config['model']['_target_']} is no network, or does not say what it provides; give it "
+            f"{config['model']['_target_']} is not a network, or does not declare its heads; give it "
             f"provides = ('masks',) or ('waveforms',), see the README"
         )
     return Separator(
@@ -221,7 +193,7 @@ def build_optimizer(
 ) -> tuple[torch.optim.Optimizer, Any | None]:
     """The optimizer of a training configuration, and its schedule or None.
 
-    mode: min or max, whichever is best of the monitored metric.
+    mode: min or max, the direction in which the monitored metric improves.
     """
     import torch
 
@@ -237,11 +209,11 @@ def build_optimizer(
 
 
 def _not_a(where: str, spec: Mapping[str, Any], example: str) -> UsageError:
-    return UsageError(f"{where}._target_={spec['_target_']} makes no {where}; name one, e.g. {example}")
+    return UsageError(f"{where}._target_={spec['_target_']} does not make a {where}; name one, e.g. {example}")
 
 
 def _rescale(config: Mapping[str, Any], trust: Sequence[str] | None) -> bool:
-    """Whether estimates are rescaled; auto: where neither the loss nor consistency fixes their levels."""
+    """Whether to rescale estimates; auto: if neither the loss nor consistency fixes their levels."""
     asked = config.get("rescale", False)
     if asked != "auto":
         return bool(asked)
@@ -249,13 +221,13 @@ def _rescale(config: Mapping[str, Any], trust: Sequence[str] | None) -> bool:
 
 
 def _input_level(config: Mapping[str, Any], network: Any) -> str:
-    """The input level of a network; auto: the one that the network asks for."""
+    """The input level of a network; auto: its own `input_level`."""
     asked: str = config.get("input_level", "none")
     return getattr(network, "input_level", "none") if asked == "auto" else asked
 
 
 def estimates_of(config: Mapping[str, Any]) -> list[str]:
-    """The names of what the separator gives: the sources, or `outputs` estimates that are more than those."""
+    """The names of the estimates: the sources, or estimate1, estimate2 ... if `outputs` is set."""
     sources, outputs = list(config["data"]["sources"]), config.get("outputs")
     if outputs is None:
         return sources
@@ -268,14 +240,14 @@ def estimates_of(config: Mapping[str, Any]) -> list[str]:
 
 
 def make_loss(config: Mapping[str, Any], trust: Sequence[str] | None = None) -> Loss:
-    """The loss of a resolved training configuration; UsageError for a target that it cannot work with."""
+    """The loss of a resolved training configuration; UsageError for a target that it cannot use."""
     import torch
 
     bins = config["stft"]["n_fft"] // 2 + 1
     silence = torch.zeros(1, config["data"]["channels"], bins, 2, dtype=torch.complex64)
     target = build(config["target"], "target", trust)
     try:
-        made = target(silence.unsqueeze(1), silence)  # so that it refuses its options now
+        made = target(silence.unsqueeze(1), silence)  # to check its options now
     except (ValueError, TypeError) as error:
         raise UsageError(f"target: {error}") from None
     if not isinstance(made, torch.Tensor):
@@ -292,7 +264,7 @@ def make_loss(config: Mapping[str, Any], trust: Sequence[str] | None = None) -> 
 
 
 def build_loss(config: Mapping[str, Any], separator: Separator, trust: Sequence[str] | None = None) -> Loss:
-    """The loss as by `make_loss`; UsageError for a separator whose model it cannot work with."""
+    """The loss as by `make_loss`; UsageError for a separator that it cannot train."""
     loss = make_loss(config, trust)
     from separate.compatibility import check_pair
 
@@ -302,7 +274,7 @@ def build_loss(config: Mapping[str, Any], separator: Separator, trust: Sequence[
 
 
 def _check_number_of_estimates(loss: Loss, estimates: int, config: Mapping[str, Any]) -> None:
-    """As many as there are sources, or for mixtures of mixtures at least twice as many."""
+    """UsageError unless there is one estimate per source, or for mixtures of mixtures at least two."""
     sources, name = len(config["data"]["sources"]), type(loss).__name__
     if not loss.without_sources and estimates != sources:
         raise UsageError(

@@ -1,4 +1,4 @@
-"""The size of a network before it is built: the shapes of its tensors, without memory for them."""
+"""The size of a network, checked before it is built: shapes of tensors without memory for them."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from torch.nn.modules import module as registration
 from separate.errors import MISFIT, UsageError
 
 MOST_PARTS = 100_000  # layers and weights together
-LONGEST = 600  # seconds that a network may compute for one second, e.g. because it takes whole patches
+LONGEST = 600  # seconds that a network may compute for one second of input, e.g. because it pads to patches
 
 
 def check_size(make: Callable[[], Any], sample_rate: int, hop: int, stored: Mapping[str, Tensor] | None = None) -> None:
     """UsageError for a network that is too large, before memory is allocated for it.
 
-    make: builds the network; called on torch's meta device, where tensors have shapes and no numbers.
-    sample_rate in Hz; hop: of the STFT, in samples.
-    stored: the weights that will be loaded, whose names and shapes must be the network's; without them its weights
-    must fit into this machine's memory.
+    make: builds the network; called on torch's meta device, where tensors have shapes but no values.
+    sample_rate: Hz.  hop: of the STFT, in samples.
+    stored: the weights that will be loaded; they must have the names and shapes of the network's.  Without them, the
+    network must fit into the memory of this machine.
     """
     parts = MOST_PARTS if stored is None else 1000 + 20 * len(stored)
     elements = _memory() / 4 if stored is None else sum(tensor.numel() for tensor in stored.values())
@@ -35,16 +35,16 @@ def check_size(make: Callable[[], Any], sample_rate: int, hop: int, stored: Mapp
     second = max(1, sample_rate if "waveforms" in getattr(network, "provides", ()) else sample_rate // hop)
     if hasattr(network, "valid_length") and (computed := network.valid_length(second)) > LONGEST * second:
         raise UsageError(
-            f"model: the network computes {computed / second:,.0f} seconds where one is given, and at most {LONGEST} "
-            f"are allowed; use smaller patches and kernels, or fewer levels"
+            f"model: the network computes {computed / second:,.0f} seconds for one second of input, and at most "
+            f"{LONGEST} are allowed; use smaller patches and kernels, or fewer levels"
         )
 
 
 @contextmanager
 def _at_most(parts: float, elements: float, stored: bool) -> Iterator[None]:
-    """Count the layers and weights that modules register; UsageError beyond what checkpoint or machine holds."""
+    """Count the layers and weights that modules register; UsageError beyond these numbers.  stored: of a checkpoint."""
     where, holder = (MISFIT, "the checkpoint") if stored else ("model", "the machine")
-    seen: dict[int, nn.Module | Tensor] = {}  # some are registered twice, e.g. by weight *= 2
+    seen: dict[int, nn.Module | Tensor] = {}  # weight *= 2 registers a weight again
     weights = 0
 
     def count(module: nn.Module, name: str, part: nn.Module | Tensor | None) -> None:
@@ -71,6 +71,7 @@ def _at_most(parts: float, elements: float, stored: bool) -> Iterator[None]:
 
 
 def _compare(wanted: Mapping[str, Tensor], stored: Mapping[str, Tensor]) -> None:
+    """UsageError for names or shapes that differ."""
     for name, tensor in wanted.items():
         if name not in stored:
             raise UsageError(f"{MISFIT}: {name} is missing")
@@ -81,7 +82,7 @@ def _compare(wanted: Mapping[str, Tensor], stored: Mapping[str, Tensor]) -> None
 
 
 def _memory() -> float:
-    """Bytes of this machine's memory, infinite where it does not say."""
+    """Bytes of memory of this machine; infinite if the system does not report it."""
     try:
         return float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
     except (AttributeError, ValueError, OSError):

@@ -1,4 +1,4 @@
-"""Ranges of the numbers in a configuration: declared with each field, and refused in one sentence."""
+"""Validation of configuration values: pydantic checks types and ranges, and each refusal is one sentence."""
 
 from __future__ import annotations
 
@@ -6,40 +6,55 @@ import copy
 import math
 import types
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import MISSING as NO_DEFAULT
 from dataclasses import dataclass, field, fields, is_dataclass
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, Union
 
-from separate.errors import UsageError
+from separate.errors import UsageError, nearest
 from separate.files import printable
 
-LARGEST_INTEGER = 2**63 - 1  # what 64 bits hold
-SHOWN = 40  # characters of a refused value
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
+
+MISSING: Any = "???"  # OmegaConf's mark for a value that the user must set
+LARGEST_INTEGER = 2**63 - 1  # of 64 bits
+SHOWN = 40  # characters of a refused value in a message
+MOST_VALUES = 10_000  # in a configuration
+DEEPEST = 20  # levels of nested sections and lists
+
+NAMES: dict[Any, tuple[str, str]] = {  # of a type in messages, singular and plural
+    int: ("an integer", "integers"),
+    float: ("a number", "numbers"),
+    bool: ("true or false", "true or false"),
+    str: ("text", "names"),
+    type(None): ("null", "null"),
+    Any: ("a value", "values"),
+}
+# pydantic's names of errors; float_type: also of integers beyond floats
+OUT_OF_RANGE = ("greater_than", "greater_than_equal", "less_than_equal", "finite_number", "float_type")
+MISTYPED = ("_type", "is_instance_of", "sequence_str", "literal_error")
 
 
 @dataclass(frozen=True)
 class Range:
-    """The numbers that an option takes, ends included; `above` excludes the lower one.  unit: seconds, Hz, dB ...
+    """A closed range of numbers.  Integers beyond 64 bits, NaN and infinity are never in range.
 
-    words: accepted instead of a number, e.g. auto.
-
-    NaN and infinity lie in no range, nor do integers beyond 64 bits.
+    above: exclude `least`.  unit: seconds, Hz, dB ...  example: a valid value, for messages.
+    words: values allowed instead of a number, e.g. auto.
     """
 
     least: float = -math.inf
     most: float = math.inf
     above: bool = False
     unit: str = ""
-    example: Any = None
+    example: Any = field(default=None, compare=False)
     words: tuple[str, ...] = ()
 
-    def holds(self, value: float) -> bool:
-        if isinstance(value, int) and abs(value) > LARGEST_INTEGER:
-            return False
-        large_enough = self.least < value if self.above else self.least <= value
-        return math.isfinite(value) and large_enough and value <= self.most
+    def holds(self, value: Any) -> bool:
+        """Whether `value` is a number in this range."""
+        return fits(value, int if isinstance(value, int) else float, self)
 
     def __str__(self) -> str:
         parts = [f"{'above' if self.above else 'at least'} {_plain(self.least)}"] if self.least > -math.inf else []
@@ -60,151 +75,232 @@ def number(
     example: Any = None,
     words: tuple[str, ...] = (),
 ) -> Any:
-    """A dataclass field for a number, or for a list or mapping of numbers, with its range.
+    """A dataclass field with a range, for a number, or for a list or mapping of numbers.
 
-    above: a lower bound that is itself excluded.  example: a value that works, by default the default.
-    words: accepted instead of a number, e.g. auto.
+    above: an exclusive lower bound.  example: a valid value; by default the default.
+    words: values allowed instead of a number, e.g. auto.
     """
     example = default if example is None else example
-    allowed = Range(least if above is None else above, most, above is not None, unit, example, words)
-    metadata = {"range": allowed}
+    metadata = {"range": Range(least if above is None else above, most, above is not None, unit, example, words)}
     if isinstance(default, (list, dict)):
         return field(default_factory=lambda: copy.copy(default), metadata=metadata)
     return field(default=default, metadata=metadata)
 
 
-def check_ranges(schema: type, values: Mapping[str, Any], prefix: str = "") -> None:
-    """UsageError for a value of a dataclass's field that is of another type or outside its range.
+class Option(NamedTuple):
+    """The type and the range of a value in a configuration: of a dataclass field or a parameter of a callable."""
 
-    Sections of any class, `dict[str, Any]`, are checked when the class is built.
-    """
-    hints = _hints(schema)
-    for one in fields(schema):
-        if one.name not in values:
-            continue
-        value, key = values[one.name], f"{prefix}{one.name}"
-        if is_dataclass(value):
-            check_ranges(type(value), vars(value), f"{key}.")
-        elif is_dataclass(hints[one.name]) and isinstance(value, Mapping):
-            check_ranges(hints[one.name], value, f"{key}.")
-        elif not fits(value, hints[one.name]) or _no_word(value, one.metadata.get("range", ANY)):
-            raise mistyped(schema, one.name, value, key)
-        elif dict[str, Any] not in _choices(hints[one.name]):
-            check_numbers(key, value, one.metadata.get("range", ANY))
+    hint: Any
+    allowed: Range = ANY
 
+    def check(self, key: str, value: Any) -> Any:
+        """Return `value` converted to the type; UsageError if it has another type or is out of range."""
+        from pydantic import ValidationError
 
-def check_containers(schema: type, values: Any, prefix: str = "") -> None:
-    """UsageError for a list or a section in place of a number or a text, or the other way round."""
-    if not isinstance(values, Mapping):
-        raise UsageError(f"{prefix.rstrip('.')}={brief(values)} must be a section of keys with values")
-    hints = _hints(schema)
-    for key, value in values.items():
-        hint = hints.get(key) if isinstance(key, str) else None
-        if is_dataclass(hint):
-            check_containers(hint, value, f"{prefix}{key}.")  # type: ignore[arg-type]
-        elif any(isinstance(one, int) and abs(one) > LARGEST_INTEGER for _, one in numbers_in(value)) and hint:
-            check_numbers(f"{prefix}{key}", value, range_of(schema, key))  # too large to be converted
-        elif hint not in (None, Any) and value is not None and value != "???":
-            inner = [typing.get_origin(one) or one for one in _choices(hint)]
-            kind = next((k for k in (list, dict) if isinstance(value, k)), None)
-            if (kind not in inner) if kind else all(one in (list, dict, type(None)) for one in inner):
-                raise mistyped(schema, key, value, f"{prefix}{key}")
+        if isinstance(self.hint, type) and is_dataclass(self.hint):
+            return typed(self.hint, value, f"{key}.")
+        try:
+            return _adapter(self.hint, self.allowed).validate_python(value)
+        except ValidationError as error:
+            errors = error.errors(include_url=False)
+        if choices := _choices(self.hint):
+            raise UsageError(f"{key}={brief(value)} is unknown; {nearest(brief(value), choices)}")
+        example = ["a", "b"] if list[str] in _members(self.hint) else self.allowed.example
+        shown = "" if example is None else f", e.g. {key}={brief(example)}"
+        raise UsageError(f"{self._refusal(key, value, errors)}{shown}")
 
-
-def mistyped(schema: type, name: str, value: Any, key: str) -> UsageError:
-    """The error for a value that is not of its field's type."""
-    one = next(one for one in fields(schema) if one.name == name)
-    allowed, hint = one.metadata.get("range"), _hints(schema)[name]
-    example = f", e.g. {key}={brief(allowed.example)}" if allowed and allowed.example is not None else ""
-    kinds = [
-        " or ".join(allowed.words)
-        if allowed and allowed.words and choice is str
-        else _WORDS.get(choice, getattr(choice, "__name__", "a value"))
-        for choice in _choices(hint)
-    ]
-    if not example and kinds[0] == _WORDS[list[str]]:
-        example = f", e.g. {key}=[a,b]"
-    bounds = f", {allowed}" if allowed else ""
-    return UsageError(f"{key}={brief(value)} must be {' or '.join(kinds)}{bounds}{example}")
-
-
-def _no_word(value: Any, allowed: Range) -> bool:
-    """Whether a value is a text other than the words accepted in place of a number."""
-    return bool(allowed.words) and isinstance(value, str) and value not in allowed.words
-
-
-def range_of(schema: type, name: str) -> Range:
-    """The range of a field."""
-    allowed: Range = next(one for one in fields(schema) if one.name == name).metadata.get("range", ANY)
-    return allowed
-
-
-def fits(value: Any, hint: Any) -> bool:
-    """Whether a plain value is of an annotated type, items of lists and mappings included."""
-    if hint is Any:
-        return True
-    choices = _choices(hint)
-    if len(choices) > 1:
-        return any(fits(value, choice) for choice in choices)
-    kind, inner = typing.get_origin(hint), typing.get_args(hint)
-    if kind is list:
-        return isinstance(value, list) and all(fits(item, inner[0]) for item in value)
-    if kind is dict:
-        return isinstance(value, dict) and all(fits(k, inner[0]) and fits(v, inner[1]) for k, v in value.items())
-    if hint in (int, float):
-        return isinstance(value, (int, float) if hint is float else int) and not isinstance(value, bool)
-    return isinstance(value, hint)
-
-
-_WORDS: dict[Any, str] = {
-    int: "an integer",
-    float: "a number",
-    bool: "true or false",
-    str: "text",
-    type(None): "null",
-    list[str]: "a list of names",
-    list[float]: "a list of numbers",
-    dict[str, int]: "names with integers",
-    dict[str, str]: "names with names",
-    dict[str, Any]: "a section of keys with values",
-}
-
-
-def _choices(hint: Any) -> tuple[Any, ...]:
-    """The types of a union, or the type itself."""
-    return typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
+    def _refusal(self, key: str, value: Any, errors: Iterable[Any]) -> str:
+        """The range or constraint that a part of `value` violates, or else the type.  errors: pydantic's."""
+        for one in errors:
+            found, kind = one["input"], one["type"]
+            place = f"{_place(key, value, one['loc'])}={brief(found)}"
+            if kind in OUT_OF_RANGE and type(found) in (int, float) and not self.allowed.holds(found):
+                return f"{place} must be {self.allowed}"
+            if not kind.endswith(MISTYPED):
+                return f"{place}: {one['msg']}"
+        bounds = "" if self.allowed == ANY else f", {self.allowed}"
+        return f"{key}={brief(value)} must be {_in_words(self.hint, self.allowed)}{bounds}"
 
 
 @cache
-def _hints(schema: type) -> dict[str, Any]:
-    return typing.get_type_hints(schema)
+def options(schema: type) -> dict[str, Option]:
+    """The fields of a dataclass by name."""
+    hints = typing.get_type_hints(schema)
+    return {one.name: Option(hints[one.name], one.metadata.get("range", ANY)) for one in fields(schema)}
 
 
-def check_numbers(key: str, value: Any, allowed: Range = ANY) -> None:
-    """UsageError for a number in a plain value (a number, a list, a mapping) that lies outside a range."""
-    for found, one in numbers_in(value, key):
-        if not allowed.holds(one):
-            example = "" if allowed.example is None else f", e.g. {key}={brief(allowed.example)}"
-            raise UsageError(f"{found}={brief(one)} must be {allowed}{example}")
+def typed(schema: type, values: Any, prefix: str = "") -> Any:
+    """`values` as a dataclass; UsageError, naming the key, for missing, unknown, mistyped and out-of-range values."""
+    check_plain(values, prefix.rstrip("."))
+    checked = validate(schema, values, prefix)
+    for name in values:
+        if name not in checked:
+            raise UsageError(f"there is no key {prefix}{brief(name)}; {nearest(name, options(schema))}")
+    made = schema(**checked)
+    for name, value in vars(made).items():
+        if isinstance(value, str):
+            _check_text(f"{prefix}{name}", value)  # a default may be MISSING
+    return made
 
 
-def numbers_in(value: Any, key: str = "") -> Iterator[tuple[str, float]]:
-    """(dotted key, number) of each number in a plain value; booleans are left out."""
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
-        yield key, value
-    elif isinstance(value, Mapping):
+def validate(schema: type, values: Any, prefix: str = "") -> dict[str, Any]:
+    """The values of a dataclass's fields, converted to their types; other keys are ignored, and fields may be missing.
+
+    UsageError for mistyped and out-of-range values.  Sections of any class, `dict[str, Any]`, are checked when the
+    class is built.
+    """
+    if not isinstance(values, Mapping):
+        raise UsageError(f"{prefix.rstrip('.')}={brief(values)} must be a section of keys with values")
+    given = {name: option for name, option in options(schema).items() if name in values}
+    return {name: option.check(f"{prefix}{name}", values[name]) for name, option in given.items()}
+
+
+def fits(value: Any, hint: Any, allowed: Range = ANY) -> bool:
+    """Whether a value is of an annotated type, items of lists and mappings included, and in a range."""
+    from pydantic import ValidationError
+
+    try:
+        _adapter(hint, allowed).validate_python(value, strict=True)
+    except ValidationError:
+        return False
+    return True
+
+
+@cache
+def _adapter(hint: Any, allowed: Range) -> TypeAdapter[Any]:
+    from pydantic import ConfigDict, TypeAdapter
+
+    config = ConfigDict(arbitrary_types_allowed=True, coerce_numbers_to_str=True)  # data.sources=[1,2] are names
+    return TypeAdapter(_strict(hint, allowed), config=config)
+
+
+def _strict(hint: Any, allowed: Range) -> Any:
+    """An annotation whose numbers are finite and in a range, and where "3" is not a number and 1 is not true."""
+    from pydantic import Field, StrictBool
+
+    if hint is int:
+        least, most = max(allowed.least, -LARGEST_INTEGER), min(allowed.most, LARGEST_INTEGER)
+        return Annotated[int, Field(strict=True, ge=math.ceil(least), le=math.floor(most))]
+    if hint is float:
+        bounds: Any = {"gt" if allowed.above else "ge": allowed.least, "le": allowed.most}
+        return Annotated[float, Field(strict=True, allow_inf_nan=False, **bounds)]
+    if hint is bool:
+        return StrictBool
+    if hint is str and allowed.words:
+        return Literal[allowed.words]
+    kind, inner = typing.get_origin(hint), tuple(_strict(one, allowed) for one in typing.get_args(hint))
+    if kind is Literal or not inner:
+        return hint
+    return Union[inner] if kind is types.UnionType else kind[inner]  # noqa: UP007
+
+
+def _members(hint: Any) -> tuple[Any, ...]:
+    """The types of a union, or the type itself."""
+    return typing.get_args(hint) if typing.get_origin(hint) in (Union, types.UnionType) else (hint,)
+
+
+def _choices(hint: Any) -> list[str]:
+    """The values of an annotation that lists them, `bool | Literal["auto"]`; of any other annotation, none."""
+    values: list[str] = []
+    for one in _members(hint):
+        if typing.get_origin(one) is not Literal and one not in (bool, type(None)):
+            return []
+        listed = {bool: (True, False), type(None): (None,)}.get(one, typing.get_args(one))
+        values += map(brief, listed)
+    return values if hint is not bool else []
+
+
+def _in_words(hint: Any, allowed: Range) -> str:
+    """A type as a message names it."""
+    members = _members(hint)
+    if len(members) > 1:
+        return " or ".join(_in_words(one, allowed) for one in members)
+    kind, inner = typing.get_origin(hint), typing.get_args(hint)
+    if kind is Annotated:
+        return _in_words(inner[0], allowed)
+    if kind is Literal or (hint is str and allowed.words):
+        return " or ".join(map(brief, inner or allowed.words))
+    if hint in NAMES:
+        return NAMES[hint][0]
+    plural = NAMES.get(inner[-1], NAMES[Any])[1] if inner else ""
+    if isinstance(kind, type) and issubclass(kind, Mapping):
+        return "a section of keys with values" if inner[-1] is Any else f"names with {plural}"
+    if isinstance(kind, type) and issubclass(kind, Sequence):
+        return f"a list of {plural}"
+    return f"of type {getattr(hint, '__name__', hint)}"
+
+
+def _place(key: str, value: Any, path: Iterable[Any]) -> str:
+    """The key of an item, `terms.l1` or `betas[0]`.  path: pydantic's, which also has names of types."""
+    for part in path:
+        if isinstance(value, Mapping) and part in value:
+            key, value = f"{key}.{part}", value[part]
+        elif isinstance(value, (list, tuple)) and isinstance(part, int):
+            key, value = f"{key}[{part}]", value[part]
+    return key
+
+
+def check_finite(key: str, value: Any) -> None:
+    """UsageError if any number in a value is NaN, infinite or an integer beyond 64 bits."""
+    if isinstance(value, Mapping):
         for name, one in value.items():
-            yield from numbers_in(one, f"{key}.{name}")
+            check_finite(f"{key}.{name}", one)
     elif isinstance(value, (list, tuple)):
         for place, one in enumerate(value):
-            yield from numbers_in(one, f"{key}[{place}]")
+            check_finite(f"{key}[{place}]", one)
+    elif isinstance(value, (int, float)) and not (isinstance(value, bool) or ANY.holds(value)):
+        raise UsageError(f"{key}={brief(value)} must be {ANY}")
+
+
+def check_plain(values: Any, where: str = "") -> None:
+    """UsageError for a configuration that is too large, or holds an interpolation or a value that is not plain.
+
+    Interpolations must be resolved before: one in a file from someone else could read the environment.
+    """
+    count, waiting = 0, [(where, values, 0)]
+    while waiting:
+        key, value, depth = waiting.pop()
+        count += 1
+        if count > MOST_VALUES or depth > DEEPEST:
+            raise UsageError(
+                f"{where or 'the configuration'} holds more than {MOST_VALUES} values or {DEEPEST} levels of sections"
+            )
+        if isinstance(value, dict):
+            for name, one in value.items():
+                if not isinstance(name, str) or not _encodes(name):
+                    raise UsageError(f"{key or 'the configuration'} has the key {brief(name)}, which is not text")
+                waiting.append((f"{key}.{name}" if key else name, one, depth + 1))
+        elif isinstance(value, (list, tuple)):
+            waiting.extend((key, one, depth + 1) for one in value)
+        elif isinstance(value, str):
+            _check_text(key, value)
+        elif not isinstance(value, (bool, int, float, type(None))):
+            raise UsageError(f"{key} is of type {type(value).__name__}; it must be a number, text, list or section")
+
+
+def _check_text(key: str, value: str) -> None:
+    if value == MISSING:
+        raise UsageError(f"{key} is not set and has no default; add {key}=VALUE")
+    if "${" in value:
+        raise UsageError(f"{key}={brief(value)} is an interpolation, which is not resolved here; write its value")
+    if "\0" in value or not _encodes(value):
+        raise UsageError(f"{key} holds a zero byte or invalid Unicode; write it in plain text")
+
+
+def _encodes(text: str) -> bool:
+    """Whether a text is valid Unicode, or a file name in another encoding as Python represents it."""
+    try:
+        text.encode(errors="surrogateescape")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def brief(value: Any) -> str:
-    """A value as a message shows it: on one line and short."""
+    """A value for a message: short and on one line."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
-    if isinstance(value, int) and abs(value) >= 10**SHOWN:  # beyond 4300 digits Python does not print it
+    if isinstance(value, int) and abs(value) >= 10**SHOWN:  # Python does not print more than 4300 digits
         return f"an integer of about {int(value.bit_length() * math.log10(2)) + 1} digits"
     if isinstance(value, (list, tuple)):
         text = f"[{','.join(map(brief, value[:10]))}{',…' if len(value) > 10 else ''}]"
@@ -218,47 +314,3 @@ def brief(value: Any) -> str:
 
 def _plain(value: float) -> str:
     return str(value) if isinstance(value, int) else f"{value:g}"
-
-
-MOST_VALUES = 10_000  # in a configuration
-DEEPEST = 20  # sections and lists within each other
-
-
-def check_plain(values: Any, where: str = "") -> None:
-    """UsageError for a configuration that is too large, or holds an interpolation or a value that is not plain.
-
-    Interpolations must be resolved before: one in somebody else's file could read the environment.
-    """
-    count, waiting = 0, [(where, values, 0)]
-    while waiting:
-        key, value, depth = waiting.pop()
-        count += 1
-        if count > MOST_VALUES or depth > DEEPEST:
-            raise UsageError(
-                f"{where or 'the configuration'} holds more than {MOST_VALUES} values or {DEEPEST} levels of sections"
-            )
-        if isinstance(value, dict):
-            for name, one in value.items():
-                if not isinstance(name, str) or not _encodes(name):
-                    raise UsageError(f"{key or 'the configuration'} has the key {brief(name)}, which is no text")
-                waiting.append((f"{key}.{name}" if key else name, one, depth + 1))
-        elif isinstance(value, (list, tuple)):
-            waiting.extend((key, one, depth + 1) for one in value)
-        elif isinstance(value, str):
-            if "${" in value:
-                raise UsageError(
-                    f"{key}={brief(value)} is an interpolation, which is not resolved here; write its value"
-                )
-            if "\0" in value or not _encodes(value):
-                raise UsageError(f"{key} holds a zero byte or invalid Unicode, which neither a name nor a text can")
-        elif not isinstance(value, (bool, int, float, type(None))):
-            raise UsageError(f"{key} is of type {type(value).__name__}, and must be a number, text, list or section")
-
-
-def _encodes(text: str) -> bool:
-    """Whether a text is Unicode, or a file name in another encoding as Python represents it."""
-    try:
-        text.encode(errors="surrogateescape")
-    except UnicodeEncodeError:
-        return False
-    return True

@@ -72,8 +72,12 @@ def test_a_checkpoint_builds_only_trusted_classes(trained, tmp_path):
     for model in (through_us, {"_target_": "separate.models.recurrent.rearrange"}):
         contents["config"]["model"] = model
         checkpoint.save(path, contents)
-        with pytest.raises(UsageError, match=r"not trusted|no class or function of its own"):
+        with pytest.raises(UsageError, match=r"not trusted|not a class or function defined there"):
             separate.load(path)
+    contents["config"]["model"] = {"_target_": "separate.losses.WaveformLoss"}  # a class of another section
+    checkpoint.save(path, contents)
+    with pytest.raises(UsageError, match="not trusted"):
+        separate.load(path)
     contents["config"]["model"]["_target_"] = "separatists.models.Popen"  # a prefix is not a package
     checkpoint.save(path, contents)
     with pytest.raises(UsageError, match="not trusted"):

@@ -498,4 +498,4 @@ def test_gains_change_mixture_and_dry_reference_alike(tmp_path):
 
 def test_an_unknown_reference_is_refused(call, tmp_path):
     code, _, err = call(train, "augment.reverb_reference=direct", "debug=fast", cwd=tmp_path)
-    assert code == 2 and "augment.reverb_reference=direct is unknown; choose from reverberant, early, dry" in err
+    assert code == 2 and "augment.reverb_reference=direct is unknown; choose from dry, early, reverberant" in err

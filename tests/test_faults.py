@@ -19,7 +19,7 @@ import torch
 from separate import checkpoint
 from separate.cli import data as data_program
 from separate.cli import evaluate, infer, train
-from separate.cli.faults import told
+from separate.cli.crash_report import to_user_error
 from tests.conftest import TINY_TOY, tone, write
 
 NETWORK = """\
@@ -205,13 +205,13 @@ def test_a_fault_while_separating_leaves_no_stem(own, fail, what):
             "train",
             [*TRAIN, "run=full"],
             "memory",
-            r"out of memory \(4.61e\+09 GB could not be had\); lower batch_size, ",
+            r"out of memory \(4.61e\+09 GB requested\); lower batch_size, ",
         ),
         (
             "eval",
             ["run=r", "trust=[faulty]"],
             "memory",
-            r"out of memory \(4.61e\+09 GB could not be had\); lower chunk",
+            r"out of memory \(4.61e\+09 GB requested\); lower chunk",
         ),
         ("infer", ["-c", "r", "--trust", "faulty", "-o", "o", "mix.wav"], "numpy", r"2.00 EiB .*; lower --chunk"),
     ],
@@ -273,6 +273,6 @@ def test_a_picture_of_an_unknown_kind_is_refused(stems, call, tmp_path):
 
 def test_where_no_traceback_can_be_written_the_sentence_says_so(tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "nowhere"))
-    found = told("separate-infer", KeyError("steps"))
+    found = to_user_error("separate-infer", KeyError("steps"))
     assert found.exit_code == 70
     assert str(found).endswith("The traceback could not be written; SEPARATE_DEBUG=1 shows it here")

@@ -81,7 +81,7 @@ def test_a_manifest_may_begin_with_a_byte_order_mark_and_hold_any_sign(tmp_path)
         ('{"id": 1, "start": ' + "9" * 5000 + "}", ":1: "),
         (line(id="9" * 21, start=10**21), '"start" is 1' + "0" * 21),
         (line(sources={"x": "a\0.wav", "y": None}), ":1: has a path with a zero byte"),
-        (line(sources={"x": "\ud800.wav", "y": None}), "has a path, \\ud800.wav, that is no valid Unicode"),
+        (line(sources={"x": "\ud800.wav", "y": None}), "has a path, \\ud800.wav, that is not valid Unicode"),
         (line(mixture="a\0b"), "has a path with a zero byte"),
         (line(sources={"x": "a" * 5000, "y": None}), "is missing"),
         (line(sources={"x": "..", "y": None}), "is missing"),
@@ -89,7 +89,7 @@ def test_a_manifest_may_begin_with_a_byte_order_mark_and_hold_any_sign(tmp_path)
         (line(**{"k" * 10_000: 1}), "which a manifest does not know"),
         (b'{"id": "\xff"}', "is not text in UTF-8 (line 1); save it in UTF-8"),
         (line().encode("utf-16"), "is text in UTF-16; save it in UTF-8"),
-        (b"\0" * 100, "holds a zero byte and is no text"),
+        (b"\0" * 100, "holds a zero byte and is not text"),
         (os.urandom(1000) + b"\xff", "text"),
     ],
 )
@@ -104,12 +104,12 @@ def test_a_manifest_that_is_no_file_is_refused_and_not_waited_for(tmp_path, kind
     path = Path("/dev/zero") if kind == "device" else tmp_path / "manifest.jsonl"
     if kind == "fifo":
         os.mkfifo(path)
-    assert ("is missing" if kind == "missing" else "is no file") in refused_manifest(path)
+    assert ("is missing" if kind == "missing" else "is not a file") in refused_manifest(path)
 
 
 def test_a_text_that_is_too_large_is_not_read(tmp_path):
     (tmp_path / "x").write_bytes(b"a" * 101)
-    with pytest.raises(TextError, match="has 101 bytes, more than the 100 that are read"):
+    with pytest.raises(TextError, match="has 101 bytes; at most 100 are read"):
         read_text(tmp_path / "x", most=100)
 
 

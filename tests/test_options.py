@@ -217,17 +217,17 @@ NAMES = [
     ("unet", {"downsampling": "min"}, "unknown downsampling min; choose from stride, max, average"),
     ("open_unmix", {"hidden": 7}, "hidden=7 must be even"),
     ("open_unmix", {"bandwidth": -1.0}, "bandwidth=-1.0 must be above 0 Hz"),
-    ("unet", {"filters": 5}, "model.filters=5 must be a list of int"),
-    ("unet", {"filters": ["a"]}, "must be a list of int"),
+    ("unet", {"filters": 5}, "model.filters=5 must be a list of integers"),
+    ("unet", {"filters": ["a"]}, "must be a list of integers"),
 ]
 LOSS_NAMES = [
-    ("sum", {"terms": ["tpsa"]}, r"loss.terms=\[tpsa\] must be names with values"),
-    ("l1", {"source_weights": [1, 2]}, r"loss.source_weights=\[1,2\] must be names with values"),
-    ("l1", {"source_weights": {"a": "heavy"}}, "must be names with values"),
-    ("multi_resolution_stft", {"ffts": 1024}, "loss.ffts=1024 must be a list of int"),
+    ("sum", {"terms": ["tpsa"]}, r"loss.terms=\[tpsa\] must be a section of keys with values"),
+    ("l1", {"source_weights": [1, 2]}, r"loss.source_weights=\[1,2\] must be names with numbers"),
+    ("l1", {"source_weights": {"a": "heavy"}}, "must be names with numbers"),
+    ("multi_resolution_stft", {"ffts": 1024}, "loss.ffts=1024 must be a list of integers"),
     ("multi_resolution_stft", {"ffts": [64]}, "must be equally many"),
     ("multi_resolution_stft", {"hops": [700, 240, 50]}, "hop=700, window=600: no hop above its window"),
-    ("si_sdr", {"zero_mean": "yes"}, "loss.zero_mean=yes must be of type bool"),
+    ("si_sdr", {"zero_mean": "yes"}, "loss.zero_mean=yes must be true or false"),
     ("dc", {"level": 0.0}, "level=0.0 must be below 0 dB"),
 ]
 

@@ -460,7 +460,7 @@ def test_infer_says_what_it_needs(call, tmp_path, arguments, code, message):
         (["data=stems", "data.root=nowhere"], 1, "data.root=nowhere is not a folder"),
         (["device=cuda:77"], 2, "device=cuda:77 is not on this machine; use device=auto"),
         (["device=gpu"], 2, "device=gpu is unknown; choose from auto"),
-        (["batch_size"], 2, "batch_size is no KEY=VALUE"),
+        (["batch_size"], 2, "batch_size is not KEY=VALUE"),
         (["scheduler=null"], 2, "a group is chosen by a name, as in scheduler=none"),
         (["experiment=mine"], 2, "there is no experiment=mine"),
         (["run=file"], 1, "file"),

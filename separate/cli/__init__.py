@@ -1,4 +1,4 @@
-"""The programs.  Each reads as a table of contents; what they share is how they fail: one sentence, no traceback."""
+"""The command-line programs, and how all of them start and fail: each error is one sentence without a traceback."""
 
 from __future__ import annotations
 
@@ -10,15 +10,18 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, redirect_stdout
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from separate.cli.faults import DEBUG, told
+from separate.cli.crash_report import DEBUG, to_user_error
 from separate.cli.streams import prepare_streams
 from separate.files import FULL
 from separate.process import tune
 
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
 log = logging.getLogger(__name__)
-started: list[str] = []  # programs whose job has begun, and so whose configuration could be composed
+started: list[str] = []  # programs whose job has begun, so that later errors are not errors of composing
 INTERRUPTED = 130  # exit code after Ctrl-C
 
 
@@ -33,11 +36,11 @@ def one_sentence(program: str, folder: Path | None = None) -> Iterator[None]:
         yield
     except KeyboardInterrupt as error:
         _fail(program, "interrupted", INTERRUPTED, error)
-    except BrokenPipeError:  # the reader, `head` say, has what it wants
+    except BrokenPipeError:  # the reader, e.g. head, has closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(0) from None
     except Exception as error:
-        sentence = told(program, error, folder)
+        sentence = to_user_error(program, error, folder)
         _fail(program, str(sentence), sentence.exit_code, error)
 
 
@@ -48,33 +51,47 @@ def _fail(program: str, message: str, code: int, error: BaseException) -> None:
     raise SystemExit(code)
 
 
-def run_hydra(program: str, main: Callable[[], Any], primary: str) -> None:
-    """Run a `hydra.main` function; what Hydra refuses is said in one sentence too.  primary: its configuration."""
+def run_hydra(program: str, task: Callable[[DictConfig], Any], primary: str) -> None:
+    """Compose the configuration with Hydra and run a task with it, or print the help.
+
+    primary: train, eval or dataset, the configuration that the others are composed into.
+    """
+    tune()
+    with one_sentence(program):
+        if sys.argv[1:] in (["--help"], ["-h"]):
+            from separate.cli.help import help_text
+
+            print(help_text(primary), flush=True)
+        else:
+            _compose_and_run(program, task, primary)
+
+
+def _compose_and_run(program: str, task: Callable[[DictConfig], Any], primary: str) -> None:
+    import hydra
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
     started.clear()
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands the exception on instead of printing it
-    logging.raiseExceptions = False  # a full disk is told once, not at every line of the log
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises the exception instead of printing it
+    logging.raiseExceptions = False  # report a full disk once, not at every line of the log
     threading.excepthook = _quiet_when_full
-    tune()
-    with one_sentence(program):
-        try:
-            with _commented(primary) if {"--cfg", "-c"} & set(sys.argv) else nullcontext():
-                main()
-        except (HydraException, OmegaConfBaseException, ValueError, TypeError) as error:
-            composing = isinstance(error, (HydraException, OmegaConfBaseException)) or not started
-            if not composing:
-                raise
-            from separate.cli.refusals import explain
+    main = hydra.main(version_base="1.3", config_path="pkg://separate.conf", config_name=primary)(task)
+    try:
+        with _commented(primary) if {"--cfg", "-c"} & set(sys.argv) else nullcontext():
+            main()
+    except (HydraException, OmegaConfBaseException, ValueError, TypeError) as error:
+        composing = isinstance(error, (HydraException, OmegaConfBaseException)) or not started
+        if not composing:
+            raise
+        from separate.cli.hydra_errors import explain
 
-            _fail(program, explain(error), 2, error)
+        _fail(program, explain(error), 2, error)
 
 
 @contextmanager
 def _commented(primary: str) -> Iterator[None]:
-    """Add the comments of its files to a configuration that Hydra prints."""
-    from separate.cli.comments import annotate
+    """Add the comments in `conf/` to a configuration that Hydra prints."""
+    from separate.cli.config_comments import annotate
 
     printed = io.StringIO()
     with redirect_stdout(printed):
@@ -83,13 +100,13 @@ def _commented(primary: str) -> Iterator[None]:
 
 
 def _quiet_when_full(failed: threading.ExceptHookArgs) -> None:
-    """TensorBoard's thread raises a full disk again in the main one, where it is told."""
+    """Ignore a full disk in TensorBoard's thread: the main thread raises it again and reports it."""
     if not (isinstance(failed.exc_value, OSError) and failed.exc_value.errno in FULL):
         threading.__excepthook__(failed)
 
 
 def in_job(program: str, job: Callable[[], Any], folder: Path | None = None) -> Any:
-    """Run the task of a Hydra program.  A failing job of a sweep lets the others go on, and Hydra reports it.
+    """Run the task of a Hydra program.  If a job of a sweep fails, Hydra reports it and runs the others.
 
     folder: of the run, for the traceback of a fault.
     """
@@ -103,8 +120,8 @@ def in_job(program: str, job: Callable[[], Any], folder: Path | None = None) -> 
         except BrokenPipeError:
             raise
         except Exception as error:
-            sentence = told(program, error, folder)
-            if sentence.exit_code == INTERRUPTED:  # the whole sweep
+            sentence = to_user_error(program, error, folder)
+            if sentence.exit_code == INTERRUPTED:  # ends the whole sweep
                 _fail(program, str(sentence), INTERRUPTED, error)
             log.error("job %s failed: %s", HydraConfig.get().job.num, sentence)
             if sentence is error:

@@ -7,8 +7,6 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-import hydra
-
 from separate.cli import in_job, one_sentence, run_hydra
 from separate.errors import UsageError, nearest
 from separate.files import cache_folder
@@ -23,7 +21,6 @@ FLAGS = ("--json",)
 asked: dict[str, str | bool] = {}  # the command and its flags, which Hydra does not see
 
 
-@hydra.main(version_base="1.3", config_path="pkg://separate.conf", config_name="dataset")
 def data(cfg: DictConfig) -> None:
     return in_job("separate-data", lambda: _data(cfg))
 

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import hydra
-
 from separate.cli import in_job, run_hydra
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 
-@hydra.main(version_base="1.3", config_path="pkg://separate.conf", config_name="eval")
 def evaluate(cfg: DictConfig) -> float | None:
-    """Scores on one split, as a table, files and a report; the mean SI-SDR improvement comes back."""
+    """Scores on one split, as a table, files and a report; returns the mean SI-SDR improvement."""
     return in_job("separate-eval", lambda: _evaluate(cfg))
 
 
@@ -37,8 +34,8 @@ def _evaluate(cfg: DictConfig) -> float | None:
     refuse_commands(vars(data), config.data)
     settle()
     separator = checkpoint.restore(contents, config.trust).to(choose_device(config.device))
-    kept = contents["config"].get("cache", {})  # where what had to be decoded or fetched is
-    cache = CacheConfig(folder=kept.get("folder"), limit=kept.get("limit"))
+    cached = contents["config"].get("cache", {})  # of decoded and downloaded files
+    cache = CacheConfig(folder=cached.get("folder"), limit=cached.get("limit"))
     examples = open_split(data, config.split, contents["config"]["seed"], cache)
 
     results = recordings.evaluate(separator, examples, config.chunk, config.overlap, metrics)

@@ -8,22 +8,23 @@ import sys
 from pathlib import Path
 
 from separate.cli import one_sentence
-from separate.config import EvalConfig, check_overlap
 from separate.process import tune
-from separate.validation import check_numbers, range_of
 
-# File names may hold anything, so this program takes its arguments plainly and not through Hydra's grammar.
+# This program uses argparse because file names may contain any character, also those of Hydra's grammar.
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="separate-infer",
-        description="Separate recordings into OUT/NAME/SOURCE.wav: as long, at the sample rate and with the channels "
-        "of the input.",
+        description="Separate recordings into OUT/NAME/SOURCE.wav, with the length, sample rate and channels of the "
+        "input.",
     )
     parser.add_argument("inputs", nargs="+", metavar="FILE", help="audio files, or folders of them")
     parser.add_argument(
-        "-c", "--checkpoint", metavar="RUN", help="a run's folder or a checkpoint (default: the newest run in here)"
+        "-c",
+        "--checkpoint",
+        metavar="RUN",
+        help="a run's folder or a checkpoint (default: the newest run in this folder)",
     )
     parser.add_argument("-o", "--out", default="separated", type=Path, help="folder for the stems (default: separated)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (default: auto)")
@@ -47,7 +48,9 @@ def _parser() -> argparse.ArgumentParser:
 
 def main() -> None:
     tune()
-    before = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # leaves nothing half-written
+    before = signal.signal(
+        signal.SIGTERM, lambda number, frame: sys.exit(128 + number)
+    )  # so that partial files are removed
     try:
         with one_sentence("separate-infer"):
             _infer(_parser().parse_args())
@@ -56,13 +59,15 @@ def main() -> None:
 
 
 def _infer(arguments: argparse.Namespace) -> None:
-    for name in ("chunk", "overlap"):
-        check_numbers(f"--{name}", getattr(arguments, name), range_of(EvalConfig, name))
-    check_overlap(arguments.chunk, arguments.overlap, "--")
     from separate import checkpoint
+    from separate.config import EvalConfig, check_overlap
     from separate.inference.files import plan, refuse_overwriting, separate_file
     from separate.process import release, settle
+    from separate.validation import options
 
+    for name in ("chunk", "overlap"):
+        options(EvalConfig)[name].check(f"--{name}", getattr(arguments, name))
+    check_overlap(arguments.chunk, arguments.overlap, "--")
     jobs = plan(arguments.inputs, arguments.out)
     path = checkpoint.find(arguments.checkpoint)
     print(f"checkpoint: {path}")

@@ -1,4 +1,4 @@
-"""Standard streams that take any file name, in any locale and even when they are closed."""
+"""Standard streams that accept any file name, in any locale, also if they are closed."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import sys
 
 
 def prepare_streams() -> None:
-    """Open closed streams on the null device; escape what their encoding lacks, e.g. names that are not valid UTF-8.
+    """Open closed streams on the null device, and escape characters that their encoding lacks.
 
-    Otherwise the next file that is opened gets the closed descriptor, and printed text ends up in it.
+    Otherwise the next file to be opened gets the closed descriptor, and printed text ends up in that file.
     """
     for descriptor, name in enumerate(("stdin", "stdout", "stderr")):
         if getattr(sys, name) is None:

@@ -1,13 +1,10 @@
-"""separate-train: train a separator that the configuration describes."""
+"""separate-train: train a separator from a configuration."""
 
 from __future__ import annotations
 
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-import hydra
-from hydra.core.hydra_config import HydraConfig
 
 from separate.cli import in_job, run_hydra
 
@@ -17,14 +14,17 @@ if TYPE_CHECKING:
     from separate.config import TrainConfig
 
 
-@hydra.main(version_base="1.3", config_path="pkg://separate.conf", config_name="train")
 def train(cfg: DictConfig) -> float | None:
-    """One run; the best value of the monitored metric goes to Hydra's sweepers."""
+    """One run; Hydra's sweepers get the best value of the monitored metric."""
+    from hydra.core.hydra_config import HydraConfig
+
     folder = Path(HydraConfig.get().runtime.output_dir)
     return in_job("separate-train", lambda: _train(cfg, folder), folder)
 
 
 def _train(cfg: DictConfig, folder: Path) -> float | None:
+    from hydra.core.hydra_config import HydraConfig
+
     from separate.config import TrainConfig, from_hydra
     from separate.training.run import run
 
@@ -42,7 +42,7 @@ def _train(cfg: DictConfig, folder: Path) -> float | None:
 
 
 def _summarise(config: TrainConfig) -> None:
-    """Describe the network instead of training it."""
+    """Print a description of the network instead of training it."""
     from dataclasses import asdict
 
     from separate.instantiate import build_separator
@@ -52,7 +52,7 @@ def _summarise(config: TrainConfig) -> None:
 
 
 def _leave_no_trace(folder: Path) -> None:
-    """Remove what Hydra wrote for a run that was refused, and folders that are empty then."""
+    """Remove the files that Hydra wrote for a refused run, and its folders if they are empty."""
     shutil.rmtree(folder / ".hydra", ignore_errors=True)
     (folder / "train.log").unlink(missing_ok=True)
     for place in (folder, *folder.parents[:2]):  # runs/DATE/TIME

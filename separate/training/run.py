@@ -36,7 +36,7 @@ from separate.training.deferred import fuse
 from separate.training.runlog import RunLog
 from separate.training.state import State
 from separate.training.trainer import Training, fit, how_to_go_on, measure, precision
-from separate.validation import brief, check_ranges, fits
+from separate.validation import brief, fits, validate
 
 log = logging.getLogger(__name__)
 
@@ -67,7 +67,7 @@ def run(config: TrainConfig, folder: Path, changed: Sequence[str] = ()) -> float
             on_cpu = choose_device(plain["device"]).type == "cpu"  # where auto meant float32 until then
             plain["trainer"]["precision"] = "float32" if on_cpu else "auto"
         refuse_commands(plain["data"], written)
-        check_ranges(TrainConfig, plain)
+        validate(TrainConfig, plain)
     settle(typed(TrainerConfig, plain["trainer"], "trainer.").threads)
     state, training = prepare(plain, folder, trust, None if resumed is None else resumed["model"])
     _say_what_is_trained(state, training)

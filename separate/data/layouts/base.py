@@ -9,7 +9,7 @@ import re
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from separate.config import MISSING, AugmentConfig
 from separate.data.example import Examples, FileExamples
@@ -191,7 +191,7 @@ class TrackLayout(FolderLayout):
 class MixtureLayout(TrackLayout):
     """Tracks whose mixture is the sum of the sources, or (`mixture: file`) a file that may hold more than these."""
 
-    mixture: str = "sum"
+    mixture: Literal["sum", "file"] = "sum"
 
     @property
     def holds_more(self) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from separate.data.layouts.base import TrackLayout
 from separate.data.layouts.opening import Opening
@@ -20,7 +21,7 @@ MIXTURES = {"sep_clean": "mix_clean", "sep_noisy": "mix_both"}  # by task
 class TaskLayout(TrackLayout):
     """Speakers to separate from a mixture without noise (`task: sep_clean`) or with noise (`task: sep_noisy`)."""
 
-    task: str = "sep_clean"
+    task: Literal["sep_clean", "sep_noisy"] = "sep_clean"
 
     @property
     def mixture_name(self) -> str:

@@ -20,7 +20,7 @@ from separate.data.storage.reading import Reader
 from separate.errors import UsageError
 from separate.files import cache_folder
 from separate.instantiate import build
-from separate.validation import check_ranges
+from separate.validation import validate
 
 BUILT_IN: tuple[type[Augmentation], ...] = (Stretch, Equaliser, Reverb, ChannelMatrix, Noise)
 
@@ -43,7 +43,7 @@ class Augmenter:
         reader: Reader | None = None,
         trust: Sequence[str] | None = None,
     ) -> None:
-        check_ranges(AugmentConfig, vars(options), "augment.")
+        validate(AugmentConfig, vars(options), "augment.")
         self.options = options
         self._extra = _build_extra(options, audio, trust)
         if cache is not None and cache.kind == "spectrogram":

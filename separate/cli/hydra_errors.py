@@ -1,12 +1,12 @@
-"""What Hydra and OmegaConf refuse, said in one sentence with the nearest right name."""
+"""Errors of Hydra and OmegaConf in one sentence, with the nearest right name."""
 
 from __future__ import annotations
 
 import re
-from dataclasses import fields
 
 from separate.config import TrainConfig
 from separate.errors import nearest
+from separate.validation import options
 
 
 def explain(error: BaseException) -> str:
@@ -20,19 +20,16 @@ def explain(error: BaseException) -> str:
         listed = "" if near.startswith("choose") else f" (there are {', '.join(sorted(choices))})"
         return f"there is no {group}={choice}; {near}{listed}"
     if "integer string conversion" in text:
-        return "a value on the command line is an integer of so many digits that it cannot be read; use a smaller one"
+        return "a value on the command line is an integer with too many digits; use a smaller one"
     if "Config group override" in text or isinstance(error, TypeError):
         return "a group is chosen by a name, as in scheduler=none; --help lists the names"
     if override := getattr(error, "override", None):
-        return (
-            f"{override} is no KEY=VALUE; where the value holds spaces, commas or signs quote it twice: "
-            f"'KEY=\"a=b, c\"'"
-        )
+        return f"{override} is not KEY=VALUE; quote a value with spaces, commas or signs twice: 'KEY=\"a=b, c\"'"
     return " ".join(text.split())
 
 
 def _unknown_key(key: str, error: BaseException) -> str:
-    if key in (option.name for option in fields(TrainConfig)):  # one that the configuration does not list
+    if key in options(TrainConfig):  # valid, but not listed in conf/train.yaml
         return f"there is no key {key} yet; add it with +{key}=VALUE"
     cause: BaseException | None = error
     while cause is not None:

@@ -1,4 +1,4 @@
-"""Unexpected exceptions: one sentence, and a file with the traceback."""
+"""Reports of unexpected exceptions: one sentence for the user, and a file with the traceback."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from separate.files import FULL, replace_file
 
 FAULT = 70  # exit code: EX_SOFTWARE of sysexits.h
 TRACEBACK = "traceback.txt"
-DEBUG = "SEPARATE_DEBUG"  # set: tracebacks are shown in full
+DEBUG = "SEPARATE_DEBUG"  # environment variable: show tracebacks
 LESS_MEMORY = {
     "separate-train": "lower batch_size, data.excerpt, data.workers or the size of the model",
     "separate-eval": "lower chunk, or free memory",
@@ -32,21 +32,20 @@ LOADER_ENDED = re.compile(r"DataLoader worker \(pid.*\) (is killed by signal: Ki
 
 
 class Fault(SeparateError):
-    """A fault of the program or of a package that it uses; its traceback is in a file that the message names."""
+    """A fault of the program or of a package that it uses; the message names the file with the traceback."""
 
     exit_code = FAULT
 
 
-def told(program: str, error: Exception, folder: Path | None = None) -> SeparateError:
-    """The sentence for an exception.
+def to_user_error(program: str, error: Exception, folder: Path | None = None) -> SeparateError:
+    """The error to show for any exception; a `Fault` if the user cannot mend it.
 
-    An error that the user can mend gets a sentence of its own.  For any other, the traceback is written to `folder` if
-    a run has begun there, or else to a new temporary folder.
+    The traceback of a fault is written to `folder` if a run has begun there, or else to a new temporary folder.
     """
     if isinstance(error, SeparateError):
         return error
     if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and OUT_OF_MEMORY.search(str(error))):
-        return SeparateError(f"out of memory{_wanted(str(error))}; {LESS_MEMORY[program]}")
+        return SeparateError(f"out of memory{_requested_memory(str(error))}; {LESS_MEMORY[program]}")
     if isinstance(error, RuntimeError) and LOADER_ENDED.search(str(error)):
         return SeparateError(f"{WORKER_ENDED}; {LESS_MEMORY[program]}")
     if isinstance(error, OSError) and error.errno == errno.ENOMEM:
@@ -56,20 +55,20 @@ def told(program: str, error: Exception, folder: Path | None = None) -> Separate
         return SeparateError(f"{where}{error.strerror}; choose another folder, or make room there")
     return Fault(
         f"unexpected {_summary(error)}: a fault of the program or of a package that it uses, not of your command or "
-        f"data. {_written(program, error, folder)}; {DEBUG}=1 shows it here"
+        f"data. {_write(program, error, folder)}; {DEBUG}=1 shows it here"
     )
 
 
-def _wanted(text: str) -> str:
-    """How much memory could not be allocated, where the message tells."""
+def _requested_memory(text: str) -> str:
+    """The size of an allocation that failed, if the message of the exception states it."""
     if found := re.search(r"allocate (\d+) bytes", text):
-        return f" ({int(found[1]) / 1e9:.3g} GB could not be had)"
+        return f" ({int(found[1]) / 1e9:.3g} GB requested)"
     found = re.search(r"allocate ([\d.]+ [KMGTPE]i?B)", text)
-    return f" ({found[1]} could not be had)" if found else ""
+    return f" ({found[1]} requested)" if found else ""
 
 
 def _summary(error: Exception) -> str:
-    """An exception as `KeyError: 'steps' (mynets.py, line 9)`; for one from a worker, what was raised there."""
+    """An exception as `KeyError: 'steps' (mynets.py, line 9)`; for one from a worker, the original exception."""
     text = str(error)
     places = [(frame.filename, frame.lineno) for frame in traceback.extract_tb(error.__traceback__)]
     if "Original Traceback" in text or error.__cause__ is not None:  # from a worker, by torch or multiprocessing
@@ -83,8 +82,8 @@ def _summary(error: Exception) -> str:
     return f"{said} ({Path(own[-1][0]).name}, line {own[-1][1]})" if own else said
 
 
-def _written(program: str, error: Exception, folder: Path | None) -> str:
-    """Write the traceback and return a sentence that says where it is."""
+def _write(program: str, error: Exception, folder: Path | None) -> str:
+    """Write the traceback and return a sentence with its path."""
     content = "\n".join(
         [
             f"{program}, {time.strftime('%Y-%m-%d %H:%M:%S')}",

@@ -1,4 +1,4 @@
-"""The printed configuration with the comments of the files that it was composed of, which Hydra leaves out."""
+"""Comments for a printed configuration, from the files in `conf/`: Hydra drops them."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from pathlib import Path
 SECTION = re.compile(r"(\w+):$")
 ENTRY = re.compile(r"(\s*)(\w+):")
 COMMENTED = re.compile(r"(\w+):.*?\s#\s(.+)")
-CHOICE = re.compile(r"\s+_target_: (\S+)")  # what tells the files of a group apart
+CHOICE = re.compile(r"\s+_target_: (\S+)")  # identifies a file in its group
 
 
 def annotate(text: str, primary: str) -> str:
-    """The YAML of a configuration with `# unit or meaning` after each key that has one in its file.
+    """The YAML of a configuration with the comment of each key, `# unit or meaning`.
 
-    primary: train, eval or dataset, the configuration that the others were composed into.
+    primary: train, eval or dataset, the configuration that the others are composed into.
     """
     lines = text.splitlines()
     top = _comments([_conf() / f"{primary}.yaml"])
@@ -34,7 +34,7 @@ def annotate(text: str, primary: str) -> str:
 
 
 def _of_section(group: str, following: list[str]) -> dict[str, str]:
-    """The comments of the file in conf/GROUP that the lines below a section's name come from."""
+    """The comments in the file of conf/GROUP that a section comes from.  following: the lines below its name."""
     folder = _conf() / group
     if not folder.is_dir():
         return {}
