@@ -9,6 +9,8 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
+from separate.shapes import Complex, Float
+
 unfold_backward = torch.ops.aten.unfold_backward  # the adjoint of Tensor.unfold: overlap-add
 
 WINDOWS: dict[str, Callable[[int], Tensor]] = {
@@ -50,7 +52,7 @@ class STFT(nn.Module):
         """F, the number of frequency bins."""
         return self.n_fft // 2 + 1
 
-    def forward(self, waveform: Tensor) -> Tensor:
+    def forward(self, waveform: Float[Tensor, "*B T"]) -> Complex[Tensor, "*B F N"]:
         """(..., T) real -> (..., F, N) complex64; frame n of N = 1 + ceil(T / hop) is centred on sample n hop."""
         flat = waveform.float().reshape(-1, waveform.shape[-1])
         # the last frame is centred on or after the last sample; an odd window reaches one sample less to its left
@@ -60,14 +62,16 @@ class STFT(nn.Module):
         )
         return spectrogram.reshape(*waveform.shape[:-1], *spectrogram.shape[-2:])
 
-    def inverse(self, spectrogram: Tensor, length: int) -> Tensor:
+    def inverse(self, spectrogram: Complex[Tensor, "*B F N"], length: int) -> Float[Tensor, "*B {length}"]:
         """spectrogram: (..., F, N) complex -> (..., length), differentiable; inverse(forward(x), T) is x."""
         flat = rearrange(spectrogram, "... f n -> (...) n f")
         waveform = weighted_overlap_add(torch.fft.irfft(flat, n=self.n_fft), self.window, self.hop, length)
         return waveform.reshape(*spectrogram.shape[:-2], length)
 
 
-def weighted_overlap_add(frames: Tensor, window: Tensor, hop: int, length: int) -> Tensor:
+def weighted_overlap_add(
+    frames: Float[Tensor, "B N n_fft"], window: Float[Tensor, " n_fft"], hop: int, length: int
+) -> Float[Tensor, "B {length}"]:
     """Frames (B, N, n_fft) of an inverse STFT -> (B, length), from the middle of the first frame on.
 
     The least-squares inverse (Griffin and Lim, 1984), as in `torch.istft`, whose check of the window's envelope makes
@@ -82,7 +86,7 @@ def weighted_overlap_add(frames: Tensor, window: Tensor, hop: int, length: int) 
     return nn.functional.pad(waveform, (0, length - waveform.shape[1]))
 
 
-def overlap(window: Tensor, hop: int) -> float:
+def overlap(window: Float[Tensor, " n_fft"], hop: int) -> float:
     """The least sum of squared windows on a sample between two neighbouring frames, re the window's peak squared.
 
     Only these two frames count, since at the ends of a signal there are no others.  window: (n_fft,); hop in samples.
@@ -93,7 +97,7 @@ def overlap(window: Tensor, hop: int) -> float:
     return ((first + second.flip(0)).min() / square.max()).item()
 
 
-def mel_filterbank(bins: int, sample_rate: float, mels: int) -> Tensor:
+def mel_filterbank(bins: int, sample_rate: float, mels: int) -> Float[Tensor, "{mels} {bins}"]:
     """Triangles (mels, bins) between 0 Hz and half the rate, equally wide in mel: 2595 log10(1 + f / 700).
 
     The first and the last reach to the edge, so that every bin is in a band; a bin's weights sum to 1.
