@@ -15,7 +15,7 @@ from separate.losses import LOSSES
 from separate.overlap import blocks
 from separate.separator import Separation, Separator
 from separate.stft import STFT
-from separate.training.run import resumed_config
+from separate.training.resume import resumed_config
 from tests.tiny import MODELS, config_of, section
 
 SCALES = torch.tensor([-300.0, 0.01])  # of estimates under a loss that ignores level and sign

@@ -1,4 +1,4 @@
-"""Training steps that the host does not wait for: figures are read a step later, non-finite steps are undone."""
+"""Training steps that the host does not wait for: metrics are read one step later, non-finite steps are undone."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 from separate.data.mixing.raw_batch import Drawn
 
 
-class Figures:
-    """The named numbers of a step in one tensor on its device.  finite: () bool, whether all of them are."""
+class StepMetrics:
+    """The named numbers of a step in one tensor on its device.  finite: () bool, whether all of them are finite."""
 
     def __init__(self, values: Mapping[str, Tensor]) -> None:
         self.names = list(values)
@@ -23,21 +23,21 @@ class Figures:
         self.copied: torch.cuda.Event | None = None
 
     def send(self) -> None:
-        """Start the copy to (pinned) memory of the host, queued behind the device's work so far."""
+        """Start the copy to (pinned) host memory, queued behind the device's work so far."""
         if self.values.device.type == "cuda":
             self.values = self.values.to("cpu", non_blocking=True)
             self.copied = torch.cuda.Event()
             self.copied.record()
 
     def read(self) -> dict[str, float]:
-        """The figures as numbers.  Waits until the device has finished their step."""
+        """The metrics as Python numbers.  Waits until the device has finished their step."""
         if self.copied is not None:
             self.copied.synchronize()
         return dict(zip(self.names, self.values.tolist(), strict=True))
 
 
 class OptimizerState:
-    """The state of an optimizer, copied before a step and restored if the step turns out not to be finite."""
+    """The state of an optimizer, copied before a step and restored if the step turns out to be non-finite."""
 
     def __init__(self, optimizer: torch.optim.Optimizer) -> None:
         leaves, self.structure = tree_flatten(optimizer.state_dict())
@@ -50,16 +50,16 @@ class OptimizerState:
 
 @dataclass
 class Pending:
-    """A step whose figures have not been read yet.  number: of the step; drawn: its batch."""
+    """A step whose metrics have not been read yet.  number: of the step; drawn: its batch."""
 
     number: int
     drawn: Drawn
-    figures: Figures
+    metrics: StepMetrics
     before: OptimizerState | None = None
 
 
 def statistics(module: nn.Module) -> list[Tensor]:
-    """The buffers that a checkpoint holds, e.g. running means; constants such as windows are left out."""
+    """The buffers that a checkpoint holds, e.g. running means, without constants such as windows."""
     kept = module.state_dict()
     return [buffer for name, buffer in module.named_buffers() if name in kept]
 
@@ -70,7 +70,7 @@ def parameters(optimizer: torch.optim.Optimizer) -> list[Tensor]:
 
 @torch.no_grad()
 def copies(tensors: Sequence[Tensor]) -> list[Tensor]:
-    """A copy of each, in one kernel for each device and dtype."""
+    """A copy of each tensor, made by one kernel for each device and dtype."""
     found = [torch.empty_like(tensor) for tensor in tensors]
     groups: dict[Any, tuple[list[Tensor], list[Tensor]]] = {}
     for new, old in zip(found, tensors, strict=True):

@@ -1,15 +1,26 @@
-"""Everything that changes while training, and so exactly what a checkpoint holds."""
+"""The parts of a training: the state that changes and checkpoints hold, and everything that stays the same."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 
+from separate.config import TrainerConfig
+from separate.data.example import Examples
+from separate.data.loader import TrainingSteps
+from separate.data.mixing.augmentations import Augment
+from separate.evaluation.scores import METRICS
+from separate.losses import Loss
 from separate.separator import Separator
 from separate.training.deferred import Pending
+
+if TYPE_CHECKING:
+    from separate.training.runlog import RunLog
 
 HIGHER_IS_BETTER = ("sdr", "snr")  # in a metric's name; of every other quantity less is better
 
@@ -23,8 +34,8 @@ class State:
     """step: steps done; epoch: epochs done, validation included; seconds: time spent training and validating.
 
     best: the best value of the monitored metric; stale: epochs since it improved;
-    sums: what this epoch's steps have added up so far, by name; skipped: steps not applied, in a row.
-    pending: the last step, until its figures are read; None when the state is captured.
+    sums: metrics added up over the steps of this epoch, by name; skipped: steps in a row that were not applied.
+    pending: the last step, until its metrics are read; None when the state is captured.
     """
 
     separator: Separator
@@ -42,9 +53,14 @@ class State:
 
     PLAIN = ("step", "epoch", "seconds", "best", "stale", "skipped", "sums")
 
+    def add(self, metrics: Mapping[str, float]) -> None:
+        """Add the metrics of a step to the sums of this epoch."""
+        for name, value in metrics.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value
+
     def capture(self) -> dict[str, Any]:
-        """Tensors and plain values, with the random states that dropout draws from."""
-        assert self.pending is None, "flush comes first"
+        """The state as tensors and plain values, with the random states that dropout draws from."""
+        assert self.pending is None, "call flush first"
         device = self.separator.device
         return {
             "model": self.separator.state_dict(),
@@ -59,7 +75,7 @@ class State:
         }
 
     def restore(self, contents: Mapping[str, Any]) -> None:
-        """Go back to what `capture` gave."""
+        """Set the state to the one that `capture` returned."""
         self.separator.load_state_dict(contents["model"])
         training = contents["training"]
         self.optimizer.load_state_dict(training["optimizer"])
@@ -71,3 +87,43 @@ class State:
         torch.set_rng_state(training["random"])
         if training["random_cuda"] is not None and self.separator.device.type == "cuda":
             torch.cuda.set_rng_state(training["random_cuda"], self.separator.device)
+
+
+@dataclass
+class Training:
+    """Everything that stays the same while training.  config: the resolved configuration, for the checkpoints.
+
+    lags: the metrics of a step are read during the next one, so that the host does not wait for a GPU.
+    """
+
+    loss: Loss
+    train: Examples
+    valid: Examples
+    options: TrainerConfig
+    batch_size: int
+    seed: int
+    workers: int | str
+    folder: Path
+    config: dict[str, Any]
+    augment: Augment | None = None
+    log: RunLog | None = None
+    lags: bool = False
+    dtype: torch.dtype = torch.float32
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return self.options.steps_per_epoch or math.ceil(len(self.train) / self.batch_size)
+
+    @property
+    def steps(self) -> TrainingSteps:
+        return TrainingSteps(self.train, self.batch_size, self.seed, self.augment)
+
+    @property
+    def examples(self) -> dict[str, int]:
+        """The number of examples of each split."""
+        return {"train": len(self.train), "valid": len(self.valid)}
+
+    @property
+    def monitors(self) -> list[str]:
+        """The metrics that `trainer.monitor` can name."""
+        return ["valid/loss", *(f"valid/{metric}" for metric in METRICS)]
