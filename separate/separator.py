@@ -12,13 +12,13 @@ import torch
 from einops import rearrange, repeat
 from torch import Tensor, nn
 
-from separate.audio import resample
 from separate.data.batch import Batch
 from separate.errors import UsageError
 from separate.levels import level, rescaled, spectral_level
 from separate.losses.permutation import match
 from separate.models.layers import choose
 from separate.overlap import blocks
+from separate.resampling import resample
 from separate.stft import STFT
 from separate.targets import ibm
 

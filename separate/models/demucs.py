@@ -8,7 +8,6 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from separate.audio import resample
 from separate.models.layers import (
     Convolution,
     Recurrent,
@@ -19,6 +18,7 @@ from separate.models.layers import (
     pad,
 )
 from separate.numerics import precise
+from separate.resampling import resample
 
 QUIET = 1e-5  # added to the deviation of the mixture, so that silence stays silence
 
