@@ -1,4 +1,4 @@
-"""What a run leaves for people: metrics.jsonl, TensorBoard scalars, spectrogram pictures and audio."""
+"""The log of a run: metrics.jsonl, and TensorBoard scalars, spectrograms and audio."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 
 class RunLog:
-    """Writes to a run's folder.  epoch: the epochs done so far; what a stopped run wrote after them is dropped."""
+    """Writes to a run's folder.  epoch: the number of epochs done; entries of later epochs are dropped."""
 
     def __init__(self, folder: Path, options: LoggerConfig, epoch: int = 0) -> None:
         self.path = folder / "metrics.jsonl"
@@ -33,10 +33,10 @@ class RunLog:
         if options.tensorboard:
             from torch.utils.tensorboard import SummaryWriter
 
-            self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)  # what older files hold
+            self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)  # drops steps after this one
 
     def epoch(self, facts: dict[str, float], improved: bool) -> None:
-        """One line of metrics.jsonl, the same as scalars, and the gist for the terminal."""
+        """Write the metrics of an epoch: a line of metrics.jsonl, TensorBoard scalars, a summary on the terminal."""
         plain = {name: value if math.isfinite(value) else None for name, value in facts.items()}
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(plain) + "\n")
@@ -77,7 +77,7 @@ class RunLog:
             batch = collate([valid.fixed(index)]).to(separator.device, separator.stft)
             with torch.inference_mode():
                 separation = separator.separate(batch)
-                if separator.interchangeable:  # beside each speaker the estimate that is of them
+                if separator.interchangeable:  # each estimate beside its speaker
                     separation = arrange_separation(separation)
                 figure = separation_figure(batch, separation, valid.sources, separator.sample_rate)
                 estimates = separation.estimates[0].mean(dim=1).cpu()
@@ -100,7 +100,7 @@ class RunLog:
 
 
 def _epoch_of(line: str) -> float:
-    """The epoch of a line of metrics; infinite for one that a kill or a full disk cut off."""
+    """The epoch of a line of metrics; infinite for an incomplete line, after a kill or on a full disk."""
     try:
         return float(json.loads(line)["epoch"])
     except ValueError:
