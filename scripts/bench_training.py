@@ -81,8 +81,8 @@ def separate(case: str, root: Path, threads: int, device: str, *overrides: str) 
 
     from separate.config import TrainConfig, from_hydra
     from separate.data.loader import load
-    from separate.training.run import prepare
-    from separate.training.trainer import train_step
+    from separate.training.setup import prepare
+    from separate.training.step import train_step
 
     chosen = [*CASES[case], f"data.root={root}", f"run={root}", f"trainer.threads={threads}", "data.workers=1"]
     chosen.append(f"device={device}")

@@ -1,4 +1,4 @@
-"""Where to compute."""
+"""The device to compute on."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from separate.errors import UsageError
 
 
 def choose_device(name: str | torch.device) -> torch.device:
-    """auto: CUDA, then MPS, then the CPU; or a device by name, which must be there."""
+    """auto: CUDA, else MPS, else the CPU; or a device by name.  UsageError for an unknown or missing device."""
     cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
     if name == "auto":
         return torch.device("cuda" if cuda else "mps" if mps else "cpu")

@@ -1,4 +1,4 @@
-"""Operating system signals: kept away from native code, and from processes that are still starting."""
+"""Operating system signals: block them in native code and in processes that are starting."""
 
 from __future__ import annotations
 
@@ -9,30 +9,38 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-FAULTS = ("SIGABRT", "SIGBUS", "SIGFPE", "SIGILL", "SIGSEGV", "SIGSYS", "SIGTRAP")  # a thread's own: never blocked
+FAULTS = (
+    "SIGABRT",
+    "SIGBUS",
+    "SIGFPE",
+    "SIGILL",
+    "SIGSEGV",
+    "SIGSYS",
+    "SIGTRAP",
+)  # raised by a thread itself: never blocked
 
 
 def protect_native_code() -> None:
-    """Let no signal handler run on the stack of native code.  Call this once the number of threads is set.
+    """Keep signal handlers off the stack of native code.  Call this after the number of threads is set.
 
     oneDNN before 3.11.2 (torch 2.11 has 3.10.2) points the stack register into the heap in float32 matrix products
-    (https://github.com/uxlfoundation/oneDNN/issues/4845), where an LSTM on a CPU spends up to three quarters of its
-    time.  For a signal handler Linux writes 3 kB or more below that pointer, over whatever lies there: Ctrl-C
-    ended in "corrupted size vs. prev_size" or a segmentation fault.  So the main thread gets an alternate signal stack,
-    which Python's handlers use (SA_ONSTACK), and OpenMP's threads start with signals blocked and receive none.
+    (https://github.com/uxlfoundation/oneDNN/issues/4845), which take up to three quarters of the time of an LSTM on a
+    CPU.  For a signal handler Linux writes 3 kB or more below that pointer and overwrites the heap: Ctrl-C ended in
+    "corrupted size vs. prev_size" or a segmentation fault.  So the main thread gets an alternate signal stack, which
+    Python's handlers use (SA_ONSTACK), and OpenMP's threads start with signals blocked.
     """
     import torch
 
     if not faulthandler.is_enabled():
         out = sys.__stderr__ or os.open(os.devnull, os.O_WRONLY)
-        faulthandler.enable(out)  # sets that stack, and prints where native code crashes
+        faulthandler.enable(out)  # sets the alternate stack, and prints a traceback when native code crashes
     with signals_held():
-        torch.zeros(2**15 * torch.get_num_threads()).add_(1)  # a thread is started for each 2**15 numbers
+        torch.zeros(2**15 * torch.get_num_threads()).add_(1)  # starts a thread for each 2**15 numbers
 
 
 @contextmanager
 def signals_held() -> Iterator[None]:
-    """Block signals until the end of this context.  Threads and processes that are started in it keep them blocked."""
+    """Block signals within this context.  Threads and processes started in it keep them blocked."""
     if sys.platform == "win32":
         yield
         return
@@ -45,7 +53,7 @@ def signals_held() -> Iterator[None]:
 
 
 def ignore_stops() -> None:
-    """In a process that was started with signals blocked: ignore Ctrl-C and SIGTERM, and take all others."""
+    """In a process that was started with signals blocked: ignore Ctrl-C and SIGTERM, unblock all others."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     if sys.platform != "win32":

@@ -15,9 +15,9 @@ from separate.interrupts import protect_native_code, signals_held
 log = logging.getLogger(__name__)
 
 SWITCH = "SEPARATE_TUNE"  # 0: memory, waiting threads and denormals keep the system's settings
-MOST_KEPT = 2**31 - 1  # bytes, the most that mallopt takes
+MOST_KEPT = 2**31 - 1  # bytes, the largest value that mallopt accepts
 SPINS = 1000  # rounds that a thread spins at a barrier before it sleeps; libgomp's default is 300,000
-BRIEF = 0.5  # seconds, too short to tell how busy the cores are
+BRIEF = 0.5  # seconds, too short to measure how busy the cores are
 MOST_WORKERS = 8
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # from glibc's malloc.h
@@ -26,9 +26,9 @@ M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # from glibc's malloc.h
 def tune() -> None:
     """Apply the settings that must precede the import of torch, unless the user has made them.
 
-    Freed memory: large tensors come from the heap, and up to MOST_KEPT bytes that are free at its end stay with the
-    process. By default glibc returns each tensor to the system, which fills its pages with zeros at the next step.
-    Threads: OpenMP threads spin at a barrier for a short time and then sleep. By default they spin longer, and take the
+    Freed memory: large tensors are allocated on the heap, and up to MOST_KEPT free bytes at its end stay with the
+    process.  By default glibc returns each tensor to the system, which fills its pages with zeros at the next step.
+    Threads: OpenMP threads spin at a barrier for a short time and then sleep.  By default they spin longer and take the
     cores from other programs.
     """
     if not tuned() or "torch" in sys.modules:
@@ -44,12 +44,12 @@ def tune() -> None:
 def settle(threads: int | str = "auto") -> None:
     """Set the number of threads and start them, with denormals flushed to zero and signals blocked.
 
-    Denormals (below 1.2e-38) appear where silence decays, and each costs a processor some 100 cycles.
+    Denormals (below 1.2e-38) occur in decaying signals, and each takes about 100 cycles.
     """
     import torch
 
     if tuned():
-        torch.set_flush_denormal(True)  # in this thread, and so in those that it starts
+        torch.set_flush_denormal(True)  # in this thread and the threads that it starts
     with signals_held():
         torch.set_num_threads(thread_count(threads))  # starts threads for XNNPACK
     if threads == "auto" and torch.get_num_threads() < cores():
@@ -69,10 +69,10 @@ def tuned() -> bool:
 
 
 def thread_count(asked: int | str) -> int:
-    """auto: OMP_NUM_THREADS where it is an integer of at least 1, at most all cores; else the cores that other programs
+    """auto: OMP_NUM_THREADS if it is an integer of at least 1, at most all cores; else the cores that other programs
     have left idle since `tune`.
 
-    Threads wait for each other many times in a step, so that one more than there are idle cores makes all of them slow.
+    Threads wait for each other many times in a step, so one thread more than idle cores slows all of them down.
     """
     if asked != "auto":
         return int(asked)
@@ -87,7 +87,7 @@ def thread_count(asked: int | str) -> int:
 
 
 def worker_count(asked: int | str, gpu: bool = False) -> int:
-    """auto: for training on a GPU all cores but one, at most MOST_WORKERS; on the CPU one where a core is spare."""
+    """auto: on a GPU all cores but one, at most MOST_WORKERS; on the CPU one if there are two or more cores."""
     if asked != "auto":
         return int(asked)
     spare = cores() - 1
@@ -96,7 +96,7 @@ def worker_count(asked: int | str, gpu: bool = False) -> int:
 
 @dataclass(frozen=True)
 class Usage:
-    """Seconds of the clock, of busy cores among those of this process, and of its own work and its ended children's."""
+    """In seconds: the clock, the time its cores were busy, and the CPU time of this process and its ended children."""
 
     clock: float
     busy: float
@@ -104,13 +104,13 @@ class Usage:
 
 
 def usage() -> Usage:
-    """The usage until now; Linux counts busy cores, elsewhere none are."""
+    """The usage until now; only Linux counts busy cores."""
     times = os.times()
     return Usage(time.monotonic(), _busy(), sum(times[:4]))
 
 
 def busy_elsewhere(before: Usage, after: Usage) -> float:
-    """How many cores other programs kept busy between two moments; 0 where these are too close to tell."""
+    """The number of cores that other programs kept busy between two moments; 0 if these are too close."""
     elapsed = after.clock - before.clock
     if elapsed < BRIEF:
         return 0.0

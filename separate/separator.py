@@ -1,4 +1,4 @@
-"""Mixture to estimates: the one path that training, validation, evaluation and inference take."""
+"""From mixture to estimates: the path that training, validation, evaluation and inference share."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ import torch
 from einops import rearrange, repeat
 from torch import Tensor, nn
 
-from separate.audio import resample
 from separate.data.batch import Batch
 from separate.errors import UsageError
 from separate.levels import level, rescaled, spectral_level
 from separate.losses.permutation import match
 from separate.models.layers import choose
 from separate.overlap import Matching, blocks
+from separate.resampling import resample
+from separate.shapes import Complex, Float, Inexact
 from separate.stft import STFT
 from separate.targets import ibm
 
@@ -31,11 +32,11 @@ INPUT_LEVELS = ("none", "rms")
 
 @dataclass
 class Separation:
-    """What a network made of a batch; masks by clustering and waveforms are computed when first asked for.
+    """The output of a network for a batch; masks by clustering and waveforms are computed on first use.
 
     heads: masks or complex_masks (B, S, C, F, N), embeddings (B, F, N, D), waveforms (B, S, C, T), by name.
-    clusters: how embeddings become masks; by_embeddings: they do so although there are masks as well.
-    training: masks by clustering are those of the true sources.  consistency, rescale: see `Separator`.
+    clusters: turns embeddings into masks; by_embeddings: separate by embeddings although the network has masks too.
+    training: masks by clustering come from the true sources.  consistency, rescale: see `Separator`.
     """
 
     batch: Batch
@@ -47,38 +48,37 @@ class Separation:
     rescale: bool = False
 
     @property
-    def embeddings(self) -> Tensor:
-        """(B, F, N, D)"""
+    def embeddings(self) -> Float[Tensor, "B F N D"]:
         return self.heads["embeddings"]
 
     @cached_property
-    def masks(self) -> Tensor | None:
-        """(B, S, C, F, N), real or complex: the network's own, or by clustering; None for a network of waveforms."""
+    def masks(self) -> Inexact[Tensor, "B S C F N"] | None:
+        """The masks of the network, real or complex, or by clustering; None for a waveform network."""
         own = self.heads.get("masks", self.heads.get("complex_masks"))
         if own is not None or self.clusters is None:
             return own
         return self.ideal_masks if self.training else self.found_masks
 
     @cached_property
-    def found_masks(self) -> Tensor:
-        """(B, S, C, F, N), by clustering the embeddings."""
+    def found_masks(self) -> Float[Tensor, "B S C F N"]:
+        """Masks by clustering the embeddings."""
         assert self.clusters is not None
         return self.clusters(self.embeddings, self.batch.spectrogram)
 
     @cached_property
-    def ideal_masks(self) -> Tensor:
-        """(B, S, C, F, N), by the attractors of the true sources, differentiable."""
+    def ideal_masks(self) -> Float[Tensor, "B S C F N"]:
+        """Masks by the attractors of the true sources, differentiable."""
         assert self.clusters is not None
         return self.clusters.ideal(self.embeddings, self.batch.spectrogram, owners(self.batch))
 
     @property
-    def applied_masks(self) -> Tensor | None:
-        """The masks that the estimates are made with."""
+    def applied_masks(self) -> Inexact[Tensor, "B S C F N"] | None:
+        """The masks that make the estimates."""
         return self.found_masks if self.by_embeddings else self.masks
 
     @cached_property
-    def estimates(self) -> Tensor:
-        """(B, S, C, T) float32: the network's own waveforms, or its masks through the inverse STFT."""
+    def estimates(self) -> Float[Tensor, "B S C T"]:
+        """The estimates in float32: the network's waveforms, or the masked mixture through the inverse STFT."""
         with torch.autocast(next(iter(self.heads.values())).device.type, enabled=False):
             estimates = self._estimates()
             if self.rescale:
@@ -97,15 +97,17 @@ class Separation:
         return self.batch.stft.inverse(masked, self.batch.frames)
 
 
-def owners(batch: Batch) -> Tensor:
-    """Which source dominates each bin, (B, S, F, N), a mean over the channels."""
+def owners(batch: Batch) -> Float[Tensor, "B S F N"]:
+    """The source that dominates each bin, as 1 and 0, averaged over the channels."""
     return ibm(batch.source_spectrograms, batch.spectrogram).mean(dim=2)
 
 
-def consistent(estimates: Tensor, mixture: Tensor, how: str) -> Tensor:
-    """Share what the estimates leave of the mixture out among them (Wisdom et al., 2019, eq. 7 and 9).
+def consistent(
+    estimates: Float[Tensor, "B S C T"], mixture: Float[Tensor, "B C T"], how: str
+) -> Float[Tensor, "B S C T"]:
+    """Distribute the residual of the mixture among the estimates (Wisdom et al., 2019, eq. 7 and 9).
 
-    estimates: (B, S, C, T); mixture: (B, C, T).  equal: to each 1 / S; power: by their energies.
+    how: equal (1 / S to each) or power (by their energies).
     """
     left = (mixture - estimates.sum(dim=1)).unsqueeze(1)
     if how == "equal":
@@ -115,16 +117,16 @@ def consistent(estimates: Tensor, mixture: Tensor, how: str) -> Tensor:
 
 
 class Separator(nn.Module):
-    """A network and what surrounds it: STFT, masking, inverse, resampling, channels, chunks.
+    """A network with its signal processing: STFT, masking, inverse STFT, resampling, channels, chunks.
 
-    network: maps spectrograms (B, C, F, N) or, where it provides `waveforms`, mixtures (B, C, T) to its heads by
-    name; sources: their names; sample_rate in Hz and channels: what the network works at.
-    interchangeable: the sources have no names (two speakers), so that chunks must be matched to each other.
-    consistency: none, or equal or power: how estimates are made to sum to the mixture, see `consistent`.
+    network: maps spectrograms (B, C, F, N) or, if it provides `waveforms`, mixtures (B, C, T) to its heads by name;
+    sources: their names; sample_rate in Hz and channels: of the network.
+    interchangeable: the sources have no names (two speakers), so chunks must be matched to each other.
+    consistency: none, equal or power: makes the estimates sum to the mixture, see `consistent`.
     rescale: give each estimate the gain and polarity that it has in the mixture, see `separate.levels.rescaled`.  In
-    training the loss sees the estimates as they are, unless consistency, which depends on levels, is applied after.
-    input_level: none, or rms: the network sees each mixture (of a long recording, each chunk) at an RMS of -20 dB, and
-    its waveforms get the level of the mixture back.
+    training the loss sees the estimates without rescaling, unless consistency follows, which depends on levels.
+    input_level: none or rms: normalise each mixture (each chunk of a long recording) to an RMS of -20 dB for the
+    network, and scale its waveforms back.
     """
 
     def __init__(
@@ -155,7 +157,7 @@ class Separator(nn.Module):
         return self.stft.window.device
 
     def separate(self, batch: Batch) -> Separation:
-        """A batch at the separator's rate and channels, bound to its STFT."""
+        """Separate a batch that has the separator's rate, channels and STFT."""
         network = self.network
         if "waveforms" in network.provides:
             heads = self._waveforms(batch.mixture)
@@ -169,8 +171,8 @@ class Separator(nn.Module):
         rescale = self.rescale and (not self.training or self.consistency != "none")
         return Separation(batch, heads, clusters, by_embeddings, training, self.consistency, rescale)
 
-    def input_spectrogram(self, batch: Batch) -> Tensor:
-        """The mixtures' spectrograms at the input of the network, (B, C, F, N)."""
+    def input_spectrogram(self, batch: Batch) -> Complex[Tensor, "B C F N"]:
+        """The spectrograms of the mixtures at the input of the network."""
         if self.input_level == "none":
             return batch.spectrogram
         return batch.spectrogram / spectral_level(batch.spectrogram, self.stft)
@@ -189,8 +191,8 @@ class Separator(nn.Module):
     ) -> dict[str, Tensor]:
         """Separate a recording: (T,) or (C, T) float at any sample rate (Hz) -> {source: the same shape}, on the CPU.
 
-        chunk and overlap, in seconds, bound the memory: see `separate.overlap`.  The network is used as it stands,
-        so call `.eval()` first on one that was not loaded.
+        chunk and overlap in seconds: the recording is separated in chunks to limit the memory, see `separate.overlap`.
+        Call `.eval()` first on a network that was not loaded from a checkpoint.
         """
         audio = torch.as_tensor(waveform, dtype=torch.float32)
         if audio.ndim not in (1, 2) or audio.numel() == 0:
@@ -203,9 +205,9 @@ class Separator(nn.Module):
     def blocks(
         self, read: Callable[[int, int], Tensor], frames: int, sample_rate: int, chunk: float, overlap: float
     ) -> Iterator[Tensor]:
-        """The same piece by piece, for what does not fit into memory: yields (S, C, n) from start to end.
+        """Separate a recording that need not fit into memory: yields estimates (S, C, n) from start to end.
 
-        read: maps (start, stop), in samples, to that span of the recording, (C, stop - start).
+        read: maps (start, stop), in samples, to a span of the recording, (C, stop - start).
         """
         return blocks(
             lambda start, stop: self.span(read(start, stop), sample_rate),
@@ -218,18 +220,18 @@ class Separator(nn.Module):
 
     @property
     def _polarities(self) -> str:
-        """Whether sources or channels get a polarity of their own in each chunk, see `separate.overlap`."""
+        """Whether rescaling chooses a polarity for each source or channel in each chunk, see `separate.overlap`."""
         if not self.rescale:
             return "kept"
         return "channel" if self.channels == 1 else "source"
 
     @torch.inference_mode()
-    def span(self, audio: Tensor, sample_rate: int) -> Tensor:
-        """One chunk in one piece: (C, T) at any rate and channel count -> (S, C, T) at the same, on the CPU."""
+    def span(self, audio: Float[Tensor, "C T"], sample_rate: int) -> Float[Tensor, "S C T"]:
+        """Separate one chunk at any rate and number of channels; the estimates have the same, and lie on the CPU."""
         channels, length = audio.shape
         audio = resample(audio.to(self.device), sample_rate, self.sample_rate)
         if self.channels == 1:
-            mixture = rearrange(audio, "c t -> c 1 t")  # each channel by itself
+            mixture = rearrange(audio, "c t -> c 1 t")  # each channel separately
         elif channels == 1:
             mixture = repeat(audio, "1 t -> 1 c t", c=self.channels)
         elif channels == self.channels:
@@ -241,7 +243,7 @@ class Separator(nn.Module):
             )
         estimates = self.separate(Batch.of_mixture(mixture, self.stft)).estimates  # (B, S, C, T)
         if self.channels == 1:
-            if self.interchangeable:  # the channels agree on who is who, also where their phases are opposed
+            if self.interchangeable:  # one order for all channels, also for opposed phases
                 estimates = torch.stack([match(estimates[0], channel, signed=False) for channel in estimates])
             estimates = rearrange(estimates, "c s 1 t -> s c t")
         else:

@@ -9,6 +9,8 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
+from separate.shapes import Complex, Float
+
 unfold_backward = torch.ops.aten.unfold_backward  # the adjoint of Tensor.unfold: overlap-add
 
 WINDOWS: dict[str, Callable[[int], Tensor]] = {
@@ -18,14 +20,14 @@ WINDOWS: dict[str, Callable[[int], Tensor]] = {
 }
 
 
-LEAST_OVERLAP = 1e-3  # of the squared windows on a sample; below it the inverse is worse than 1e-5 in float32
+LEAST_OVERLAP = 1e-3  # sum of squared windows at a sample; below it the inverse errs by more than 1e-5 in float32
 
 
 class STFT(nn.Module):
-    """Short-time Fourier transform with zero padding at both ends, and the inverse that returns every sample.
+    """Short-time Fourier transform with zero padding at both ends, and its exact inverse.
 
     n_fft: window and transform length in samples, even or odd; hop: samples between frames; window: hann, sqrt_hann
-    or hamming, periodic.  ValueError for a hop at which some sample is too weak in every frame to be recovered.
+    or hamming, periodic.  ValueError for a hop at which the windows are too weak at some sample to recover it.
     """
 
     def __init__(self, n_fft: int, hop: int, window: str = "sqrt_hann") -> None:
@@ -50,28 +52,30 @@ class STFT(nn.Module):
         """F, the number of frequency bins."""
         return self.n_fft // 2 + 1
 
-    def forward(self, waveform: Tensor) -> Tensor:
-        """(..., T) real -> (..., F, N) complex64; frame n of N = 1 + ceil(T / hop) is centred on sample n hop."""
+    def forward(self, waveform: Float[Tensor, "*B T"]) -> Complex[Tensor, "*B F N"]:
+        """-> complex64; frame n of N = 1 + ceil(T / hop) is centred on sample n hop."""
         flat = waveform.float().reshape(-1, waveform.shape[-1])
-        # the last frame is centred on or after the last sample; an odd window reaches one sample less to its left
+        # the last frame is centred on or after the last sample; an odd window extends one sample less to the left
         flat = nn.functional.pad(flat, (0, -flat.shape[-1] % self.hop + self.n_fft % 2))
         spectrogram = torch.stft(
             flat, self.n_fft, self.hop, window=self.window, center=True, pad_mode="constant", return_complex=True
         )
         return spectrogram.reshape(*waveform.shape[:-1], *spectrogram.shape[-2:])
 
-    def inverse(self, spectrogram: Tensor, length: int) -> Tensor:
-        """spectrogram: (..., F, N) complex -> (..., length), differentiable; inverse(forward(x), T) is x."""
+    def inverse(self, spectrogram: Complex[Tensor, "*B F N"], length: int) -> Float[Tensor, "*B {length}"]:
+        """Differentiable; inverse(forward(x), T) is x."""
         flat = rearrange(spectrogram, "... f n -> (...) n f")
         waveform = weighted_overlap_add(torch.fft.irfft(flat, n=self.n_fft), self.window, self.hop, length)
         return waveform.reshape(*spectrogram.shape[:-2], length)
 
 
-def weighted_overlap_add(frames: Tensor, window: Tensor, hop: int, length: int) -> Tensor:
-    """Frames (B, N, n_fft) of an inverse STFT -> (B, length), from the middle of the first frame on.
+def weighted_overlap_add(
+    frames: Float[Tensor, "B N n_fft"], window: Float[Tensor, " n_fft"], hop: int, length: int
+) -> Float[Tensor, "B {length}"]:
+    """Add the frames of an inverse STFT; sample 0 is the middle of the first frame, samples past the last are 0.
 
-    The least-squares inverse (Griffin and Lim, 1984), as in `torch.istft`, whose check of the window's envelope makes
-    the host wait for a GPU at each call.  Samples beyond the last frame are 0.
+    The least-squares inverse (Griffin and Lim, 1984), as in `torch.istft`, but without its check of the window's
+    envelope, which makes the host wait for a GPU at each call.
     """
     count, size = frames.shape[1:]
     span = (count - 1) * hop + size
@@ -82,10 +86,10 @@ def weighted_overlap_add(frames: Tensor, window: Tensor, hop: int, length: int) 
     return nn.functional.pad(waveform, (0, length - waveform.shape[1]))
 
 
-def overlap(window: Tensor, hop: int) -> float:
-    """The least sum of squared windows on a sample between two neighbouring frames, re the window's peak squared.
+def overlap(window: Float[Tensor, " n_fft"], hop: int) -> float:
+    """The least sum of squared windows at a sample between two adjacent frames, re the window's peak squared.
 
-    Only these two frames count, since at the ends of a signal there are no others.  window: (n_fft,); hop in samples.
+    Only these two frames count, because at the ends of a signal there are no others.  hop in samples.
     """
     square = window.double().square()
     right, left = square[len(window) // 2 :], square[: len(window) // 2 + 1].flip(0)  # from a frame's centre outwards
@@ -93,11 +97,11 @@ def overlap(window: Tensor, hop: int) -> float:
     return ((first + second.flip(0)).min() / square.max()).item()
 
 
-def mel_filterbank(bins: int, sample_rate: float, mels: int) -> Tensor:
-    """Triangles (mels, bins) between 0 Hz and half the rate, equally wide in mel: 2595 log10(1 + f / 700).
+def mel_filterbank(bins: int, sample_rate: float, mels: int) -> Float[Tensor, "{mels} {bins}"]:
+    """Triangular mel bands between 0 Hz and half the sample rate (Hz), of equal width in mel: 2595 log10(1 + f / 700).
 
-    The first and the last reach to the edge, so that every bin is in a band; a bin's weights sum to 1.
-    ValueError where bands are so narrow that one holds no bin.
+    The first and the last band extend to the edge, so that every bin is in a band; the weights of a bin sum to 1.
+    ValueError if a band is so narrow that it contains no bin.
     """
     if not 1 <= mels <= bins:
         raise ValueError(f"mels={mels} must lie between 1 and the number of bins, {bins}")

@@ -1,4 +1,4 @@
-"""A network at a glance: layers and shapes, parameters, multiply-accumulates, valid length, receptive field."""
+"""The summary of a network: layers, shapes, parameters, multiply-accumulates, valid length, receptive field."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from separate.data.batch import Batch
 from separate.separator import Separator
 
-SPANS = (1.0, 4.0)  # seconds to each side in which the receptive field is looked for
+SPANS = (1.0, 4.0)  # seconds on each side that are searched for the receptive field
 
 
 def summary(separator: Separator) -> str:
-    """Layers with the shape after each for one second of audio, and totals, as a table."""
+    """A table of the layers with their output shapes for one second of audio, and totals."""
     separator = deepcopy(separator).cpu().eval()
     rows = layers(separator)
     widths = [max(len(row[column]) for row in rows) for column in range(4)]
@@ -32,7 +32,7 @@ def summary(separator: Separator) -> str:
             *lines,
             "",
             f"parameters             {total:,}",
-            f"multiply-accumulates   {macs(separator) / 1e6:,.1f} M for one second of audio, the STFT aside",
+            f"multiply-accumulates   {macs(separator) / 1e6:,.1f} M for one second of audio, without the STFT",
             f"without padding        {_valid(separator)}",
             f"looks back             {back}",
             f"looks ahead (latency)  {ahead}",
@@ -41,7 +41,7 @@ def summary(separator: Separator) -> str:
 
 
 def layers(separator: Separator) -> list[tuple[str, str, str, str]]:
-    """(name, class, shape of the output, parameters) of each layer that runs, in the order of their first run."""
+    """(name, class, output shape, parameters) of each layer that runs, in the order of their first run."""
     shapes: dict[str, str] = {}
 
     def note(name: str) -> Any:
@@ -72,16 +72,16 @@ def macs(separator: Separator) -> float:
     signal = batch.mixture if takes_waveforms else batch.spectrogram
     counter = FlopCounterMode(display=False)
     with torch.no_grad(), warnings.catch_warnings(), counter:
-        warnings.simplefilter("ignore")  # of mkldnn.flags, about hardware that is not here
-        with torch.backends.mkldnn.flags(enabled=False):  # whose recurrent layers the counter does not know
+        warnings.simplefilter("ignore")  # mkldnn.flags warns of missing hardware
+        with torch.backends.mkldnn.flags(enabled=False):  # the counter does not know its recurrent layers
             separator.network(signal)
     return counter.get_total_flops() / 2
 
 
 def receptive_field(separator: Separator) -> tuple[float, float]:
-    """Seconds that an output sample depends on before and after it; infinite where it is the whole recording.
+    """Seconds before and after an output sample that it depends on; infinite for the whole recording.
 
-    Found by how far a NaN in the middle of the input spreads, with what the STFT's windows add.
+    Measured by how far a NaN in the middle of the input spreads, plus the STFT's window.
     """
     network, rate, stft = deepcopy(separator.network).eval(), separator.sample_rate, separator.stft
     waveforms = "waveforms" in network.provides
@@ -96,9 +96,9 @@ def receptive_field(separator: Separator) -> tuple[float, float]:
 
 @torch.no_grad()
 def _reach(network: Any, signal: Tensor) -> tuple[float, float]:
-    """How many steps of the input before and after it an output depends on; infinite where it is all there are.
+    """The number of input steps before and after an output that it depends on; infinite if these are all steps.
 
-    Tried at the first and the last step of a period in the middle, where the network computes periods as one.
+    Networks compute periods of `valid_length` steps together, so the first and the last step of a period are tried.
     """
     steps = signal.shape[-1]
     period = min(network.valid_length(1), steps // 2) if hasattr(network, "valid_length") else 1
@@ -122,7 +122,7 @@ def _second(separator: Separator, length: int | None = None) -> Batch:
 
 
 def _valid(separator: Separator) -> str:
-    """How many samples or frames the network computes for those of one second."""
+    """The number of samples or frames that the network computes for one second."""
     batch = _second(separator)
     waveforms = "waveforms" in separator.network.provides
     length, unit = (batch.mixture.shape[-1], "samples") if waveforms else (batch.spectrogram.shape[-1], "frames")

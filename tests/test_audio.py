@@ -12,7 +12,7 @@ import pytest
 import soundfile
 import torch
 
-from separate import audio
+from separate import audio, resampling
 from tests.conftest import tone, write
 
 rng = np.random.default_rng(0)
@@ -23,7 +23,7 @@ def test_spans_of_a_file_agree_with_the_whole_resampled(tmp_path, rate):
     path = write(tmp_path / "a.wav", rng.standard_normal((30000, 1)) * 0.1, rate, subtype="FLOAT")
     info = audio.probe(path)
     length = audio.frames_at(info, 8000)
-    whole = audio.resample(torch.from_numpy(audio.read(path, 0, info.frames)), rate, 8000).numpy()[:, :length]
+    whole = resampling.resample(torch.from_numpy(audio.read(path, 0, info.frames)), rate, 8000).numpy()[:, :length]
     for start, frames in [(0, 100), (1, 1000), (length // 2, 777), (length - 50, 50), (0, length)]:
         span = audio.read_span(path, info, start, frames, 8000, 1)
         np.testing.assert_allclose(span, whole[:, start : start + frames], atol=1e-5)
@@ -35,14 +35,14 @@ def test_resampling_is_torchaudios(old, new, length):
     from torchaudio.transforms import Resample
 
     x = torch.randn(2, 3, length)
-    options = {"lowpass_filter_width": audio.LOWPASS_WIDTH, "rolloff": audio.ROLLOFF, "beta": audio.BETA}
+    options = {"lowpass_filter_width": resampling.LOWPASS_WIDTH, "rolloff": resampling.ROLLOFF, "beta": resampling.BETA}
     expected = Resample(old, new, "sinc_interp_kaiser", **options)(x)
-    torch.testing.assert_close(audio.resample(x, old, new), expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(resampling.resample(x, old, new), expected, atol=1e-5, rtol=1e-5)
 
 
 def test_a_tone_keeps_its_frequency_and_level_when_resampled():
     x = torch.from_numpy(tone(440, rate=44100)[:, 0]).float()
-    y = audio.resample(x, 44100, 8000)
+    y = resampling.resample(x, 44100, 8000)
     np.testing.assert_allclose(y[200:-200].numpy(), tone(440)[200 : len(y) - 200, 0], atol=1e-4)
 
 
@@ -117,21 +117,24 @@ def test_what_is_created_is_read_back(tmp_path):
 @pytest.mark.parametrize(
     ("old", "new", "kind"),
     [
-        (44101, 8000, audio._Interpolator), (655351, 8000, audio._Interpolator), (8000, 8001, audio._Polyphase),
-        (44056, 44100, audio._Polyphase), (1009, 16000, audio._Polyphase), (44100, 8192, audio._Polyphase),
+        (44101, 8000, resampling.Interpolator), (655351, 8000, resampling.Interpolator),
+        (8000, 8001, resampling.Polyphase), (44056, 44100, resampling.Polyphase),
+        (1009, 16000, resampling.Polyphase), (44100, 8192, resampling.Polyphase),
     ],
 )  # fmt: skip
 def test_odd_ratios_are_resampled_by_the_same_kernel(old, new, kind):
     """The reference is the windowed sinc of the definition, in float64 for a few samples."""
     x = torch.randn(2, 3000, generator=torch.Generator().manual_seed(0))
-    found = audio.resample(x, old, new)
-    assert type(audio._resampler(old, new)) is kind
+    found = resampling.resample(x, old, new)
+    assert type(resampling.resampler(old, new)) is kind
     assert found.shape == (2, -(-3000 * new // old))
-    cutoff = min(old, new) * audio.ROLLOFF / old
+    cutoff = min(old, new) * resampling.ROLLOFF / old
     for place in np.linspace(0, found.shape[1] - 1, 12).astype(int):
         t = (np.arange(3000) - place * old / new) * cutoff  # zero crossings from the output's place
-        window = np.i0(audio.BETA * np.sqrt(np.clip(1 - (t / audio.LOWPASS_WIDTH) ** 2, 0, None))) / np.i0(audio.BETA)
-        kernel = np.where(np.abs(t) < audio.LOWPASS_WIDTH, np.sinc(t) * window * cutoff, 0)
+        window = np.i0(resampling.BETA * np.sqrt(np.clip(1 - (t / resampling.LOWPASS_WIDTH) ** 2, 0, None))) / np.i0(
+            resampling.BETA
+        )
+        kernel = np.where(np.abs(t) < resampling.LOWPASS_WIDTH, np.sinc(t) * window * cutoff, 0)
         np.testing.assert_allclose(found[:, place].numpy(), x.double().numpy() @ kernel, atol=5e-6)
 
 
@@ -140,8 +143,8 @@ def test_spans_of_a_file_with_an_odd_rate_agree_with_the_whole(tmp_path, old, ne
     path = write(tmp_path / "a.wav", rng.standard_normal((60000, 2)) * 0.1, old, subtype="FLOAT")
     info = audio.probe(path)
     length = audio.frames_at(info, new)
-    whole = audio.resample(torch.from_numpy(audio.read(path, 0, info.frames)), old, new).numpy()[:, :length]
-    monkeypatch.setattr(audio._resampler(old, new), "most", 2500)  # several blocks, which begin within a period
+    whole = resampling.resample(torch.from_numpy(audio.read(path, 0, info.frames)), old, new).numpy()[:, :length]
+    monkeypatch.setattr(resampling.resampler(old, new), "most", 2500)  # several blocks, which begin within a period
     for start, frames in [(0, 100), (1, 1000), (length // 2, 777), (length - 50, 50), (0, length)]:
         span = audio.read_span(path, info, start, frames, new, 2)
         np.testing.assert_allclose(span, whole[:, start : start + frames], atol=1e-6)
@@ -150,7 +153,7 @@ def test_spans_of_a_file_with_an_odd_rate_agree_with_the_whole(tmp_path, old, ne
 
 def test_a_tone_at_an_odd_rate_keeps_its_frequency_and_level():
     x = torch.from_numpy(tone(440, rate=44101)[:, 0]).float()
-    y = audio.resample(x, 44101, 8000)
+    y = resampling.resample(x, 44101, 8000)
     np.testing.assert_allclose(y[200:-200].numpy(), tone(440)[200 : len(y) - 200, 0], atol=1e-4)
 
 
@@ -164,9 +167,9 @@ def test_what_a_kernel_takes_does_not_grow_with_the_rates():
         (8000, 999983),
         (1009, 1000000),
     ):
-        kernel = audio._resampler(old, new)
+        kernel = resampling.resampler(old, new)
         kept = [value for value in vars(kernel).values() if isinstance(value, torch.Tensor)]
-        assert sum(value.numel() for value in kept) <= audio.LARGEST_KERNEL
+        assert sum(value.numel() for value in kept) <= resampling.LARGEST_KERNEL
 
 
 @pytest.mark.parametrize("rate", [0, 999, 1_000_001, 2**31 - 1])
@@ -207,9 +210,9 @@ FLIPPED = [
 FUZZ = """
 import json, resource, sys
 import numpy as np, torch
-from separate import audio
+from separate import audio, resampling
 torch.set_num_threads(1)
-audio.resample(torch.randn(1, 9000), 44100, 8000)  # loads what is loaded once
+resampling.resample(torch.randn(1, 9000), 44100, 8000)  # loads what is loaded once
 pages = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (pages + 2**30,) * 2)
 resource.setrlimit(resource.RLIMIT_CPU, (240, 240))
@@ -218,7 +221,7 @@ for path in sys.argv[1:]:
     try:
         info = audio.probe(path)
         samples = torch.from_numpy(audio.read(path, 0, min(info.frames, 10 * info.sample_rate)))
-        back = audio.resample(audio.resample(samples, info.sample_rate, 8000), 8000, info.sample_rate)
+        back = resampling.resample(resampling.resample(samples, info.sample_rate, 8000), 8000, info.sample_rate)
         length = audio.frames_at(info, 8000)
         audio.read_span(path, info, max(length - 8000, 0), 8000, 8000, 1)
         found[path] = "read"
@@ -270,10 +273,10 @@ def test_silence_in_a_flac_file_may_be_longer_than_its_bytes(tmp_path):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_what_was_resampled_under_inference_can_have_a_gradient_afterwards(dtype):
     x = torch.randn(1, 700, dtype=dtype)
-    audio._resampler.cache_clear()
+    resampling.resampler.cache_clear()
     with torch.inference_mode():
-        expected = audio.resample(x, 44100, 8192)
-    found = audio.resample(x.requires_grad_(), 44100, 8192)
+        expected = resampling.resample(x, 44100, 8192)
+    found = resampling.resample(x.requires_grad_(), 44100, 8192)
     assert torch.equal(found, expected)
     found.square().sum().backward()
     assert x.grad.abs().max() > 0

@@ -1,4 +1,4 @@
-"""Steps whose figures are read a step later, as on a GPU, here on the CPU: nothing else changes."""
+"""Steps whose metrics are read one step later, as on a GPU, here on the CPU: nothing else changes."""
 
 from copy import deepcopy
 
@@ -9,9 +9,11 @@ from separate import checkpoint
 from separate.data.loader import TrainingSteps
 from separate.errors import SeparateError
 from separate.instantiate import build_separator
-from separate.training import trainer
+from separate.training import step
 from separate.training.deferred import fuse, skips_on_device, statistics
-from separate.training.trainer import fit, flush, save, train_step
+from separate.training.saving import save
+from separate.training.step import MOST_SKIPPED, flush, train_step
+from separate.training.trainer import fit
 from tests.test_trainer import first_batch, start, weights
 from tests.tiny import MODELS, batch_of, config_of
 
@@ -29,9 +31,9 @@ def equal(a, b) -> bool:
 def test_a_run_with_steps_that_are_not_finite_is_the_same_bit_for_bit(tmp_path, monkeypatch):
     whole = TrainingSteps.__getitem__
 
-    def spoiled(self, step):
-        drawn = whole(self, step)
-        if step in (0, 5, 6, 7):  # the very first, and the last of an epoch
+    def spoiled(self, number):
+        drawn = whole(self, number)
+        if number in (0, 5, 6, 7):  # the very first, and the last of an epoch
             drawn.sources[1, 0, 0, 100] = torch.nan
         return drawn
 
@@ -41,7 +43,7 @@ def test_a_run_with_steps_that_are_not_finite_is_the_same_bit_for_bit(tmp_path, 
         state, training = start(tmp_path / str(lags), clip=1.0)
         training.lags, training.options.checkpoint_minutes = lags, -1.0  # a checkpoint after each step
         evidence = []
-        monkeypatch.setattr(trainer, "log", _Log(evidence))
+        monkeypatch.setattr(step, "log", _Log(evidence))
         fit(state, training)
         contents = checkpoint.read(tmp_path / str(lags) / "checkpoints" / "last.ckpt")
         batches = sorted(path.name for path in (tmp_path / str(lags) / "nonfinite").iterdir())
@@ -133,14 +135,14 @@ def test_several_steps_in_a_row_stop_the_run_one_step_later(tmp_path):
     batch = first_batch(training)
     before = [parameter.clone() for parameter in state.separator.parameters()]
     batch.sources[:] = torch.inf
-    for _ in range(trainer.MOST_SKIPPED):
+    for _ in range(MOST_SKIPPED):
         train_step(state, training, batch)
     with pytest.raises(SeparateError, match=r"5 steps in a row.*step 4.*gradient norm.*song_.*Lower optimizer.lr"):
         train_step(state, training, batch)
     assert equal(before, list(state.separator.parameters()))
 
 
-def test_a_checkpoint_holds_the_figures_of_the_last_step(tmp_path):
+def test_a_checkpoint_holds_the_metrics_of_the_last_step(tmp_path):
     state, training = start(tmp_path)
     training.lags = True
     train_step(state, training, first_batch(training))

@@ -19,9 +19,10 @@ from separate.evaluation.scores import score
 from separate.instantiate import build_loss, build_separator
 from separate.losses.permutation import best_permutation
 from separate.stft import STFT
-from separate.training import run, trainer
-from separate.training.state import State
-from separate.training.trainer import Training, fit, flush, measure, train_step
+from separate.training import setup, trainer, validation
+from separate.training.state import State, Training
+from separate.training.step import flush, train_step
+from separate.training.trainer import fit
 from tests.pretend import CUDA
 from tests.test_table import cells
 from tests.test_trainer import CONFIG
@@ -131,12 +132,12 @@ def test_the_host_waits_for_chunks_and_for_k_means_and_for_nothing_else(model, p
 
 
 def test_a_whole_training_is_that_of_the_cpu(device, tmp_path, monkeypatch):
-    monkeypatch.setattr(run, "choose_device", torch.device)
+    monkeypatch.setattr(setup, "choose_device", torch.device)
     best = []
     for place in (CPU, device):
         folder = tmp_path / str(len(best))
         options = {**CONFIG["trainer"], "precision": "float32", "epochs": 2, "steps_per_epoch": 2, "valid_steps": 1}
-        state, training = run.prepare({**CONFIG, "device": str(place), "trainer": options}, folder)
+        state, training = setup.prepare({**CONFIG, "device": str(place), "trainer": options}, folder)
         best.append(fit(state, training))
         assert (state.step, state.epoch, state.pending) == (4, 2, None)
         state.restore(torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True))
@@ -152,12 +153,13 @@ def test_whatever_loads_batches_for_a_gpu_knows_it(device, tmp_path, monkeypatch
         return trainer_load(items, steps, workers, pin)
 
     trainer_load = trainer.load
-    monkeypatch.setattr(run, "choose_device", torch.device)
-    monkeypatch.setattr(trainer, "load", load)
+    monkeypatch.setattr(setup, "choose_device", torch.device)
+    for module in (setup, trainer, validation):
+        monkeypatch.setattr(module, "load", load)
     options = {**CONFIG["trainer"], "precision": "float32", "epochs": 1, "steps_per_epoch": 1, "valid_steps": 1}
     model = {**CONFIG["model"], "normalisation": "whiten"}
-    state, training = run.prepare({**CONFIG, "device": str(device), "trainer": options, "model": model}, tmp_path)
-    measure(state, training)
+    state, training = setup.prepare({**CONFIG, "device": str(device), "trainer": options, "model": model}, tmp_path)
+    setup.measure(state, training)
     fit(state, training)
     assert told == [device.type == "cuda"] * 3
 

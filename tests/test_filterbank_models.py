@@ -5,13 +5,13 @@ import torch
 import torchaudio
 from torch import nn
 
-from separate.models import tcn_gradient as temporal_function
+from separate.models import tcn_gradient
 from separate.models.conv_tasnet import ConvTasNet, state_from_torchaudio
 from separate.models.dprnn import DPRNN
 from separate.models.filterbank import Decoder, Encoder, frame, overlap_add
 from separate.models.norms import CumulativeNorm
 from separate.models.tasnet import TasNet
-from separate.models.tcn import TemporalStack
+from separate.models.tcn import TemporalOptions, TemporalStack
 from separate.models.tcn_gradient import StackFunction
 
 SMALL = {
@@ -254,7 +254,8 @@ def test_conv_tasnet_is_torchaudios_with_the_same_weights(dtype, tolerance, leng
 
 def stack(norm_name="global", causal=False, skip=3, kernel=3, layers=2, repeats=1, **options):
     torch.manual_seed(0)
-    made = TemporalStack(4, 5, skip, kernel, layers, repeats, norm_name, causal, **options).double()
+    sizes = TemporalOptions(4, 5, skip, kernel, norm_name, causal, **options)
+    made = TemporalStack(sizes, layers, repeats).double()
     for p in made.parameters():  # away from the scales of 1 and shifts of 0
         p.data += 0.3 * torch.randn_like(p)
     return made
@@ -323,7 +324,7 @@ def test_the_hand_written_blocks_run_twice_backward_and_without_gradients():
 def test_the_hand_written_blocks_serve_float_on_the_cpu_and_plain_ones_the_rest(options, expected, monkeypatch):
     made, x = stack(**options), torch.randn(2, 4, 9, dtype=torch.double)
     used = []
-    function = temporal_function.StackFunction
+    function = tcn_gradient.StackFunction
     monkeypatch.setattr(function, "apply", lambda *a: used.append(1) or StackFunction.forward(Ctx(), *a))
 
     class Ctx:
@@ -362,7 +363,7 @@ def test_the_cumulative_norm_of_a_frame_is_the_layer_norm_of_all_frames_so_far()
 def test_an_offset_does_not_spoil_the_moments():
     """A mean a hundred times the deviation costs digits in E[x^2] - E[x]^2, not the norm."""
     x = 100 + torch.randn(400, 64)
-    moments = temporal_function.GlobalMoments.of(x)
+    moments = tcn_gradient.GlobalMoments.of(x)
     exact = (x.double() - x.double().mean()) / x.double().var(correction=0).sqrt()
     assert relative(moments.r * x.double() + moments.q, exact) < 1e-2
 

@@ -15,6 +15,7 @@ from separate import checkpoint
 from separate.data.loader import TrainingSteps
 from separate.errors import SeparateError
 from separate.training import trainer
+from separate.training.interruption import Interrupted, Interruption
 from tests.conftest import RATE, TINY_TOY, write
 from tests.test_trainer import start
 
@@ -148,7 +149,7 @@ def test_what_was_saved_is_said_before_the_workers_end(tmp_path, monkeypatch, ca
 
     trainer_load = trainer.load
     monkeypatch.setattr(trainer, "load", load)
-    monkeypatch.setattr(trainer.Interruption, "check", interrupt)
+    monkeypatch.setattr(Interruption, "check", interrupt)
     state, training = start(tmp_path, epochs=1)
     with caplog.at_level("INFO"), pytest.raises(SeparateError, match="interrupted in epoch 1 after step 1"):
         trainer.fit(state, training)
@@ -156,7 +157,7 @@ def test_what_was_saved_is_said_before_the_workers_end(tmp_path, monkeypatch, ca
 
 
 def interrupt(_):
-    raise trainer.Interrupted
+    raise Interrupted
 
 
 def test_a_program_gives_the_handler_of_sigterm_back(call, tmp_path):

@@ -14,7 +14,7 @@ from separate.levels import gains, level, rescaled, spectral_level
 from separate.overlap import Matching, blocks
 from separate.separator import Separation, Separator
 from separate.stft import STFT
-from separate.training.run import resumed_config
+from separate.training.resume import resumed_config
 from tests.conftest import target
 from tests.tiny import LOSSES, MODELS, config_of, section
 

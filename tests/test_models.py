@@ -10,7 +10,13 @@ from separate.instantiate import build_separator
 from separate.models.embedding import Clusters, DeepClustering, attractors, similarity, unit_length
 from separate.models.layers import ACTIVATIONS, decibels
 from separate.models.recurrent import MaskInference
-from separate.models.representation import NORMALISATIONS, Representation, Standardisation, observers
+from separate.models.representation import (
+    NORMALISATIONS,
+    Representation,
+    RepresentationOptions,
+    Standardisation,
+    observers,
+)
 from separate.models.unet import UNet
 from separate.stft import mel_filterbank
 from tests.tiny import MODELS, config_of
@@ -241,7 +247,7 @@ def test_each_normalisation_normalises_what_it_says(name, channels):
 def test_group_normalisation_has_groups_of_several_frequencies_and_channels(groups, rows):
     torch.manual_seed(0)
     x = torch.randn(4, 2, 9, 50) * torch.arange(1, 10)[:, None] + torch.arange(9.0)[:, None]
-    representation = Representation(2, 9, scale="linear", normalisation="group", groups=groups)
+    representation = Representation(2, 9, RepresentationOptions("linear", normalisation="group", groups=groups))
     y = representation.normalise(x).flatten(1, 2)  # (B, 18, N)
     for part in y.tensor_split(rows[1:], dim=1):
         torch.testing.assert_close(part.mean((1, 2)), torch.zeros(4), atol=1e-5, rtol=0)
@@ -249,7 +255,7 @@ def test_group_normalisation_has_groups_of_several_frequencies_and_channels(grou
     expected = torch.nn.functional.group_norm(x.flatten(1, 2), groups) if 18 % groups == 0 else y
     torch.testing.assert_close(y, expected)
     with pytest.raises(ValueError, match="groups=19 must lie between 1 and 18"):
-        Representation(2, 9, normalisation="group", groups=19)
+        Representation(2, 9, RepresentationOptions(normalisation="group", groups=19))
 
 
 def test_statistics_by_streaming_are_those_of_the_whole_set_in_float64():
@@ -284,7 +290,7 @@ def test_mel_bands_share_each_bin_out_and_constant_masks_come_back_constant():
     peaks = filters.argmax(1)
     mels = 2595 * torch.log10(1 + peaks * 4000 / 128 / 700)
     assert (mels.diff() - mels.diff().mean()).abs().max() < mels.diff().mean()  # about equally far apart in mel
-    representation = Representation(1, 129, mels=20, sample_rate=8000)
+    representation = Representation(1, 129, RepresentationOptions(mels=20, sample_rate=8000))
     torch.testing.assert_close(representation.to_bins(torch.full((2, 20, 3), 0.3)), torch.full((2, 129, 3), 0.3))
 
 

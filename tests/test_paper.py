@@ -16,7 +16,7 @@ import torch
 from separate import checkpoint
 from separate.cli import train
 from separate.config import shipped
-from separate.training.run import prepare
+from separate.training.setup import prepare
 from tests.conftest import write
 from tests.test_config import CONF, choices, composed
 

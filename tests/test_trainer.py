@@ -12,10 +12,11 @@ from separate import checkpoint
 from separate.cli import train
 from separate.config import TrainerConfig, data_config
 from separate.errors import SeparateError, UsageError
-from separate.training import trainer
-from separate.training.run import prepare, resumed_config
-from separate.training.state import State
-from separate.training.trainer import Training, end_epoch, fit, train_step
+from separate.training.resume import resumed_config
+from separate.training.setup import prepare
+from separate.training.state import State, Training
+from separate.training.step import MOST_SKIPPED, train_step
+from separate.training.trainer import end_epoch, fit
 from tests.conftest import TINY_TOY, target
 
 CONFIG = {
@@ -138,7 +139,7 @@ def test_several_non_finite_steps_in_a_row_stop_the_run(tmp_path):
     state, training = start(tmp_path)
     batch = first_batch(training)
     batch.sources[:] = float("inf")
-    for _ in range(trainer.MOST_SKIPPED - 1):
+    for _ in range(MOST_SKIPPED - 1):
         train_step(state, training, batch)
     with pytest.raises(SeparateError, match=r"5 steps in a row.*step 4.*gradient norm.*song_.*Lower optimizer.lr"):
         train_step(state, training, batch)

@@ -1,1 +1,1 @@
-"""Networks: one file for each family.  A network maps signals to its heads, and declares what it provides."""
+"""Networks: one file for each family.  A network maps signals to its heads and declares them in `provides`."""

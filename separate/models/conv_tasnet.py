@@ -1,4 +1,4 @@
-"""Conv-TasNet: masks on a learned filterbank, from a stack of dilated temporal convolutions."""
+"""Conv-TasNet: masks on a learned filterbank from a TCN, a stack of dilated temporal convolutions."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ from torch import Tensor, nn
 from separate.models.filterbank import Decoder, Encoder
 from separate.models.layers import check_positive, make_activation, make_inner_activation
 from separate.models.norms import make_norm
-from separate.models.tcn import TemporalStack
+from separate.models.tcn import TemporalOptions, TemporalStack
+from separate.shapes import Float
 
 
 class ConvTasNet(nn.Module):
-    """Luo & Mesgarani, 2019 ("Conv-TasNet: surpassing ideal time-frequency magnitude masking"), all sizes as there.
+    """Luo & Mesgarani, 2019 ("Conv-TasNet: surpassing ideal time-frequency magnitude masking"), with the paper's sizes.
 
-    filters: N, those of the encoder and the decoder; kernel: L, their length in samples, half of which they advance;
-    bottleneck: B, features between the blocks; hidden: H, within one; skip: Sc, of the skip paths (0: none, and the
+    filters: N, of the encoder and the decoder; kernel: L, their length in samples, with a hop of L / 2; bottleneck: B,
+    features between the blocks; hidden: H, features in a block; skip: Sc, features of the skip paths (0: none, the
     masks come from the last residual connection); convolution: P, taps of a depthwise convolution; layers: X, blocks
     in a repeat, with dilations 1 ... 2^(X - 1); repeats: R.  norm: global (gLN), cumulative (cLN) or batch.
     padding: of the depthwise convolutions, zeros, reflect or replicate; inner_activation: in the blocks and before the
     masks, prelu in the paper.
-    activation: of the masks; encoder_activation: of the filterbank, whose mask products it then makes non-negative.
+    activation: of the masks; encoder_activation: of the encoder.
 
-    The channels of a mixture enter the encoder together, and the decoder gives as many for each source.
-    causal=True with norm=cumulative (or batch, once trained) has an algorithmic latency of one filter: the output
+    The encoder's filters see all channels of a mixture, and the decoder returns the same number for each source.
+    causal=True with norm=cumulative (or batch, after training) has an algorithmic latency of one filter: the output
     at sample t depends on the input up to sample (floor(2 t / L) + 2) L / 2 - 1, at most L - 1 samples later.
-    On the CPU in float32 a training step with the default padding and activation is hand-written: see
-    `separate.models.tcn`.
+    On the CPU in float32 the gradient of the blocks is hand-written: see `separate.models.tcn`.
     """
 
     provides = ("waveforms",)
@@ -59,14 +59,13 @@ class ConvTasNet(nn.Module):
         self.encoder = Encoder(filters, channels, kernel, activation=encoder_activation)
         self.norm = make_norm(norm, filters, causal)
         self.bottleneck = nn.Linear(filters, bottleneck)
-        self.stack = TemporalStack(
-            bottleneck, hidden, skip, convolution, layers, repeats, norm, causal, padding, inner_activation
-        )
+        options = TemporalOptions(bottleneck, hidden, skip, convolution, norm, causal, padding, inner_activation)
+        self.stack = TemporalStack(options, layers, repeats)
         self.masks = FilterMasks(skip or bottleneck, sources, filters, inner_activation, activation)
         self.decoder = Decoder(filters, channels, kernel)
 
-    def forward(self, mixture: Tensor) -> dict[str, Tensor]:
-        """(B, C, T) -> waveforms (B, S, C, T)."""
+    def forward(self, mixture: Float[Tensor, "B C T"]) -> dict[str, Float[Tensor, "B S C T"]]:
+        """-> waveforms."""
         features = self.encoder(mixture)  # (B, M, N)
         x = self.norm(features.transpose(1, 2)).transpose(1, 2)
         x = self.stack(self.bottleneck(x).transpose(1, 2)).transpose(1, 2)  # (B, M, Sc)
@@ -77,7 +76,7 @@ class ConvTasNet(nn.Module):
 
 
 class FilterMasks(nn.Module):
-    """An activation and a 1x1 convolution to a mask for each source: (B, M, features) -> (B, S, M, N)."""
+    """An activation and a 1x1 convolution to the masks of N filters for each source."""
 
     def __init__(self, features: int, sources: int, filters: int, inner_activation: str, activation: str) -> None:
         super().__init__()
@@ -86,7 +85,7 @@ class FilterMasks(nn.Module):
         self.linear = nn.Linear(features, sources * filters)
         self.activation = make_activation(activation)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Float[Tensor, "B M _"]) -> Float[Tensor, "B S M N"]:
         return self.activation(rearrange(self.linear(self.prelu(x)), "b m (s n) -> b s m n", s=self.sources))
 
 
@@ -101,10 +100,10 @@ BLOCK_NAMES = {  # torchaudio's -> ours
 
 
 def state_from_torchaudio(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The weights of a `torchaudio.models.ConvTasNet` under the names of `ConvTasNet`, which loads them strictly.
+    """The weights of a `torchaudio.models.ConvTasNet` with the names of `ConvTasNet`, which loads them strictly.
 
-    The model must have the same sizes, channels=1, and otherwise the default options (activation="relu" for those
-    made by torchaudio's conv_tasnet_base).
+    The `ConvTasNet` must have the same sizes, channels=1 and otherwise default options (activation="relu" for the
+    weights of torchaudio's conv_tasnet_base).
     """
     ours: dict[str, Tensor] = {}
     for name, value in state.items():

@@ -1,16 +1,16 @@
-"""Demucs: convolutions on the waveform around a recurrent centre."""
+"""Demucs: convolutions on the waveform around recurrent layers."""
 
 from __future__ import annotations
 
+from itertools import pairwise
 from math import ceil
 
 import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from separate.audio import resample
 from separate.models.layers import (
-    Convolution,
+    PaddedConv1d,
     Recurrent,
     check_at_most,
     check_padding,
@@ -19,25 +19,27 @@ from separate.models.layers import (
     pad,
 )
 from separate.numerics import precise
+from separate.resampling import resample
+from separate.shapes import Float
 
-QUIET = 1e-5  # added to the deviation of the mixture, so that silence stays silence
+QUIET = 1e-5  # added to the deviation of the mixture, which is 0 in silence
 
 
 class Demucs(nn.Module):
     """Demucs, the second version (Défossez, Usunier, Bottou and Bach, 2019).
 
-    An encoder of `depth` levels: a convolution of `kernel` taps and `stride`, ReLU (or another `inner_activation`), and
-    a 1x1 convolution with a GLU; level n has `hidden` x growth^n channels.  Bidirectional LSTM layers and a linear
-    layer back to as many channels.
-    A decoder that mirrors the encoder and adds its output level by level: a convolution of `decoder_kernel` taps with
-    a GLU, a transposed convolution, ReLU (none at the end).
-    resample: the network works at this multiple of the mixture's rate, between two filters (the paper has 2).
-    normalise: the network sees the mixture at zero mean and deviation 1, taken over all channels and samples; the
-    estimates get its deviation back, and an equal part of its mean each.
-    rescale: the initial weights and biases of a convolution with weights of deviation s are divided by
-    sqrt(s / rescale); 0 leaves them.
-    padding: zeros, reflect or replicate, of the decoder's convolutions, whose input and output have the same length,
-    and of the mixture, which is padded to the next valid length.
+    Encoder of `depth` levels: a convolution with `kernel` taps and `stride`, `inner_activation` (ReLU), and a 1x1
+    convolution with a GLU; level n has `hidden` x growth^n channels.  Then bidirectional LSTM layers and a linear layer
+    back to the same number of channels.
+    The decoder mirrors the encoder and adds the encoder's output at each level: a convolution with `decoder_kernel`
+    taps and a GLU, a transposed convolution, ReLU (none at the end).
+    resample: the network works at this multiple of the sample rate of the mixture (the paper: 2).
+    normalise: standardise the mixture to mean 0 and deviation 1 over all channels and samples; each estimate is
+    multiplied by its deviation and gets an equal share of its mean.
+    rescale: at initialisation, divide the weights and the bias of each convolution by sqrt(deviation of the weights /
+    rescale); 0: no change.
+    padding: zeros, reflect or replicate, for the decoder's convolutions, which keep the length, and for the mixture,
+    which is padded to the next valid length.
     """
 
     provides = ("waveforms",)
@@ -63,36 +65,27 @@ class Demucs(nn.Module):
         check_positive(hidden=hidden, depth=depth, kernel=kernel, stride=stride, decoder_kernel=decoder_kernel)
         check_positive(growth=growth, resample=resample)
         check_at_most(32, depth=depth, resample=resample)
-        if kernel < stride:
-            raise ValueError(f"kernel={kernel} must be at least stride={stride}, or samples would be left out")
-        if decoder_kernel % 2 == 0:
-            raise ValueError(f"decoder_kernel={decoder_kernel} must be odd; use {decoder_kernel + 1}")
+        check_kernels(kernel, stride, decoder_kernel)
         if lstm_layers < 0 or rescale < 0:
             raise ValueError(f"lstm_layers={lstm_layers} and rescale={rescale} must be at least 0")
         check_padding(padding)
         self.sources, self.channels, self.padding = sources, channels, padding
         self.depth, self.kernel, self.stride = depth, kernel, stride
         self.resample, self.normalise = resample, normalise
-        self.valid_length(1)  # refuses kernels and strides that have none
+        self.valid_length(1)  # ValueError for kernels and strides without a valid length
 
-        widths = [int(hidden * growth**level) for level in range(depth)]
+        widths = [channels, *(int(hidden * growth**level) for level in range(depth))]
         self.encoder, self.decoder = nn.ModuleList(), nn.ModuleList()
-        for level, width in enumerate(widths):
-            above = widths[level - 1] if level else channels
-            self.encoder.append(
-                nn.Sequential(
-                    nn.Conv1d(above, width, kernel, stride),
-                    make_inner_activation(inner_activation),
-                    nn.Conv1d(width, 2 * width, 1),
-                    nn.GLU(dim=1),
-                )
-            )
+        for level, (above, width) in enumerate(pairwise(widths)):
+            outputs = above if level else sources * channels
+            after = inner_activation if level else "none"
+            self.encoder.append(encoder_level(above, width, kernel, stride, inner_activation))
             self.decoder.append(
                 nn.Sequential(
-                    Convolution(width, 2 * width, decoder_kernel, padding),
+                    PaddedConv1d(width, 2 * width, decoder_kernel, padding),
                     nn.GLU(dim=1),
-                    nn.ConvTranspose1d(width, above if level else sources * channels, kernel, stride),
-                    make_inner_activation(inner_activation) if level else nn.Identity(),
+                    nn.ConvTranspose1d(width, outputs, kernel, stride),
+                    make_inner_activation(after),
                 )
             )
         self.centre = Centre(widths[-1], lstm_layers) if lstm_layers else None
@@ -102,7 +95,7 @@ class Demucs(nn.Module):
                     rescale_(module, rescale)
 
     def valid_length(self, length: int) -> int:
-        """The least number of samples >= length of which every convolution of the encoder leaves none over."""
+        """The least number of samples >= length that all convolutions of the encoder use completely."""
         frames = length * self.resample
         for _ in range(self.depth):
             frames = max(1, ceil((frames - self.kernel) / self.stride) + 1)
@@ -113,12 +106,12 @@ class Demucs(nn.Module):
             if samples % self.resample == 0:
                 return samples // self.resample
         raise ValueError(
-            f"no length that kernel={self.kernel} and stride={self.stride} compute is a multiple of "
+            f"no length that kernel={self.kernel} and stride={self.stride} use completely is a multiple of "
             f"resample={self.resample}; use resample=1, or a kernel that is a multiple of it"
         )
 
-    def forward(self, mixture: Tensor) -> dict[str, Tensor]:
-        """(B, C, T) -> waveforms (B, S, C, T)."""
+    def forward(self, mixture: Float[Tensor, "B C T"]) -> dict[str, Float[Tensor, "B S C T"]]:
+        """-> waveforms."""
         length = mixture.shape[-1]
         x = mixture
         if self.normalise:
@@ -142,20 +135,36 @@ class Demucs(nn.Module):
         return {"waveforms": rearrange(x, "b (s c) t -> b s c t", c=self.channels)}
 
 
+def check_kernels(kernel: int, stride: int, decoder_kernel: int) -> None:
+    if kernel < stride:
+        raise ValueError(f"kernel={kernel} must be at least stride={stride}, or samples would be left out")
+    if decoder_kernel % 2 == 0:
+        raise ValueError(f"decoder_kernel={decoder_kernel} must be odd; use {decoder_kernel + 1}")
+
+
+def encoder_level(inputs: int, width: int, kernel: int, stride: int, inner_activation: str) -> nn.Module:
+    return nn.Sequential(
+        nn.Conv1d(inputs, width, kernel, stride),
+        make_inner_activation(inner_activation),
+        nn.Conv1d(width, 2 * width, 1),
+        nn.GLU(dim=1),
+    )
+
+
 class Centre(nn.Module):
-    """Bidirectional LSTM layers and a linear layer: (B, features, N) -> the same."""
+    """Bidirectional LSTM layers and a linear layer back to the same number of features."""
 
     def __init__(self, features: int, layers: int) -> None:
         super().__init__()
         self.recurrent = Recurrent("lstm", features, layers, features, bidirectional=True)
         self.linear = nn.Linear(self.recurrent.width, features)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Float[Tensor, "B F N"]) -> Float[Tensor, "B F N"]:
         return self.linear(self.recurrent(x.mT)).mT
 
 
-def resampled(x: Tensor, old: int, new: int) -> Tensor:
-    """(..., T) -> (..., ceil(T new / old)), in float32 whatever the autocast: these are samples, not features."""
+def resampled(x: Float[Tensor, "*B _"], old: int, new: int) -> Float[Tensor, "*B _"]:
+    """(..., T) -> (..., ceil(T new / old)), in float32 under autocast too, because these are samples."""
     if old == new:
         return x
     with torch.autocast(x.device.type, enabled=False):

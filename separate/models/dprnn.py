@@ -1,4 +1,4 @@
-"""Dual-path recurrent networks: masks on a learned filterbank, from recurrent layers within and across chunks."""
+"""Dual-path RNN: masks on a learned filterbank from recurrent layers within and across chunks."""
 
 from __future__ import annotations
 
@@ -8,24 +8,25 @@ from torch import Tensor, nn
 from separate.models.filterbank import Decoder, Encoder, frame, overlap_add
 from separate.models.layers import Recurrent, check_at_most, check_dropout, check_positive, make_activation
 from separate.models.norms import CumulativeNorm, make_norm
+from separate.shapes import Float
 
 
 class DPRNN(nn.Module):
     """Luo, Chen & Yoshioka, 2020 ("Dual-path RNN: efficient long sequence modeling for time-domain ... separation").
 
-    filters: of the encoder and decoder; kernel: their length in samples, half of which they advance; chunk: frames
-    in a chunk, half of which it advances, best near sqrt(2 x frames of an excerpt) (the paper: 100 with kernel 16,
-    150 with 8, 200 with 4, 250 with 2, its best); bottleneck: features between the blocks; blocks: each an intra- and
-    an inter-chunk recurrent layer of `units` in each direction with linear layer, normalisation and residual
-    connection; recurrent: lstm, gru or rnn; dropout: after each recurrent layer; activation: of the masks.
+    filters: of the encoder and decoder; kernel: their length in samples, with a hop of kernel / 2; chunk: frames of a
+    chunk, with a hop of chunk / 2, best near sqrt(2 x frames of an excerpt) (the paper: 100 with kernel 16, 150 with 8,
+    200 with 4, 250 with 2, its best); bottleneck: features between the blocks; blocks: each one an intra- and an
+    inter-chunk recurrent layer of `units` in each direction with linear layer, normalisation and residual connection;
+    recurrent: lstm, gru or rnn; dropout: after each recurrent layer; activation: of the masks.
 
     The defaults are the paper's, with the kernel and chunk of its fastest network; experiment=dprnn_paper has those of
-    its best.
+    its best network.
 
-    The channels of a mixture enter the encoder together, and the decoder gives as many for each source.
-    causal=True: the inter-chunk layers run forward only and all normalisation is cumulative.  A chunk is still read
-    in both directions, so that the output at a sample depends on at most (chunk - 1) kernel / 2 + kernel - 1 later
-    ones: that is the algorithmic latency.
+    The encoder's filters see all channels of a mixture, and the decoder returns the same number for each source.
+    causal=True: the inter-chunk layers run forward only and all normalisation is cumulative.  The layers within a chunk
+    remain bidirectional, so the output at a sample depends on at most (chunk - 1) kernel / 2 + kernel - 1 later
+    samples: this is the algorithmic latency.
     """
 
     provides = ("waveforms",)
@@ -51,7 +52,9 @@ class DPRNN(nn.Module):
         check_at_most(65_536, chunk=chunk)
         check_dropout(dropout)
         if chunk < 2 or chunk % 2:
-            raise ValueError(f"chunk={chunk} frames must be even, as chunks overlap by half; use {max(chunk + 1, 2)}")
+            raise ValueError(
+                f"chunk={chunk} frames must be even, because chunks overlap by half; use {max(chunk + 1, 2)}"
+            )
         self.sources, self.chunk = sources, chunk
         self.encoder = Encoder(filters, channels, kernel)
         self.norm = make_norm("cumulative" if causal else "global", filters)
@@ -62,8 +65,8 @@ class DPRNN(nn.Module):
         self.activation = make_activation(activation)
         self.decoder = Decoder(filters, channels, kernel)
 
-    def forward(self, mixture: Tensor) -> dict[str, Tensor]:
-        """(B, C, T) -> waveforms (B, S, C, T)."""
+    def forward(self, mixture: Float[Tensor, "B C T"]) -> dict[str, Float[Tensor, "B S C T"]]:
+        """-> waveforms."""
         features = self.encoder(mixture)  # (B, M, N)
         x = self.bottleneck(self.norm(features.transpose(1, 2)).transpose(1, 2))
         x = rearrange(frame(x.transpose(1, 2), self.chunk, self.chunk // 2), "b f j k -> b j k f")
@@ -78,23 +81,20 @@ class DPRNN(nn.Module):
 
 
 class Block(nn.Module):
-    """A dual-path block (Fig. 1B): a path along the frames of each chunk, and one along the chunks.
-
-    x: (B, J, K, F), J chunks of K frames -> the same shape.
-    """
+    """A dual-path block (Fig. 1B) for J chunks of K frames: a path along the frames, one along the chunks."""
 
     def __init__(self, features: int, recurrent: str, units: int, causal: bool, dropout: float) -> None:
         super().__init__()
         self.intra = Path(features, recurrent, units, True, causal, dropout)
         self.inter = Path(features, recurrent, units, not causal, causal, dropout)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Float[Tensor, "B J K F"]) -> Float[Tensor, "B J K F"]:
         x = x + self.intra(x)
         return x + self.inter(x.transpose(1, 2), across=True).transpose(1, 2)
 
 
 class Path(nn.Module):
-    """A recurrent layer along dimension 2 of (B, groups, steps, F), a linear layer and a norm over all but B."""
+    """A recurrent layer along the steps of each group, a linear layer and a norm over all dimensions but B."""
 
     def __init__(
         self, features: int, recurrent: str, units: int, bidirectional: bool, causal: bool, dropout: float
@@ -105,8 +105,8 @@ class Path(nn.Module):
         self.linear = nn.Linear(self.recurrent.width, features)
         self.norm = CumulativeNorm(features) if causal else make_norm("global", features)
 
-    def forward(self, x: Tensor, across: bool = False) -> Tensor:
-        """across: the steps are chunks, by which a causal norm accumulates; otherwise the groups are."""
+    def forward(self, x: Float[Tensor, "B groups steps F"], across: bool = False) -> Float[Tensor, "B groups steps F"]:
+        """across: the steps are chunks, otherwise the groups are; a causal norm accumulates over chunks."""
         y = self.linear(self.dropout(self.recurrent(x.flatten(0, 1))))
         y = rearrange(y, "(b g) n f -> b f g n", b=len(x))
         if across:

@@ -1,4 +1,4 @@
-"""Networks that embed every bin of the spectrogram: deep clustering, chimera, attractors."""
+"""Networks that embed each bin of the spectrogram: deep clustering, attractors, chimera."""
 
 from __future__ import annotations
 
@@ -11,9 +11,19 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from separate.clustering import Search, assign, kmeans
-from separate.models.layers import Masks, check_at_most, check_level, check_positive, choose, make_activation
+from separate.models.layers import (
+    AnyLength,
+    Masks,
+    Recurrent,
+    check_at_most,
+    check_level,
+    check_positive,
+    choose,
+    make_activation,
+)
 from separate.models.recurrent import MaskHead, RecurrentBody
-from separate.models.representation import Representation
+from separate.models.representation import Representation, RepresentationOptions
+from separate.shapes import Complex, Float
 from separate.targets import audible
 
 SOFT: dict[str, Callable[[Tensor], Tensor]] = {"softmax": lambda scores: scores.softmax(-1), "sigmoid": torch.sigmoid}
@@ -21,13 +31,13 @@ MEMBERSHIPS = ("hard", *SOFT)
 
 
 class Clusters(nn.Module):
-    """Masks from embeddings: each bin goes to the nearest of S centres, or by shares to all of them.
+    """Masks from embeddings: each bin is assigned to the nearest of S centres, or shared among all of them.
 
-    Interchangeable sources have the centres that k-means finds in the recording's own audible bins, those within
-    `level` dB of the loudest.  Named sources have the centres that they had in training (the fixed attractors of Chen
-    et al., 2017), a running mean.
-    membership: hard (the nearest), softmax (shares by similarity) or sigmoid (each source by itself).
-    starts: of k-means, the best of which counts.
+    For interchangeable sources, k-means finds the centres in the audible bins of the recording: those within `level`
+    dB of the loudest.  For named sources, the centres are running means from training (the fixed attractors of Chen et
+    al., 2017).
+    membership: hard (the nearest), softmax (shares by similarity) or sigmoid (each source separately).
+    starts: number of k-means starts, of which the best is used.
     """
 
     centres: Tensor
@@ -50,8 +60,10 @@ class Clusters(nn.Module):
         self.level, self.starts = level, starts
         self.register_buffer("centres", torch.zeros(sources, dimensions))
 
-    def forward(self, embeddings: Tensor, mixture: Tensor) -> Tensor:
-        """embeddings (B, F, N, D), mixture (B, C, F, N) complex -> masks (B, S, C, F, N), the same in all channels."""
+    def forward(
+        self, embeddings: Float[Tensor, "B F N D"], mixture: Complex[Tensor, "B C F N"]
+    ) -> Float[Tensor, "B S C F N"]:
+        """-> masks, the same in all channels."""
         points = rearrange(embeddings.float(), "b f n d -> b (n f) d")
         if self.interchangeable:
             weights = rearrange(audible(mixture, self.level), "b f n -> b (n f)")
@@ -64,10 +76,15 @@ class Clusters(nn.Module):
             shares = SOFT[self.membership](points @ centres.mT)
         return _masks(shares, mixture)
 
-    def ideal(self, embeddings: Tensor, mixture: Tensor, assignments: Tensor) -> Tensor:
-        """The masks that attractors at the true sources give, differentiable.  assignments: (B, S, F, N).
+    def ideal(
+        self,
+        embeddings: Float[Tensor, "B F N D"],
+        mixture: Complex[Tensor, "B C F N"],
+        assignments: Float[Tensor, "B S F N"],
+    ) -> Float[Tensor, "B S C F N"]:
+        """Masks by the attractors of the true sources, differentiable.  assignments: shares of the sources in each bin.
 
-        Where the membership is hard these are shares by softmax, so that there is a gradient.
+        With membership=hard they are shares by softmax, which have a gradient.
         """
         points = rearrange(embeddings.float(), "b f n d -> b (n f) d")
         weights = assignments * audible(mixture, self.level).unsqueeze(1)
@@ -75,8 +92,14 @@ class Clusters(nn.Module):
         return _masks(SOFT.get(self.membership, SOFT["softmax"])(scores), mixture)
 
     @torch.no_grad()
-    def observe(self, embeddings: Tensor, mixture: Tensor, assignments: Tensor, momentum: float = 0.05) -> None:
-        """Move the centres of named sources towards those of a training batch; a silent source's stays."""
+    def observe(
+        self,
+        embeddings: Float[Tensor, "B F N D"],
+        mixture: Complex[Tensor, "B C F N"],
+        assignments: Float[Tensor, "B S F N"],
+        momentum: float = 0.05,
+    ) -> None:
+        """Move the centres of named sources towards those of a training batch, except for silent sources."""
         points = rearrange(embeddings.float(), "b f n d -> 1 (b n f) d")
         weights = assignments * audible(mixture, self.level).unsqueeze(1)
         weights = rearrange(weights, "b s f n -> 1 (b n f) s")
@@ -88,24 +111,21 @@ class Clusters(nn.Module):
 
 
 def _masks(shares: Tensor, mixture: Tensor) -> Tensor:
-    """Shares (B, N F, S) as masks (B, S, C, F, N)."""
+    """Shares (B, N F, S) -> masks (B, S, C, F, N)."""
     masks = rearrange(shares, "b (n f) s -> b s 1 f n", f=mixture.shape[2])
     return masks.expand(-1, -1, mixture.shape[1], -1, -1)
 
 
-def attractors(points: Tensor, weights: Tensor) -> Tensor:
-    """Weighted mean of the embeddings of each source (Chen et al., 2017, eq. 3).
-
-    points: (B, P, D), weights: (B, P, S) -> (B, S, D); the origin for a source without weight.
-    """
+def attractors(points: Float[Tensor, "B P D"], weights: Float[Tensor, "B P S"]) -> Float[Tensor, "B S D"]:
+    """Weighted mean of the embeddings of each source (Chen et al., 2017, eq. 3); 0 for a source without weight."""
     return _shares(weights).mT @ points
 
 
-def similarity(points: Tensor, weights: Tensor) -> Tensor:
-    """Products of embeddings and the attractors that they form, (B, P, D), (B, P, S) -> (B, P, S).
+def similarity(points: Float[Tensor, "B P D"], weights: Float[Tensor, "B P S"]) -> Float[Tensor, "B P S"]:
+    """Inner products of embeddings and the attractors that they form.
 
-    The gradient towards the points is written out, so that it takes one product with them and makes one tensor of
-    their size; weights are not differentiated.
+    A hand-written gradient needs only one product with the points and one tensor of their size.  Weights have no
+    gradient.
     """
     with torch.autocast(points.device.type, enabled=False):
         found: Tensor = _Similarity.apply(points, _shares(weights))
@@ -134,8 +154,8 @@ class _Similarity(torch.autograd.Function):
         return torch.cat([gradient, shares], dim=2) @ both, None
 
 
-def unit_length(x: Tensor) -> Tensor:
-    """x / |x| along the last dimension, in float32; the origin stays.  With half the passes of torch's normalize."""
+def unit_length(x: Float[Tensor, "*B D"]) -> Float[Tensor, "*B D"]:
+    """x / |x| along the last dimension, in float32, and 0 for x = 0.  Half the memory passes of torch's normalize."""
     with torch.autocast(x.device.type, enabled=False):
         found: Tensor = _UnitLength.apply(x.float())
     return found
@@ -160,9 +180,9 @@ class _UnitLength(torch.autograd.Function):
 
 
 class EmbeddingHead(nn.Module):
-    """A linear layer and an activation from (B, N, features) to embeddings (B, F, N, D), of unit length or not.
+    """A linear layer and an activation from features to embeddings of each bin.
 
-    With mel bands in the representation, the outputs for the bands are mapped to the bins before the activation.
+    With mel bands in the representation, the outputs of the bands are mapped to the bins before the activation.
     """
 
     def __init__(
@@ -179,7 +199,7 @@ class EmbeddingHead(nn.Module):
         self.linear = nn.Linear(features, representation.bands * dimensions)
         self.activation: Callable[[Tensor], Tensor] = make_activation(activation_name)
 
-    def forward(self, x: Tensor, representation: Representation) -> Tensor:
+    def forward(self, x: Float[Tensor, "B N _"], representation: Representation) -> Float[Tensor, "B F N D"]:
         embeddings = rearrange(self.linear(x), "b n (f d) -> b f n d", d=self.dimensions)
         if representation.mel is not None:
             embeddings = torch.einsum("mf,bmnd->bfnd", representation.mel, embeddings)
@@ -187,17 +207,18 @@ class EmbeddingHead(nn.Module):
         return unit_length(embeddings) if self.unit_length else embeddings
 
 
-class DeepClustering(nn.Module):
-    """Embeddings of unit length that lie together where one source dominates (Hershey et al., 2016).
+class DeepClustering(AnyLength):
+    """Embeddings of unit length, close to each other in bins that the same source dominates (Hershey et al., 2016).
 
-    Channels share the embeddings.  Separating goes by `Clusters`; its masks are not differentiable, so that this
-    network trains under clustering losses.
-    mels: bands that the network works on; the embedding of a bin is the weighted mean of those of its bands.
+    Channels share the embeddings.  `Clusters` makes the masks, without a gradient, so this network needs a loss on
+    embeddings.
+    representation, floor, normalisation, groups, mels: see `RepresentationOptions`.  With mels the embedding of a bin
+    is the weighted mean of those of its bands.
     """
 
     provides: tuple[str, ...] = ("embeddings",)
     unit_length = True
-    memberships: tuple[str, ...] = MEMBERSHIPS  # the first is the default
+    memberships: tuple[str, ...] = MEMBERSHIPS  # the first one is the default
 
     def __init__(
         self,
@@ -224,28 +245,26 @@ class DeepClustering(nn.Module):
     ) -> None:
         super().__init__()
         membership = choose(membership or self.memberships[0], {name: name for name in self.memberships}, "membership")
-        features = Representation(channels, bins, representation, floor, normalisation, mels, sample_rate, groups)
-        self.body = RecurrentBody(features, channels, recurrent, layers, units, bidirectional, dropout)
+        options = RepresentationOptions(representation, floor, normalisation, groups, mels, sample_rate)
+        features = Representation(channels, bins, options)
+        width = channels * features.bands
+        self.body = RecurrentBody(features, Recurrent(recurrent, width, layers, units, bidirectional, dropout))
         self.input_level = self.body.input_level
         self.embeddings = EmbeddingHead(self.body.width, features, dimensions, activation, self.unit_length)
         self.clusters = Clusters(sources, dimensions, interchangeable, membership, level, starts)
 
-    def forward(self, spectrogram: Tensor) -> dict[str, Tensor]:
-        """(B, C, F, N) complex -> embeddings (B, F, N, D)."""
+    def forward(self, spectrogram: Complex[Tensor, "B C F N"]) -> dict[str, Float[Tensor, "B F N D"]]:
+        """-> embeddings."""
         return {"embeddings": self.embeddings(self.body(spectrogram), self.body.representation)}
-
-    def valid_length(self, frames: int) -> int:
-        """Every number of frames is computed as it is."""
-        return frames
 
 
 class Attractor(DeepClustering):
-    """Deep attractor network (Chen et al., 2017): embeddings of any length, and masks by their similarity to centres.
+    """Deep attractor network (Chen et al., 2017): masks by the similarity of embeddings to centres.
 
     The default has 600 units in each direction, the authors' code 300; see experiment=attractor_paper.
 
-    In training the centres are the attractors of the true sources, and the masks are differentiable, so that every
-    loss on masks or waveforms trains it.  Separating goes by `Clusters`.
+    In training the centres are the attractors of the true sources, and the masks are differentiable, so every loss on
+    masks or waveforms trains this network.  In evaluation `Clusters` finds the centres.
     """
 
     provides = ("embeddings", "masks")
@@ -254,10 +273,11 @@ class Attractor(DeepClustering):
     trains_on_sources = True
 
 
-class Chimera(nn.Module):
+class Chimera(AnyLength):
     """A recurrent body with a head for embeddings and one for masks (Luo et al., 2017; Wang et al., 2018, chimera++).
 
     Channels share the embeddings.  separates_by: masks, or embeddings (by `Clusters`).
+    representation, floor, normalisation, groups, mels: see `RepresentationOptions`.
     """
 
     provides = ("embeddings", "masks")
@@ -288,8 +308,10 @@ class Chimera(nn.Module):
         sample_rate: int | None = None,
     ) -> None:
         super().__init__()
-        features = Representation(channels, bins, representation, floor, normalisation, mels, sample_rate, groups)
-        self.body = RecurrentBody(features, channels, recurrent, layers, units, bidirectional, dropout)
+        options = RepresentationOptions(representation, floor, normalisation, groups, mels, sample_rate)
+        features = Representation(channels, bins, options)
+        width = channels * features.bands
+        self.body = RecurrentBody(features, Recurrent(recurrent, width, layers, units, bidirectional, dropout))
         self.input_level = self.body.input_level
         self.separates_by = choose(separates_by, {"masks": "masks", "embeddings": "embeddings"}, "head")
         self.embeddings = EmbeddingHead(self.body.width, features, dimensions, embedding_activation, unit_length=True)
@@ -297,12 +319,10 @@ class Chimera(nn.Module):
         self.mask_head = MaskHead(self.body.width, features.bands, self.masks)
         self.clusters = Clusters(sources, dimensions, interchangeable, membership, level, starts)
 
-    def forward(self, spectrogram: Tensor) -> dict[str, Tensor]:
-        """(B, C, F, N) complex -> embeddings (B, F, N, D) and masks (B, S, C, F, N)."""
+    def forward(
+        self, spectrogram: Complex[Tensor, "B C F N"]
+    ) -> dict[str, Float[Tensor, "B F N D"] | Float[Tensor, "B S C F N"]]:
+        """-> embeddings (B, F, N, D) and masks (B, S, C, F, N)."""
         x, representation = self.body(spectrogram), self.body.representation
         masks = self.masks(representation.to_bins(self.mask_head(x)))
         return {"embeddings": self.embeddings(x, representation), **masks}
-
-    def valid_length(self, frames: int) -> int:
-        """Every number of frames is computed as it is."""
-        return frames

@@ -1,24 +1,25 @@
-"""Mask inference with feed-forward layers."""
+"""Masks from feed-forward layers over the frames of a spectrogram."""
 
 from __future__ import annotations
 
 from einops import rearrange
 from torch import Tensor, nn
 
-from separate.models.layers import Masks, check_dropout, check_positive, make_inner_activation, pad
+from separate.models.layers import AnyLength, Masks, check_dropout, check_positive, make_inner_activation, pad
 from separate.models.recurrent import MaskHead
-from separate.models.representation import Representation
+from separate.models.representation import Representation, RepresentationOptions
+from separate.shapes import Complex, Inexact
 
 
-class FeedForward(nn.Module):
+class FeedForward(AnyLength):
     """Linear layers over a frame and its neighbours, and one mask for each source (Huang et al., 2015).
 
-    Each frame is seen with `left_context` frames before it and `right_context` after it; beyond the ends the first
-    and the last frame are repeated.  Then `layers` of `units` with activation and dropout, and a linear layer to S x C
-    masks.  With right_context=0 and a normalisation that is causal (batch, layer, learnable, whiten, none) the masks
-    up to a frame do not depend on later ones.
-    complex_masks: each mask gets a real and an imaginary part, both with the activation.
-    mels: bands that the network works on; its output is projected back to the bins before the activation.
+    The input is a frame with `left_context` frames before it and `right_context` after it; at the ends the first and
+    the last frame are repeated.  Then `layers` of `units` with activation and dropout, and a linear layer to S x C
+    masks.  With right_context=0 and a causal normalisation (batch, layer, learnable, whiten, none) the masks up to a
+    frame do not depend on later frames.
+    complex_masks: masks with real and imaginary part, both passed through the activation.
+    representation, floor, normalisation, groups, mels: see `RepresentationOptions`.
     """
 
     provides: tuple[str, ...] = ("masks",)
@@ -52,11 +53,10 @@ class FeedForward(nn.Module):
             )
         self.context = (left_context, right_context)
         self.input_level = "rms" if right_context else "none"  # a causal network cannot know the level of later samples
-        self.representation = Representation(
-            channels, bins, representation, floor, normalisation, mels, sample_rate, groups
-        )
+        options = RepresentationOptions(representation, floor, normalisation, groups, mels, sample_rate)
+        self.representation = Representation(channels, bins, options)
         features = channels * self.representation.bands
-        # a linear layer over the frames of a context, as a convolution, which does not copy them side by side
+        # a linear layer over the frames of a context, as a convolution, which avoids a copy of them
         self.first = nn.Conv1d(features, units, left_context + 1 + right_context)
         self.start = nn.Sequential(make_inner_activation(inner_activation), nn.Dropout(dropout))
         self.rest = nn.Sequential()
@@ -66,13 +66,9 @@ class FeedForward(nn.Module):
         self.provides = self.masks.provides
         self.head = MaskHead(units, self.representation.bands, self.masks)
 
-    def forward(self, spectrogram: Tensor) -> dict[str, Tensor]:
-        """(B, C, F, N) complex -> masks or complex_masks (B, S, C, F, N)."""
+    def forward(self, spectrogram: Complex[Tensor, "B C F N"]) -> dict[str, Inexact[Tensor, "B _ C F N"]]:
+        """-> masks or complex_masks (B, S, C, F, N)."""
         x = rearrange(self.representation(spectrogram), "b c f n -> b (c f) n")
         x = self.start(self.first(pad(x, *self.context, "replicate")))
         x = self.rest(rearrange(x, "b h n -> b n h"))
         return self.masks(self.representation.to_bins(self.head(x)))
-
-    def valid_length(self, frames: int) -> int:
-        """Every number of frames is computed as it is."""
-        return frames

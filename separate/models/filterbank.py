@@ -1,4 +1,4 @@
-"""Learned encoder and decoder of waveform separators: short overlapping frames to features, and back by overlap-add."""
+"""Learned filterbanks: an encoder from overlapping frames to features, and a decoder by overlap-add."""
 
 from __future__ import annotations
 
@@ -10,20 +10,21 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from separate.models.layers import check_positive, make_activation
+from separate.shapes import Float
 
 
-def frame(waveform: Tensor, kernel: int, stride: int) -> Tensor:
-    """Frames of `kernel` samples, `stride` apart, zeros around, such that each sample is in kernel / stride of them.
+def frame(waveform: Float[Tensor, "B C T"], kernel: int, stride: int) -> Float[Tensor, "B C M {kernel}"]:
+    """Frames of `kernel` samples, `stride` apart, zero-padded so that each sample is in kernel / stride frames.
 
-    waveform: (B, C, T) -> (B, C, M, kernel) with M = ceil(T / stride) + kernel / stride - 1.
+    M = ceil(T / stride) + kernel / stride - 1.
     """
     before = kernel - stride
     padded = functional.pad(waveform, (before, before + -waveform.shape[-1] % stride))
     return padded.unfold(-1, kernel, stride)
 
 
-def overlap_add(frames: Tensor, stride: int, length: int) -> Tensor:
-    """The adjoint of `frame`: (..., M, kernel) -> (..., length)."""
+def overlap_add(frames: Float[Tensor, "*B M kernel"], stride: int, length: int) -> Float[Tensor, "*B {length}"]:
+    """The adjoint of `frame`."""
     count, kernel = frames.shape[-2:]
     total = frames.new_zeros(*frames.shape[:-2], count + kernel // stride - 1, stride)
     for piece in range(kernel // stride):
@@ -33,7 +34,7 @@ def overlap_add(frames: Tensor, stride: int, length: int) -> Tensor:
 
 
 class Filterbank(nn.Module):
-    """What the encoder and the decoder share: filters of `kernel` samples, `stride` apart (default kernel / 2)."""
+    """Base class of encoder and decoder: filters of `kernel` samples with a hop of `stride` (default kernel / 2)."""
 
     def __init__(self, filters: int, channels: int, kernel: int, stride: int | None = None) -> None:
         super().__init__()
@@ -49,15 +50,15 @@ class Filterbank(nn.Module):
         nn.init.kaiming_uniform_(self.weight, a=math.sqrt(5))
 
     def valid_length(self, length: int) -> int:
-        """The least number of samples >= length that fills all its frames."""
+        """The least number of samples >= length that fills all frames."""
         return math.ceil(length / self.stride) * self.stride
 
 
 class Encoder(Filterbank):
-    """Waveform to features: (B, C, T) -> (B, M, N).
+    """Waveform to features of N filters, each of which sees all channels.
 
-    All channels enter each of the N filters together.  M = ceil(T / stride) + kernel / stride - 1 frames, for any
-    T >= 1.  activation: see `separate.models.layers.make_activation`.
+    M = ceil(T / stride) + kernel / stride - 1 frames, for any T >= 1.  activation: see
+    `separate.models.layers.make_activation`.
     """
 
     def __init__(
@@ -66,15 +67,15 @@ class Encoder(Filterbank):
         super().__init__(filters, channels, kernel, stride)
         self.activation = make_activation(activation)
 
-    def forward(self, waveform: Tensor) -> Tensor:
+    def forward(self, waveform: Float[Tensor, "B C T"]) -> Float[Tensor, "B M N"]:
         frames = rearrange(frame(waveform, self.kernel, self.stride), "b c m l -> b m (c l)")
         return self.activation(functional.linear(frames, self.weight.flatten(1)))
 
 
 class Decoder(Filterbank):
-    """Features to waveforms: (B, S, M, N) -> (B, S, C, length), each feature a filter of all C channels."""
+    """Features to waveforms: each feature weights a filter of all C channels."""
 
-    def forward(self, features: Tensor, length: int) -> Tensor:
+    def forward(self, features: Float[Tensor, "B S M N"], length: int) -> Float[Tensor, "B S C {length}"]:
         frames = features @ self.weight.flatten(1)
         frames = rearrange(frames, "b s m (c l) -> b s c m l", l=self.kernel)
         return overlap_add(frames, self.stride, length)

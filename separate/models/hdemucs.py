@@ -1,7 +1,8 @@
-"""Hybrid Demucs: one U-Net on the waveform and one on the spectrogram, with a common centre."""
+"""Hybrid Demucs: a U-Net on the waveform and one on the spectrogram, with common inner levels."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cache
 from math import ceil
 from typing import Any
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from separate.models.layers import check_positive
+from separate.shapes import Float
 from separate.stft import weighted_overlap_add
 
 WINDOWS = (64, 256, 1024, 2048, 4096, 16384)  # for which both branches meet at one rate, each level dividing by 4
@@ -18,17 +20,17 @@ WINDOWS = (64, 256, 1024, 2048, 4096, 16384)  # for which both branches meet at 
 class HDemucs(nn.Module):
     """torchaudio's Hybrid Demucs (Défossez, 2021), for mixtures of any length.
 
-    dconv_init is torchaudio's by default, a tenth of the authors'; see experiment=hdemucs_paper.
+    The default of dconv_init is torchaudio's, a tenth of the authors'; see experiment=hdemucs_paper.
 
-    Both branches have `hidden` x growth^level channels, and each level divides bins and samples by 4, until one bin is
+    Both branches have `hidden` x growth^level channels.  Each level divides bins and samples by 4, until one bin is
     left and the branches are added; the levels after that divide by `time_stride`.
-    nfft: window of the STFT in samples, with a step of nfft / 4; torchaudio suggests 4096 and depth=6 for 44.1 kHz,
+    nfft: window of the STFT in samples, with a hop of nfft / 4; torchaudio suggests 4096 and depth=6 for 44.1 kHz,
     2048 and 6 for 16 to 32 kHz, 1024 and 5 for 8 kHz.
-    freq_emb: weight of an embedding of the bins, 0 for none; emb_scale: how much faster than all else it learns;
-    emb_smooth: whether it begins smooth along frequency.  context, context_enc: samples that the 1x1 convolutions of
-    the decoder and encoder see on each side.  norm_starts: first level with group normalisation, in norm_groups
-    groups.  Residual branch of each level: dconv_depth dilated layers with 1/dconv_comp of the channels, scaled by
-    dconv_init at first, and from the levels dconv_attn and dconv_lstm on with local attention and BLSTM layers.
+    freq_emb: weight of an embedding of the bins, 0 for none; emb_scale: its learning rate relative to all other
+    weights; emb_smooth: initialise it smooth along frequency.  context, context_enc: samples that the 1x1 convolutions
+    of decoder and encoder see on each side.  norm_starts: first level with group normalisation, in norm_groups groups.
+    Residual branch of each level: dconv_depth dilated layers with 1/dconv_comp of the channels, initially scaled by
+    dconv_init, with local attention from level dconv_attn on and BLSTM layers from level dconv_lstm on.
     """
 
     provides = ("waveforms",)
@@ -56,69 +58,62 @@ class HDemucs(nn.Module):
         dconv_init: float = 1e-4,
     ) -> None:
         super().__init__()
-        check_positive(hidden=hidden, growth=growth, depth=depth, time_stride=time_stride, emb_scale=emb_scale)
-        check_positive(norm_groups=norm_groups, dconv_depth=dconv_depth, dconv_comp=dconv_comp)
-        for name, value in {"context": context, "context_enc": context_enc, "freq_emb": freq_emb}.items():
-            if value < 0:
-                raise ValueError(f"{name}={value} must be at least 0")
-        if nfft not in WINDOWS:
-            raise ValueError(f"nfft={nfft}: the two branches do not meet; choose from {', '.join(map(str, WINDOWS))}")
-        if time_stride % 2:
-            raise ValueError(f"time_stride={time_stride} must be even; use {time_stride + 1}")
-        least = nfft.bit_length() // 2 - 1
-        if depth < least:
-            raise ValueError(f"depth={depth} does not bring nfft={nfft} down to one bin; use depth={least} or more")
-        if dconv_comp > hidden:
-            raise ValueError(f"dconv_comp={dconv_comp} leaves no channel of hidden={hidden}; use at most {hidden}")
         self.step = nfft // 4
+        options = {
+            "growth": growth, "nfft": nfft, "depth": depth, "time_stride": time_stride, "freq_emb": freq_emb,
+            "emb_scale": emb_scale, "emb_smooth": emb_smooth, "context": context, "context_enc": context_enc,
+            "norm_starts": norm_starts, "norm_groups": norm_groups, "dconv_depth": dconv_depth,
+            "dconv_comp": dconv_comp, "dconv_attn": dconv_attn, "dconv_lstm": dconv_lstm, "dconv_init": dconv_init,
+        }  # fmt: skip
+        check_options(hidden, options)
+        names = [str(source) for source in range(sources)]
         try:
-            self.network = _network_class()(
-                [str(source) for source in range(sources)],
-                audio_channels=channels,
-                channels=hidden,
-                growth=growth,
-                nfft=nfft,
-                depth=depth,
-                time_stride=time_stride,
-                freq_emb=freq_emb,
-                emb_scale=emb_scale,
-                emb_smooth=emb_smooth,
-                context=context,
-                context_enc=context_enc,
-                norm_starts=norm_starts,
-                norm_groups=norm_groups,
-                dconv_depth=dconv_depth,
-                dconv_comp=dconv_comp,
-                dconv_attn=dconv_attn,
-                dconv_lstm=dconv_lstm,
-                dconv_init=dconv_init,
-            )
+            self.network = _network_class()(names, audio_channels=channels, channels=hidden, **options)
         except ValueError as error:  # of a group normalisation, or of the attention
             raise ValueError(
                 f"hidden={hidden}, growth={growth}, norm_groups={norm_groups} and dconv_comp={dconv_comp} do not fit "
                 f"({error}); use a hidden that is a multiple of norm_groups and of 4 x dconv_comp"
             ) from None
         for encoder in self.network.time_encoder:
-            if encoder.empty:  # a convolution alone, whose normalisation is there without being used
+            if encoder.empty:  # a convolution whose normalisation is not used
                 encoder.norm1.requires_grad_(False)
 
     def valid_length(self, length: int) -> int:
-        """The least number of samples >= length that torchaudio's network takes: some of the shortest it refuses."""
-        # at the end it reflects 1.5 steps and what is missing to whole ones, and makes up for less than one with zeros
+        """The least number of samples >= length that torchaudio's network accepts; it refuses some very short ones."""
+        # it reflects the end by 1.5 steps plus the rest of the last step, and can add less than one step of zeros
         while length < self.step // 2 * 3 + -length % self.step - (self.step - 2):
             length += 1
         return length
 
-    def forward(self, mixture: Tensor) -> dict[str, Tensor]:
-        """(B, C, T) -> waveforms (B, S, C, T)."""
+    def forward(self, mixture: Float[Tensor, "B C T"]) -> dict[str, Float[Tensor, "B S C T"]]:
+        """-> waveforms."""
         length = mixture.shape[-1]
         padded = nn.functional.pad(mixture, (0, self.valid_length(length) - length))
         return {"waveforms": self.network(padded)[..., :length]}
 
 
+def check_options(hidden: int, options: Mapping[str, Any]) -> None:
+    """ValueError for options that torchaudio's network does not check."""
+    positive = ("growth", "depth", "time_stride", "emb_scale", "norm_groups", "dconv_depth", "dconv_comp")
+    check_positive(hidden=hidden, **{name: options[name] for name in positive})
+    for name in ("context", "context_enc", "freq_emb"):
+        if options[name] < 0:
+            raise ValueError(f"{name}={options[name]} must be at least 0")
+    nfft, depth, stride, compression = (options[name] for name in ("nfft", "depth", "time_stride", "dconv_comp"))
+    if nfft not in WINDOWS:
+        raise ValueError(f"nfft={nfft}: the two branches do not meet; choose from {', '.join(map(str, WINDOWS))}")
+    if stride % 2:
+        raise ValueError(f"time_stride={stride} must be even; use {stride + 1}")
+    least = nfft.bit_length() // 2 - 1
+    if depth < least:
+        raise ValueError(f"depth={depth} does not bring nfft={nfft} down to one bin; use depth={least} or more")
+    if compression > hidden:
+        raise ValueError(f"dconv_comp={compression} leaves no channel of hidden={hidden}; use at most {hidden}")
+
+
 @cache
 def _network_class() -> Any:
-    """torchaudio's network with the window of its transforms on the device, so that they never make the host wait."""
+    """torchaudio's network with the window of its transforms on the device, so that the host never waits for it."""
     from torchaudio.models import HDemucs as Network
 
     class OnDevice(Network):

@@ -1,4 +1,4 @@
-"""Layers that several networks share, chosen by name."""
+"""Layers and checks that several networks share."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from separate.models import lstm
+from separate.shapes import Float, Inexact
 
 Choice = TypeVar("Choice")
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "sigmoid": nn.Sigmoid,
-    "softmax": lambda: nn.Softmax(dim=1),  # over the sources of (B, S, ...), the channels of (B, C, ...)
+    "softmax": lambda: nn.Softmax(dim=1),  # over the sources of (B, S, ...)
     "tanh": nn.Tanh,
     "relu": nn.ReLU,
     "leaky_relu": lambda: nn.LeakyReLU(0.2),
@@ -33,7 +34,7 @@ RECURRENT: dict[str, type[nn.RNNBase]] = {"lstm": nn.LSTM, "gru": nn.GRU, "rnn":
 
 
 def choose(name: str, table: Mapping[str, Choice], what: str) -> Choice:
-    """table[name]; ValueError for an unknown name, with those that there are.  what: activation, pooling ..."""
+    """table[name]; ValueError for an unknown name, with the known ones.  what: activation, pooling ..."""
     if name not in table:
         raise ValueError(f"unknown {what} {name}; choose from {', '.join(table)}")
     return table[name]
@@ -45,24 +46,26 @@ def make_activation(name: str) -> nn.Module:
 
 
 def make_inner_activation(name: str) -> nn.Module:
-    """relu, leaky_relu (slope 0.2), prelu, tanh, sigmoid, elu, gelu, silu or none, between the layers of a network."""
+    """Between two layers: relu, leaky_relu (slope 0.2), prelu, tanh, sigmoid, elu, gelu, silu or none."""
     return choose(name, INNER_ACTIVATIONS, "activation")()
 
 
 def check_padding(padding: str, causal: bool = False) -> None:
-    """ValueError for an unknown padding, or one that shows the future to a causal network."""
+    """ValueError for an unknown padding, or for reflection in a causal network."""
     choose(padding, dict.fromkeys(PADDINGS), "padding")
     if causal and padding == "reflect":
         raise ValueError(
-            "padding=reflect puts later frames before the first one, so that nothing is causal; use padding=zeros or "
+            "padding=reflect puts later frames before the first one, which is not causal; use padding=zeros or "
             "replicate with causal=true"
         )
 
 
-def pad(x: Tensor, before: int, after: int, padding: str = "zeros") -> Tensor:
-    """Pad the last dimension with zeros, with a reflection (the edge itself not repeated) or with its edge value.
+def pad(
+    x: Inexact[Tensor, "*B N"], before: int, after: int, padding: str = "zeros"
+) -> Inexact[Tensor, "*B {before}+N+{after}"]:
+    """Pad the last dimension with zeros, a reflection (edge value not repeated) or copies of the edge value.
 
-    (..., N) -> (..., before + N + after) for any N of at least 1; a short x is reflected at both ends again and again.
+    N is at least 1; a short x is reflected at both ends repeatedly.
     """
     if padding == "zeros":
         return nn.functional.pad(x, (before, after))
@@ -76,14 +79,14 @@ def pad(x: Tensor, before: int, after: int, padding: str = "zeros") -> Tensor:
 
 
 def check_positive(**sizes: float) -> None:
-    """ValueError, naming the argument, for a size that is not at least 1."""
+    """ValueError for a size below 1, with the argument's name."""
     for name, size in sizes.items():
         if size < 1:
             raise ValueError(f"{name}={size} must be at least 1")
 
 
 def check_at_most(most: int, **sizes: int) -> None:
-    """ValueError, naming the argument, for too large a size of a kind that costs time or memory but no weights."""
+    """ValueError for a size above `most`: for sizes that cost time or memory but no weights."""
     for name, size in sizes.items():
         if size > most:
             raise ValueError(f"{name}={size} must be at most {most}")
@@ -95,27 +98,35 @@ def check_dropout(dropout: float) -> None:
 
 
 def check_level(level: float) -> None:
-    """ValueError for a level that is not below the loudest bin's, which has 0 dB."""
+    """ValueError for a level of 0 dB or more, 0 dB being the level of the loudest bin."""
     if level >= 0:
         raise ValueError(f"level={level} must be below 0 dB, the loudest bin")
 
 
-class Convolution(nn.Conv1d):
-    """Convolution of an odd kernel, (B, F, N) -> (B, G, N); with padding=None nothing is padded: N - kernel + 1."""
+class AnyLength(nn.Module):
+    """A network that needs no padding, whatever the number of samples or frames."""
+
+    def valid_length(self, length: int) -> int:
+        return length
+
+
+class PaddedConv1d(nn.Conv1d):
+    """Convolution with an odd kernel that keeps the length, (B, F, N) -> (B, G, N); with padding=None a valid one."""
 
     def __init__(self, inputs: int, outputs: int, kernel: int, padding: str | None) -> None:
         super().__init__(inputs, outputs, kernel, padding=kernel // 2 if padding == "zeros" else 0)
         self.how = padding
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Float[Tensor, "B _ _"]) -> Float[Tensor, "B _ _"]:
         beyond = self.kernel_size[0] // 2
         return super().forward(x if self.how in (None, "zeros") else pad(x, beyond, beyond, self.how))
 
 
 class Recurrent(nn.Module):
-    """Recurrent layers over a sequence: (B, N, features) -> (B, N, width).
+    """Recurrent layers over a sequence.
 
-    kind: lstm, gru or rnn; units: in each direction; dropout: between the layers.
+    kind: lstm, gru or rnn; features: of the input; units: in each direction; width: features of the output; dropout:
+    between the layers.
     """
 
     def __init__(
@@ -138,20 +149,20 @@ class Recurrent(nn.Module):
             layers,
             batch_first=True,
             bidirectional=bidirectional,
-            dropout=dropout if layers > 1 else 0.0,  # torch warns of dropout without a layer to drop into
+            dropout=dropout if layers > 1 else 0.0,  # torch warns of dropout with one layer
         )
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Float[Tensor, "B N _"]) -> Float[Tensor, "B N _"]:
         if lstm.is_supported(self.layers, x):
             return lstm.bidirectional_lstm(self.layers, x)
         return self.layers(x)[0]
 
 
 class Masks(nn.Module):
-    """Numbers to masks by an activation: (B, K, F, N) real -> the head `masks` or `complex_masks` (B, S, C, F, N).
+    """Turn the numbers of a network into masks by an activation.
 
-    K = `heads`: S x C, twice that for complex masks, whose real and imaginary parts each pass the activation.
-    ValueError for an activation that keeps a complex mask from being negative.
+    K = `heads`: S x C, or twice that for complex masks: the activation is applied to real and imaginary parts.
+    ValueError for complex masks with an activation that is never negative.
     """
 
     SIGNED = ("tanh", "leaky_relu", "prelu", "none")
@@ -168,7 +179,8 @@ class Masks(nn.Module):
         self.provides = ("complex_masks",) if complex_masks else ("masks",)
         self.activation = make_activation(activation_name)
 
-    def forward(self, x: Tensor) -> dict[str, Tensor]:
+    def forward(self, x: Float[Tensor, "B K F N"]) -> dict[str, Inexact[Tensor, "B _ _ F N"]]:
+        """-> the head `masks` or `complex_masks`, (B, S, C, F, N)."""
         if not self.complex_masks:
             return {"masks": self.activation(rearrange(x, "b (s c) f n -> b s c f n", s=self.sources))}
         parts = self.activation(rearrange(x, "b (s p c) f n -> b s p c f n", s=self.sources, p=2))
@@ -176,6 +188,6 @@ class Masks(nn.Module):
         return {"complex_masks": torch.complex(real, imaginary)}
 
 
-def decibels(magnitude: Tensor, floor: float) -> Tensor:
-    """Magnitudes in dB re 1, not below `floor` dB."""
+def decibels(magnitude: Float[Tensor, "*B"], floor: float) -> Float[Tensor, "*B"]:
+    """Magnitudes in dB re 1, at least `floor` dB."""
     return 20 * torch.log10(magnitude.clamp_min(10 ** (floor / 20)))

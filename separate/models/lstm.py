@@ -1,4 +1,4 @@
-"""Bidirectional LSTM layers on the CPU: both directions at the same time."""
+"""Bidirectional LSTM layers on the CPU with both directions computed in parallel."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from separate.interrupts import signals_held
+from separate.shapes import Float
 
 layer_forward = torch.ops.aten.mkldnn_rnn_layer
 layer_backward = torch.ops.aten.mkldnn_rnn_layer_backward
@@ -22,7 +23,7 @@ LSTM = 2  # oneDNN's number of the cell
 
 
 def is_supported(layers: nn.RNNBase, x: Tensor) -> bool:
-    """Whether `bidirectional_lstm` can compute these layers on x: an LSTM on a CPU, where torch would call oneDNN."""
+    """Whether `bidirectional_lstm` can compute these layers on x: an LSTM on a CPU for which torch would use oneDNN."""
     return bool(
         isinstance(layers, nn.LSTM)
         and layers.bidirectional
@@ -37,13 +38,14 @@ def is_supported(layers: nn.RNNBase, x: Tensor) -> bool:
     )
 
 
-def bidirectional_lstm(layers: nn.LSTM, x: Tensor) -> Tensor:
-    """The output of `layers` for x, (B, N, features) -> (B, N, 2 units).
+def bidirectional_lstm(layers: nn.LSTM, x: Float[Tensor, "B N features"]) -> Float[Tensor, "B N _"]:
+    """The output of `layers` for x: 2 x units features.
 
     torch computes one direction after the other and splits each of their small products among all threads, which wait
-    for each other several times per frame. Here each direction has half of the threads, and they wait once per layer:
-    this is faster, and other programs on the same cores disturb it less. Without dropout, outputs and float32 gradients
-    are bit for bit those of torch, for any number of threads. bfloat16 gradients of the two directions add in float32.
+    for each other several times per frame.  Here each direction has half of the threads, and they wait once per layer,
+    which is faster and less sensitive to other programs on the same cores.  Without dropout, outputs and float32
+    gradients are bit for bit those of torch, for any number of threads.  bfloat16 gradients of the two directions are
+    added in float32.
     """
     precision = _precision(x)
     y = x.transpose(0, 1).to(precision)  # (N, B, features)
@@ -55,10 +57,10 @@ def bidirectional_lstm(layers: nn.LSTM, x: Tensor) -> Tensor:
     return y.transpose(0, 1)
 
 
-def dropout(x: Tensor, probability: float) -> Tensor:
-    """Zeros with a probability in [0, 1), rounded to 1/65536; the other values are scaled to keep the mean.
+def dropout(x: Float[Tensor, "*B"], probability: float) -> Float[Tensor, "*B"]:
+    """Set values to zero with a probability in [0, 1), rounded to 1/65536, and scale the others to keep the mean.
 
-    16 random bits decide about a value. torch draws 64, one number after the other.
+    It draws 16 random bits for each value; torch draws 64, one number after the other.
     """
     if not probability:
         return x
@@ -77,7 +79,7 @@ class _Layer(torch.autograd.Function):
         start = x.new_zeros(1, x.shape[1], units)
 
         def run(way: int) -> Sequence[Tensor]:
-            with torch.set_grad_enabled(train):  # oneDNN keeps what the gradient needs
+            with torch.set_grad_enabled(train):  # oneDNN stores what the gradient needs
                 own = [weight.detach() for weight in weights[4 * way : 4 * way + 4]]
                 return layer_forward(
                     x.detach(), *own, start, start, bool(way), [], LSTM, units, 1, True, False, False, train
@@ -118,7 +120,7 @@ def _two_threads(threads: int) -> ThreadPoolExecutor:
     started = Barrier(3)
 
     def start() -> None:
-        torch.get_num_threads()  # takes the number of the process, which would undo the next line later
+        torch.get_num_threads()  # reads the number of the process, which would later undo the next line
         torch.set_num_threads(max(threads // 2, 1))
         started.wait()
 

@@ -1,4 +1,4 @@
-"""Normalisation of features over time, (B, F, M): global, cumulative or batch."""
+"""Normalisation of features over frames: global, cumulative or batch."""
 
 from __future__ import annotations
 
@@ -8,12 +8,15 @@ import torch
 from torch import Tensor, nn
 
 from separate.models.layers import choose
+from separate.shapes import Float
 
-EPSILON = 1e-8  # of the variances, as in the paper's formulas
+EPSILON = 1e-8  # added to the variances, as in the papers' formulas
 
 
-def cumulative_statistics(total: Tensor, square: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """Mean and variance of everything up to each step.  total, square: (..., M), sums of `count` values a step."""
+def cumulative_statistics(
+    total: Float[Tensor, "*B M"], square: Float[Tensor, "*B M"], count: int
+) -> tuple[Float[Tensor, "*B M"], Float[Tensor, "*B M"]]:
+    """Mean and variance of all values up to each step.  total, square: sums of `count` values and their squares."""
     seen = count * torch.arange(1, total.shape[-1] + 1, device=total.device, dtype=total.dtype)
     mean = total.cumsum(-1) / seen
     return mean, (square.cumsum(-1) / seen - mean.square()).clamp_min(0)
@@ -22,7 +25,7 @@ def cumulative_statistics(total: Tensor, square: Tensor, count: int) -> tuple[Te
 class CumulativeNorm(nn.Module):
     """Cumulative layer normalisation, cLN (Luo & Mesgarani, 2019, eq. 16-18): over the features of all steps so far.
 
-    x: (B, F, M) -> the same shape; or (B, F, M, K), where the K frames of a step are normalised together.
+    x: (B, F, M) or (B, F, M, K); the K frames of a step are normalised together.
     """
 
     def __init__(self, features: int, eps: float = EPSILON) -> None:
@@ -31,8 +34,8 @@ class CumulativeNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(features))
         self.bias = nn.Parameter(torch.zeros(features))
 
-    def forward(self, x: Tensor) -> Tensor:
-        with torch.autocast(x.device.type, enabled=False):  # sums over a whole recording need their digits
+    def forward(self, x: Float[Tensor, "B F M *K"]) -> Float[Tensor, "B F M *K"]:
+        with torch.autocast(x.device.type, enabled=False):  # sums over a whole recording need float32
             wide = x if x.dtype == torch.float64 else x.float()
             wide = wide[..., None] if x.ndim == 3 else wide  # (B, F, M, K)
             total, square = wide.sum((1, 3)), wide.square().sum((1, 3))
@@ -54,6 +57,8 @@ def make_norm(name: str, features: int, causal: bool = False) -> nn.Module:
     """Normalisation of (B, F, M): global (gLN), cumulative (cLN) or batch; global is refused where causal."""
     make = choose(name, NORMS, "norm")
     if causal and name == "global":
-        raise ValueError("norm=global averages over the whole recording, so that nothing is causal; "
-                         "use norm=cumulative or norm=batch with causal=true")  # fmt: skip
+        raise ValueError(
+            "norm=global averages over the whole recording, which is not causal; use norm=cumulative or norm=batch "
+            "with causal=true"
+        )
     return make(features)

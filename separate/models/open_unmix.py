@@ -1,26 +1,29 @@
-"""Open-Unmix: recurrent masks with learned scales."""
+"""Open-Unmix: masks from recurrent layers, one network for each source."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from separate.models.layers import Recurrent, check_dropout, check_positive
-from separate.models.representation import Representation
+from separate.models.layers import AnyLength, Recurrent, check_dropout, check_positive
+from separate.models.representation import Representation, RepresentationOptions
+from separate.shapes import Complex, Float
 from separate.stft import mel_filterbank
 
 
-class OpenUnmix(nn.Module):
-    """One network for each source, side by side (Stöter et al., 2019).
+class OpenUnmix(AnyLength):
+    """One network for each source, in parallel (Stöter et al., 2019).
 
-    Each: learned shift and scale of the magnitudes up to `bandwidth`, a linear layer to `hidden` features, three LSTM
-    layers with a skip around them, two linear layers to all bins, learned scale and shift, ReLU; the linear layers are
-    followed by batch normalisation.  bandwidth in Hz, None keeps all bins; hidden: of both directions together.
-    mels: bands up to `bandwidth` at the input, and over all bins at the output; the output bands are mapped to the bins
-    before the learned scale and shift.
+    Each has a learned shift and scale of the magnitudes up to `bandwidth`, a linear layer to `hidden` features, three
+    LSTM layers with a skip around them, two linear layers to all bins, learned scale and shift, and a ReLU.  Batch
+    normalisation follows each linear layer.  bandwidth in Hz, None keeps all bins; hidden: features of both directions
+    together.
+    representation, floor, normalisation, groups, mels: see `RepresentationOptions`.  mels: bands up to `bandwidth` at
+    the input, and over all bins at the output, where they are mapped to the bins before the learned scale and shift.
     """
 
     provides = ("masks",)
@@ -45,36 +48,36 @@ class OpenUnmix(nn.Module):
         mels: int | None = None,
     ) -> None:
         super().__init__()
+        check_positive(hidden=hidden)
+        check_dropout(dropout)
+        if bidirectional and hidden % 2:
+            raise ValueError(f"hidden={hidden} must be even for two directions")
         kept = bins
         if bandwidth is not None:
             if bandwidth <= 0:
                 raise ValueError(f"bandwidth={bandwidth} must be above 0 Hz, or null for all bins")
             kept = min(bins, int(bandwidth * 2 * (bins - 1) / sample_rate) + 1)
         self.input_level = "rms" if bidirectional else "none"  # a causal network cannot know the level of later samples
-        seen = sample_rate * (kept - 1) / (bins - 1) if kept > 1 else sample_rate  # twice the highest frequency
-
-        def features() -> Representation:
-            return Representation(channels, kept, representation, floor, normalisation, mels, seen, groups)
-
+        rate = sample_rate * (kept - 1) / (bins - 1) if kept > 1 else sample_rate  # twice the highest frequency
+        options = RepresentationOptions(representation, floor, normalisation, groups, mels, rate)
+        units = hidden // (1 + bidirectional)
+        middle = partial(Recurrent, recurrent, hidden, layers, units, bidirectional, dropout)
         to_bins = None if mels is None else mel_filterbank(bins, sample_rate, mels).T.contiguous()  # (F, M)
         self.parts = nn.ModuleList(
-            SourceNetwork(features(), channels, bins, hidden, layers, recurrent, bidirectional, dropout, to_bins)
+            SourceNetwork(Representation(channels, kept, options), channels, bins, hidden, middle, to_bins)
             for _ in range(sources)
         )
 
-    def valid_length(self, frames: int) -> int:
-        """Every number of frames is computed as it is."""
-        return frames
-
-    def forward(self, spectrogram: Tensor) -> dict[str, Tensor]:
-        """(B, C, F, N) complex -> masks (B, S, C, F, N), at least 0 and without an upper bound."""
+    def forward(self, spectrogram: Complex[Tensor, "B C F N"]) -> dict[str, Float[Tensor, "B S C F N"]]:
+        """-> masks, at least 0 and without an upper bound."""
         return {"masks": torch.stack([part(spectrogram) for part in self.parts], dim=1)}
 
 
 class SourceNetwork(nn.Module):
-    """The network of one source: (B, C, F, N) complex -> its mask (B, C, F, N).
+    """The network of one source: complex spectrogram -> its mask.
 
-    representation: of the lowest bins, which the network sees; to_bins: (F, M), from the output bands to all bins.
+    representation: of the lowest bins, the network's input; hidden: features; make_recurrent: makes the layers in the
+    middle; to_bins: matrix from the output bands to all bins.
     """
 
     to_bins: Tensor | None
@@ -85,23 +88,16 @@ class SourceNetwork(nn.Module):
         channels: int,
         bins: int,
         hidden: int,
-        layers: int,
-        recurrent: str,
-        bidirectional: bool,
-        dropout: float,
-        to_bins: Tensor | None = None,
+        make_recurrent: Callable[[], Recurrent],
+        to_bins: Float[Tensor, "F M"] | None = None,
     ) -> None:
         super().__init__()
-        check_positive(hidden=hidden)
-        check_dropout(dropout)
-        if bidirectional and hidden % 2:
-            raise ValueError(f"hidden={hidden} must be even for two directions")
         bands = bins if to_bins is None else to_bins.shape[1]
         self.representation = representation
         self.register_buffer("to_bins", to_bins, persistent=False)
         self.input = nn.Linear(channels * representation.bands, hidden, bias=False)
         self.input_norm = nn.BatchNorm1d(hidden)
-        self.recurrent = Recurrent(recurrent, hidden, layers, hidden // (1 + bidirectional), bidirectional, dropout)
+        self.recurrent = make_recurrent()
         self.middle = nn.Linear(2 * hidden, hidden, bias=False)
         self.middle_norm = nn.BatchNorm1d(hidden)
         self.output = nn.Linear(hidden, channels * bands, bias=False)
@@ -109,7 +105,7 @@ class SourceNetwork(nn.Module):
         self.scale = nn.Parameter(torch.ones(bins))
         self.shift = nn.Parameter(torch.ones(bins))
 
-    def forward(self, spectrogram: Tensor) -> Tensor:
+    def forward(self, spectrogram: Complex[Tensor, "B C F N"]) -> Float[Tensor, "B C F N"]:
         batch, channels = spectrogram.shape[:2]
         features = self.representation(spectrogram[:, :, : self.representation.bins])
         x = rearrange(features, "b c f n -> (b n) (c f)")
@@ -140,11 +136,11 @@ NAMES = {
 
 
 def state_from_openunmix(states: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    """The state of an `OpenUnmix` from those of the openunmix package's single-source networks, in source order."""
+    """The weights of an `OpenUnmix` from those of openunmix's networks, one for each source in their order."""
     renamed = {}
     for number, state in enumerate(states):
         for name, value in state.items():
             first, dot, rest = name.partition(".")
-            if first in NAMES:  # the package's states also carry an STFT window and rates
+            if first in NAMES:  # openunmix's states also hold an STFT window and rates
                 renamed[f"parts.{number}.{NAMES[first]}{dot}{rest}"] = value
     return renamed

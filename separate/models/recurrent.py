@@ -1,47 +1,40 @@
-"""Mask inference with recurrent layers."""
+"""Masks from recurrent layers over the frames of a spectrogram."""
 
 from __future__ import annotations
 
 from einops import rearrange
 from torch import Tensor, nn
 
-from separate.models.layers import Masks, Recurrent
-from separate.models.representation import Representation
+from separate.models.layers import AnyLength, Masks, Recurrent
+from separate.models.representation import Representation, RepresentationOptions
+from separate.shapes import Complex, Float, Inexact
 
 
 class RecurrentBody(nn.Module):
-    """A representation and recurrent layers over its frames: (B, C, F, N) complex -> (B, N, width)."""
+    """A representation and recurrent layers over its frames; width: features of its output."""
 
-    def __init__(
-        self,
-        representation: Representation,
-        channels: int,
-        recurrent: str,
-        layers: int,
-        units: int,
-        bidirectional: bool,
-        dropout: float,
-    ) -> None:
+    def __init__(self, representation: Representation, recurrent: Recurrent) -> None:
         super().__init__()
         self.representation = representation
-        self.recurrent = Recurrent(recurrent, channels * representation.bands, layers, units, bidirectional, dropout)
-        self.width = self.recurrent.width
-        self.input_level = "rms" if bidirectional else "none"  # a causal network cannot know the level of later samples
+        self.recurrent = recurrent
+        self.width = recurrent.width
+        # a causal network cannot know the level of later samples
+        self.input_level = "rms" if recurrent.layers.bidirectional else "none"
 
-    def forward(self, spectrogram: Tensor) -> Tensor:
+    def forward(self, spectrogram: Complex[Tensor, "B C F N"]) -> Float[Tensor, "B N {self.width}"]:
         return self.recurrent(rearrange(self.representation(spectrogram), "b c f n -> b n (c f)"))
 
 
-class MaskInference(nn.Module):
+class MaskInference(AnyLength):
     """Recurrent layers over the frames of a spectrogram, and one mask for each source (Weninger et al., 2014).
 
-    The representation, `layers` x `units` (in each direction) with dropout between them, and a linear layer to S x C
-    masks.  With bidirectional=False and a normalisation that is causal (batch, layer, learnable, whiten, none) the
-    masks up to a frame do not depend on later ones.
+    Representation, `layers` x `units` (in each direction) with dropout between them, and a linear layer to S x C masks.
+    With bidirectional=False and a causal normalisation (batch, layer, learnable, whiten, none) the masks up to a frame
+    do not depend on later frames.
     The default sizes are smaller than the papers'.  The input is in decibels with batch normalisation; the papers have
     mel bands normalised by the statistics of the training set.  See experiment=blstm_paper.
-    complex_masks: each mask gets a real and an imaginary part (Williamson et al., 2016), both with the activation.
-    mels: the network works on as many bands; what it says of them is projected back to the bins before the activation.
+    complex_masks: masks with real and imaginary part (Williamson et al., 2016), both passed through the activation.
+    representation, floor, normalisation, groups, mels: see `RepresentationOptions`.
     """
 
     provides: tuple[str, ...] = ("masks",)
@@ -67,29 +60,27 @@ class MaskInference(nn.Module):
         mels: int | None = None,
     ) -> None:
         super().__init__()
-        features = Representation(channels, bins, representation, floor, normalisation, mels, sample_rate, groups)
-        self.body = RecurrentBody(features, channels, recurrent, layers, units, bidirectional, dropout)
+        options = RepresentationOptions(representation, floor, normalisation, groups, mels, sample_rate)
+        features = Representation(channels, bins, options)
+        width = channels * features.bands
+        self.body = RecurrentBody(features, Recurrent(recurrent, width, layers, units, bidirectional, dropout))
         self.masks = Masks(sources, channels, activation, complex_masks)
         self.provides = self.masks.provides
         self.input_level = self.body.input_level
         self.head = MaskHead(self.body.width, features.bands, self.masks)
 
-    def forward(self, spectrogram: Tensor) -> dict[str, Tensor]:
-        """(B, C, F, N) complex -> masks or complex_masks (B, S, C, F, N)."""
+    def forward(self, spectrogram: Complex[Tensor, "B C F N"]) -> dict[str, Inexact[Tensor, "B _ C F N"]]:
+        """-> masks or complex_masks (B, S, C, F, N)."""
         return self.masks(self.body.representation.to_bins(self.head(self.body(spectrogram))))
-
-    def valid_length(self, frames: int) -> int:
-        """Every number of frames is computed as it is."""
-        return frames
 
 
 class MaskHead(nn.Module):
-    """A linear layer from (B, N, features) to `masks` of the bands (B, K, M, N)."""
+    """A linear layer from features to the K masks of M bands."""
 
     def __init__(self, features: int, bands: int, masks: Masks) -> None:
         super().__init__()
         self.heads = masks.heads
         self.linear = nn.Linear(features, masks.heads * bands)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Float[Tensor, "B N _"]) -> Float[Tensor, "B {self.heads} M N"]:
         return rearrange(self.linear(x), "b n (k f) -> b k f n", k=self.heads)

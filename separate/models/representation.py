@@ -1,8 +1,9 @@
-"""What a spectrogram network sees: magnitudes on a scale, in mel bands or not, normalised."""
+"""The input of spectrogram networks: scaled magnitudes, optionally in mel bands, normalised."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from separate.models.layers import choose, decibels
+from separate.shapes import Complex, Float
 from separate.stft import mel_filterbank
 
 SCALES: dict[str, Callable[[Tensor, float], Tensor]] = {
@@ -19,96 +21,105 @@ SCALES: dict[str, Callable[[Tensor, float], Tensor]] = {
 }
 
 
-class Representation(nn.Module):
-    """Complex spectrogram (B, C, F, N) -> real features (B, C, M, N), and masks of M bands back to F bins.
+@dataclass(frozen=True)
+class RepresentationOptions:
+    """The input options of all spectrogram networks.
 
-    scale: linear, db or power; floor: dB re 1, the least magnitude on the scale db.
-    normalisation, of each frequency unless it says otherwise:
+    scale: linear, db or power; floor: the least magnitude of scale=db, in dB re 1.
+    normalisation, separately for each frequency unless stated:
       batch     over batch and frames (Ioffe and Szegedy, 2015)
       instance  over the frames of each example
       group     over the frames and frequencies of each group (Wu and He, 2018)
-      layer     over channels and frequencies of each frame, so causal
-      learnable a shift and a scale that are trained, begun with those of whiten
+      layer     over channels and frequencies of each frame: causal
+      learnable trained shift and scale, initialised as by whiten
       whiten    mean and deviation of the training set, measured once
-      peak      divided by the largest magnitude of each example, so that linear magnitudes lie in [0, 1]
+      peak      divided by the largest magnitude of each example: linear magnitudes lie in [0, 1]
       none
     groups: number of groups of neighbouring frequencies, for normalisation=group; None: one per channel.
-    mels: bands that the bins are summed into (M = F without); sample_rate in Hz is needed for them alone.
+    mels: number of mel bands that the bins are summed into, None for no bands; they need the sample_rate in Hz.
     """
 
-    def __init__(
-        self,
-        channels: int,
-        bins: int,
-        scale: str = "db",
-        floor: float = -80.0,
-        normalisation: str = "batch",
-        mels: int | None = None,
-        sample_rate: float | None = None,
-        groups: int | None = None,
-    ) -> None:
+    scale: str = "db"
+    floor: float = -80.0
+    normalisation: str = "batch"
+    groups: int | None = None
+    mels: int | None = None
+    sample_rate: float | None = None
+
+
+class Representation(nn.Module):
+    """Complex spectrogram of F bins -> real features of M bands (without mels M = F), and masks of bands -> of bins.
+
+    ValueError for options that do not fit the number of channels and bins.
+    """
+
+    mel: Tensor | None
+
+    def __init__(self, channels: int, bins: int, options: RepresentationOptions = RepresentationOptions()) -> None:
         super().__init__()
         self.bins = bins
-        self.scale = choose(scale, SCALES, "representation")
-        self.floor = floor
-        self.mel: Tensor | None
+        self.scale = choose(options.scale, SCALES, "representation")
+        self.floor = options.floor
+        mels, groups = options.mels, options.groups
         if mels is None:
             self.bands = bins
             self.register_buffer("mel", None)
         else:
-            if sample_rate is None:
+            if options.sample_rate is None:
                 raise ValueError(f"mels={mels} needs the sample rate")
             self.bands = mels
-            self.register_buffer("mel", mel_filterbank(bins, sample_rate, mels), persistent=False)
-        make = choose(normalisation, NORMALISATIONS, "normalisation")
+            self.register_buffer("mel", mel_filterbank(bins, options.sample_rate, mels), persistent=False)
+        make = choose(options.normalisation, NORMALISATIONS, "normalisation")
         if groups is not None and not 1 <= groups <= channels * self.bands:
             raise ValueError(f"groups={groups} must lie between 1 and {channels * self.bands}, channels x frequencies")
         self.normalise: Any = make(channels, self.bands, groups or channels)
 
-    def forward(self, spectrogram: Tensor, silence: int = 0) -> Tensor:
-        """silence: frames that are appended when separating; statistics over frames do not count them."""
+    def forward(
+        self, spectrogram: Complex[Tensor, "B C F N"], silence: int = 0
+    ) -> Float[Tensor, "B C {self.bands} N+{silence}"]:
+        """silence: number of silent frames to append; statistics over frames do not count them."""
         features = self.scaled(nn.functional.pad(spectrogram, (0, silence)) if silence else spectrogram)
         counted = {"frames": spectrogram.shape[-1]} if isinstance(self.normalise, OverFrames) else {}
         normal: Tensor = self.normalise(features, **counted)
         return normal
 
-    def observe(self, spectrogram: Tensor) -> None:
-        """Take in a piece of the training set, (B, C, F, N); for learnable and whiten alone, see `observers`."""
+    def observe(self, spectrogram: Complex[Tensor, "B C F N"]) -> None:
+        """Add a batch of the training set to the statistics of learnable and whiten, see `observers`."""
         self.normalise.observe(self.scaled(spectrogram[:, :, : self.bins]))
 
     def settle(self) -> None:
-        """Use what was observed."""
+        """Start from the statistics of what was observed."""
         self.normalise.settle()
 
-    def scaled(self, spectrogram: Tensor) -> Tensor:
-        """The features before they are normalised."""
+    def scaled(self, spectrogram: Complex[Tensor, "B C F N"]) -> Float[Tensor, "B C _ N"]:
+        """The features before normalisation."""
         magnitude = spectrogram.abs()
         if self.mel is not None:
             magnitude = self.mel @ magnitude
         return self.scale(magnitude, self.floor)
 
-    def to_bins(self, masks: Tensor) -> Tensor:
-        """Masks (..., M, N) of the bands -> (..., F, N): each bin takes the mean of its bands by their weight in it."""
+    def to_bins(self, masks: Float[Tensor, "*B M N"]) -> Float[Tensor, "*B _ N"]:
+        """Masks of the bands to masks of the bins: the mean of a bin's bands, weighted as in the filterbank."""
         return masks if self.mel is None else self.mel.T @ masks
 
 
 class BatchNormalisation(nn.BatchNorm1d):
-    """Each channel and frequency by its mean and deviation over batch and frames; running ones when separating."""
+    """Each channel and frequency by its mean and deviation over batch and frames; running ones in evaluation."""
 
     def __init__(self, channels: int, bands: int) -> None:
         super().__init__(channels * bands)
 
-    def forward(self, features: Tensor) -> Tensor:
+    def forward(self, features: Float[Tensor, "B C M N"]) -> Float[Tensor, "B C M N"]:
         normal = super().forward(rearrange(features, "b c f n -> b (c f) n"))
         return rearrange(normal, "b (c f) n -> b c f n", c=features.shape[1])
 
 
 class OverFrames(nn.Module):
-    """A normalisation by statistics of the first `frames` frames of each example, None for all."""
+    """Base class of normalisations by statistics of the first `frames` frames of each example, None for all."""
 
 
-def standardised(features: Tensor, frames: int | None, over: tuple[int, ...]) -> Tensor:
-    """Features (..., N) by the mean and deviation of their first `frames` frames over these dimensions."""
+def standardised(features: Float[Tensor, "*B N"], frames: int | None, over: tuple[int, ...]) -> Float[Tensor, "*B N"]:
+    """Standardise by the mean and deviation of the first `frames` frames over the dimensions `over`."""
     variance, mean = torch.var_mean(features[..., :frames], dim=over, keepdim=True, correction=0)
     return (features - mean) * torch.rsqrt(variance + 1e-5)
 
@@ -121,15 +132,15 @@ class InstanceNormalisation(OverFrames):
         self.weight = nn.Parameter(torch.ones(channels, bands, 1))
         self.bias = nn.Parameter(torch.zeros(channels, bands, 1))
 
-    def forward(self, features: Tensor, frames: int | None = None) -> Tensor:
+    def forward(self, features: Float[Tensor, "B C M N"], frames: int | None = None) -> Float[Tensor, "B C M N"]:
         return standardised(features, frames, (-1,)) * self.weight + self.bias
 
 
 class GroupNormalisation(OverFrames):
     """Each group of neighbouring frequencies by the mean and deviation of its features over all frames.
 
-    The channels x bands rows are cut into `groups` of equal size, or of two sizes that differ by one row; then a
-    learned scale and shift of each row.
+    The channels x bands rows are divided into `groups` of equal size, or of two sizes that differ by one row.  Then
+    each row gets a learned scale and shift.
     """
 
     def __init__(self, channels: int, bands: int, groups: int) -> None:
@@ -138,7 +149,7 @@ class GroupNormalisation(OverFrames):
         self.weight = nn.Parameter(torch.ones(channels, bands, 1))
         self.bias = nn.Parameter(torch.zeros(channels, bands, 1))
 
-    def forward(self, features: Tensor, frames: int | None = None) -> Tensor:
+    def forward(self, features: Float[Tensor, "B C M N"], frames: int | None = None) -> Float[Tensor, "B C M N"]:
         rows = rearrange(features, "b c f n -> b (c f) n")
         parts = [standardised(part, frames, (1, 2)) for part in rows.tensor_split(self.groups, dim=1)]
         return torch.cat(parts, dim=1).reshape(features.shape) * self.weight + self.bias
@@ -147,7 +158,7 @@ class GroupNormalisation(OverFrames):
 class PeakNormalisation(OverFrames):
     """Each example divided by its largest absolute feature over channels, frequencies and frames; silence stays 0."""
 
-    def forward(self, features: Tensor, frames: int | None = None) -> Tensor:
+    def forward(self, features: Float[Tensor, "B C M N"], frames: int | None = None) -> Float[Tensor, "B C M N"]:
         return features / features[..., :frames].abs().amax(dim=(1, 2, 3), keepdim=True).clamp_min(1e-8)
 
 
@@ -157,16 +168,16 @@ class LayerNormalisation(nn.LayerNorm):
     def __init__(self, channels: int, bands: int) -> None:
         super().__init__([channels, bands])
 
-    def forward(self, features: Tensor) -> Tensor:
+    def forward(self, features: Float[Tensor, "B C M N"]) -> Float[Tensor, "B C M N"]:
         return rearrange(super().forward(rearrange(features, "b c f n -> b n c f")), "b n c f -> b c f n")
 
 
 class Standardisation(nn.Module):
-    """(x + shift) scale for each frequency, the same in all channels, begun with statistics of the training set.
+    """(x + shift) scale for each frequency, the same in all channels, initialised with statistics of the training set.
 
-    Before a training `observe` takes in the set piece by piece, in float64 (Chan et al., 1983), and `settle` sets shift
-    to the negative mean and scale to the inverse deviation.  Until then it changes nothing.
-    trained: shift and scale are parameters and go on from there (Stöter et al., 2019); otherwise they stay.
+    Before the training, `observe` takes the set batch by batch, in float64 (Chan et al., 1983), and `settle` sets shift
+    to the negative mean and scale to the inverse deviation.  Until then the features are unchanged.
+    trained: shift and scale are parameters that training changes (Stöter et al., 2019); otherwise they are constant.
     """
 
     shift: Tensor
@@ -183,12 +194,12 @@ class Standardisation(nn.Module):
         self.mean = torch.zeros(bands, dtype=torch.float64)
         self.squares = torch.zeros(bands, dtype=torch.float64)  # sum of squared deviations from the mean
 
-    def forward(self, features: Tensor) -> Tensor:
+    def forward(self, features: Float[Tensor, "B C M N"]) -> Float[Tensor, "B C M N"]:
         return (features + self.shift[:, None]) * self.scale[:, None]
 
     @torch.no_grad()
-    def observe(self, features: Tensor) -> None:
-        """Take in features (B, C, M, N), not normalised."""
+    def observe(self, features: Float[Tensor, "B C M N"]) -> None:
+        """Add features, not normalised, to the statistics."""
         values = rearrange(features, "b c f n -> f (b c n)").cpu().double()
         variance, mean = torch.var_mean(values, dim=1, correction=0)
         count, old = values.shape[1], self.count
@@ -199,8 +210,7 @@ class Standardisation(nn.Module):
 
     @torch.no_grad()
     def settle(self) -> None:
-        """Use what was observed.  A frequency that hardly moves is not blown up: its deviation counts as at least
-        1e-4 of the largest."""
+        """Set shift and scale.  A deviation counts as at least 1e-4 of the largest, which limits the scale."""
         deviation = (self.squares / max(self.count, 1)).sqrt()
         deviation = deviation.clamp_min(max(1e-4 * deviation.max().item(), 1e-12))
         self.shift.copy_(-self.mean)
@@ -220,6 +230,6 @@ NORMALISATIONS: dict[str, Callable[[int, int, int], nn.Module]] = {  # of channe
 
 
 def observers(network: nn.Module) -> list[Representation]:
-    """The parts of a network that are to see the training set before they are trained."""
+    """The representations in a network that measure statistics of the training set before the training."""
     parts = (part for part in network.modules() if isinstance(part, Representation))
     return [part for part in parts if isinstance(part.normalise, Standardisation)]

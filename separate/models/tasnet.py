@@ -1,4 +1,4 @@
-"""TasNet: masks on a gated, learned filterbank, from recurrent layers."""
+"""TasNet: masks on a gated, learned filterbank from recurrent layers."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from separate.models.filterbank import Decoder, Encoder
 from separate.models.layers import Recurrent, check_dropout, check_positive, make_activation
+from separate.shapes import Float
 
 SILENCE = 1e-6  # added in quadrature to the norm of a segment: -120 dB re a norm of 1
 
@@ -14,15 +15,15 @@ SILENCE = 1e-6  # added in quadrature to the norm of a segment: -120 dB re a nor
 class TasNet(nn.Module):
     """Luo & Mesgarani, 2018 ("TasNet: time-domain audio separation network for real-time ... speech separation").
 
-    Segments of `kernel` samples that do not overlap (40, 5 ms at 8 kHz), each divided by its L2 norm, which its
-    estimates get back; `filters` features from a gated encoder, relu(x U) sigmoid(x V) (eq. 4); layer normalisation
-    of each segment; `layers` recurrent layers of `units` (in each direction) with an identity skip over every two
-    layers from the second on; masks by softmax over the sources; a linear decoder.
+    Segments of `kernel` samples without overlap (40, 5 ms at 8 kHz), each divided by its L2 norm, by which its
+    estimates are multiplied; `filters` features from a gated encoder, relu(x U) sigmoid(x V) (eq. 4); layer
+    normalisation of each segment; `layers` recurrent layers of `units` (in each direction) with an identity skip
+    around each pair of layers except the first pair; masks by softmax over the sources; a linear decoder.
     recurrent: lstm, gru or rnn; dropout: between the layers; activation: of the masks.
 
-    The channels of a mixture enter the encoder together and share the norm, and the decoder gives as many for each
-    source.  With bidirectional=False the output of a segment does not depend on later ones: the algorithmic latency
-    is one segment, `kernel` samples.
+    The encoder's filters see all channels of a mixture, which share the norm, and the decoder returns the same number
+    for each source.  With bidirectional=False the output of a segment does not depend on later segments: the
+    algorithmic latency is one segment, `kernel` samples.
     """
 
     provides = ("waveforms",)
@@ -47,7 +48,7 @@ class TasNet(nn.Module):
         self.encoder = Encoder(filters, channels, kernel, stride=kernel, activation="relu")
         self.gate = Encoder(filters, channels, kernel, stride=kernel, activation="sigmoid")
         self.norm = nn.LayerNorm(filters)
-        self.pairs = nn.ModuleList()  # of layers, each pair with a skip around it but for the first
+        self.pairs = nn.ModuleList()  # of layers, with a skip around each pair except the first
         width = filters
         for start in range(0, layers, 2):
             pair = Recurrent(recurrent, width, min(2, layers - start), units, bidirectional, dropout)
@@ -58,8 +59,8 @@ class TasNet(nn.Module):
         self.activation = make_activation(activation)
         self.decoder = Decoder(filters, channels, kernel, stride=kernel)
 
-    def forward(self, mixture: Tensor) -> dict[str, Tensor]:
-        """(B, C, T) -> waveforms (B, S, C, T)."""
+    def forward(self, mixture: Float[Tensor, "B C T"]) -> dict[str, Float[Tensor, "B S C T"]]:
+        """-> waveforms."""
         length, kernel = mixture.shape[-1], self.encoder.kernel
         mixture = nn.functional.pad(mixture, (0, self.valid_length(length) - length))
         segments = rearrange(mixture, "b c (m l) -> b c m l", l=kernel)

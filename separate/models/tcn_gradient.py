@@ -1,4 +1,4 @@
-"""Temporal convolution blocks as one function with a hand-written gradient, for the CPU."""
+"""The blocks of a TCN as one function with a hand-written gradient, for the CPU."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ leaky_relu_backward = torch.ops.aten.leaky_relu_backward.grad_input
 
 
 class Plan(NamedTuple):
-    """A block without its tensors.
+    """The options of a block.
 
-    centre: the tap that meets the frame itself; first: the first feature of the stream that the block adds to.
+    centre: the tap at the output's own frame; first: the first feature of the stream that the block adds to.
     """
 
     dilation: int
@@ -29,7 +29,7 @@ class Plan(NamedTuple):
 
 
 class Weights(NamedTuple):
-    """The parameters of a block in the order of its modules, without the singleton dimensions of convolutions."""
+    """The parameters of a block in the order of its modules, without singleton dimensions."""
 
     expand: Tensor  # (H, F + 1), the last column is the bias
     slope1: Tensor  # (1,)
@@ -50,27 +50,36 @@ class Weights(NamedTuple):
         return cls(expand, a1, g1, h1, taps[:, 0].T.contiguous(), b2, a2, g2, h2, output[..., 0], b3)
 
 
-class StackFunction(torch.autograd.Function):
-    """All blocks of a `TemporalStack`, with time before features so that every product runs at full speed.
+class Example(NamedTuple):
+    """One example in a block: the tensors that the passes of the block read and write."""
 
-    A stream of (B, M, features + skip) holds the residual signal and the sum of the skip paths; each block adds one
-    product to it in place, and its gradient flows back through one buffer of the same shape.  For the backward pass
-    a block keeps its input x and the values y, z before its two PReLUs, and nothing else:
+    stream: Tensor  # (M, F + S), residual signal and sum of the skip paths, or their gradient
+    x: Tensor  # (M, F + 1), the input and a column of ones for the bias
+    y: Tensor  # (M, H), before the first PReLU
+    z: Tensor  # (M, H), before the second PReLU
+
+
+class StackFunction(torch.autograd.Function):
+    """All blocks of a `TemporalStack`, with time before features so that all products run at full speed.
+
+    A stream of (B, M, features + skip) holds the residual signal and the sum of the skip paths.  Each block adds one
+    product to it in place, and its gradient passes back through one buffer of the same shape.  For the backward pass
+    a block keeps only its input x and the values y, z before its two PReLUs:
 
         y = x W' + b,  a = prelu(y),  n = g (r a + q) + h,   z = conv(n),  c = prelu(z),  m likewise,  out = m V' + d
 
-    r = 1 / deviation and q = -mean / deviation are numbers, so that a norm costs no pass of its own: g r and g q + h
-    go into the taps and the constant of the convolution after it, or into the weights and bias of the product.
-    Nor does its gradient need sums of its own.  With e the gradient of m, u = r c + q, K the number of values, and
-    G the gradient of out:  Q = G' u is needed for V anyway, and gives
+    r = 1 / deviation and q = -mean / deviation are numbers, so a norm needs no memory pass: g r and g q + h go into the
+    taps and the constant of the next convolution, or into the weights and bias of the product.
+    Its gradient needs no further sums.  With e the gradient of m, u = r c + q, K the number of values, and G the
+    gradient of out:  Q = G' u, which V needs too, gives
 
         dV = Q g + (sum G) h',  dg = sum_o V Q,  dh = V' (sum G),
         dc = r (g e - g.dh / K - u g.dg / K)           (eps only counts in r)
 
-    where the last is one product into the buffer that held c.  For the taps w the same with the correlations
-    R_p = sum_t dz(t) u(t + o_p) in place of Q.
-    Cumulative norms have an r and q for each frame, so that u is made in place: see `CumulativeMoments`.
-    The examples go one by one through buffers that all blocks share, which thus stay in the cache.
+    where dc is one product into the buffer of c.  The same holds for the taps w with the correlations
+    R_p = sum_t dz(t) u(t + o_p) instead of Q.
+    Cumulative norms have an r and q for each frame, so u is computed in place: see `CumulativeMoments`.
+    The examples are computed one after the other in buffers that all blocks share and that stay in the CPU's cache.
     Differentiable once.
     """
 
@@ -90,8 +99,8 @@ class StackFunction(torch.autograd.Function):
                 y, z = x.new_empty(size, frames, hidden), x.new_empty(size, frames, hidden)
             if keep:
                 saved += [inputs, y, z]
-            examples = zip(stream, inputs, y, z, strict=True)
-            moments.append([forward_block(*example, scratch, weights, plan) for example in examples])
+            examples = map(Example, stream, inputs, y, z)
+            moments.append([forward_block(example, scratch, weights, plan) for example in examples])
         ctx.skip, ctx.plans, ctx.moments = skip, plans, moments
         ctx.save_for_backward(*parameters, *saved)
         return stream[..., features if skip else 0 :].transpose(1, 2)
@@ -110,7 +119,7 @@ class StackFunction(torch.autograd.Function):
         for index in reversed(range(len(ctx.plans))):
             weights = Weights.of(parameters[12 * index : 12 * index + 12])
             x, y, z = saved[3 * index : 3 * index + 3]
-            examples = zip(stream, x, y, z, ctx.moments[index], strict=True)
+            examples = zip(map(Example, stream, x, y, z), ctx.moments[index], strict=True)
             parts = [backward_block(*example, scratch, weights, ctx.plans[index]) for example in examples]
             gradients = [sum(part[1:], start=part[0]) for part in zip(*parts, strict=True)] + gradients
         shaped = [g.reshape(p.shape) for g, p in zip(gradients, parameters, strict=True)]
@@ -131,17 +140,17 @@ class GlobalMoments(NamedTuple):
         return cls(r, -mean * r)
 
     def restore(self, a: Tensor) -> None:
-        """Make a what the formulas multiply with r and add q to: nothing to do."""
+        """Make a the values that the formulas scale by r and shift by q: no change."""
 
     def backward(self, a: Tensor, e: Tensor, totals: tuple[Tensor, Tensor], add: AddGradient) -> None:
-        """a becomes its gradient.  totals: the sums of e and of e u; add(x, gain): add gain * e to x."""
+        """Overwrite a with its gradient.  totals: the sums of e and of e u; add(x, gain): add gain * e to x."""
         first, second = (total.item() / a.numel() for total in totals)
         torch.add(a.new_tensor(-self.r * (first + second * self.q)), a, alpha=-(self.r**2) * second, out=a)
         add(a, self.r)
 
 
 class CumulativeMoments(NamedTuple):
-    """A mean and variance up to each frame; a is normalised in place, which leaves r = 1 and q = 0 to fold."""
+    """A mean and variance up to each frame; a is normalised in place, so that r = 1 and q = 0."""
 
     rows: Tensor  # (M, 1), 1 / deviation
     means: Tensor  # (M, 1)
@@ -160,9 +169,9 @@ class CumulativeMoments(NamedTuple):
         a.sub_(self.means).mul_(self.rows)
 
     def backward(self, a: Tensor, e: Tensor, totals: tuple[Tensor, Tensor], add: AddGradient) -> None:
-        """a, normalised, becomes the gradient of what it was before.
+        """Overwrite the normalised a with the gradient of its values before normalisation.
 
-        With A = sum_h e and B = sum_h e u of a frame j, which has seen n = H (j + 1) values:
+        With A = sum_h e and B = sum_h e u of frame j, and n = H (j + 1) values up to it:
 
             d_variance = -r^2 B / 2,   d_mean = -r A - 2 mean d_variance
             da(t) = r e + sum_(j >= t) d_mean / n + 2 a(t) sum_(j >= t) d_variance / n
@@ -183,12 +192,12 @@ Moments = GlobalMoments | CumulativeMoments
 
 
 def later(x: Tensor) -> Tensor:
-    """The sum of each value and those after it.  x: (M,) -> (M,)"""
+    """The sum of each value and all later ones.  (M,) -> (M,)"""
     return x.flip(0).cumsum(0).flip(0)
 
 
 def shifts(plan: Plan, taps: int, frames: int) -> list[tuple[slice, slice]]:
-    """For each tap the frames that it writes, and those that it reads: as many, fewer near the ends."""
+    """For each tap the frames that it writes to and the equally many that it reads, without those beyond the ends."""
     pairs = []
     for tap in range(taps):
         offset = max(-frames, min(frames, (tap - plan.centre) * plan.dilation))
@@ -198,7 +207,7 @@ def shifts(plan: Plan, taps: int, frames: int) -> list[tuple[slice, slice]]:
 
 
 def depthwise(a: Tensor, out: Tensor, weights: Weights, moments: Moments, plan: Plan) -> None:
-    """out = the convolution of the normalised a, zero outside, with the taps.  a, out: (M, H)"""
+    """Write to `out` the convolution of the normalised a, padded with zeros, with the taps.  a, out: (M, H)"""
     taps = weights.taps
     scaled = taps * (weights.scale1 * moments.r)
     constants = taps * (weights.scale1 * moments.q + weights.shift1)
@@ -211,7 +220,7 @@ def depthwise(a: Tensor, out: Tensor, weights: Weights, moments: Moments, plan: 
 
 
 def correlations(dz: Tensor, a: Tensor, spare: Tensor, taps: int, plan: Plan) -> tuple[Tensor, Tensor]:
-    """For each tap the sums of dz(t) over the frames that it writes, and of dz(t) a(t + offset): (P, H) each."""
+    """For each tap the sums of dz(t) over the frames that it writes to, and of dz(t) a(t + offset): (P, H) each."""
     total, sums, products = dz.sum(0), [], []
     for written, read in shifts(plan, taps, len(a)):
         sums.append(total - dz[: written.start].sum(0) - dz[written.stop :].sum(0))
@@ -220,85 +229,81 @@ def correlations(dz: Tensor, a: Tensor, spare: Tensor, taps: int, plan: Plan) ->
 
 
 def prelu_backward(gradient: Tensor, x: Tensor, slope: Tensor, spare: Tensor) -> Tensor:
-    """The gradient of prelu(x) becomes that of x; gives the slope's, a sum over x < 0.  x: (M, H)"""
+    """Turn the gradient of prelu(x) into that of x; return the slope's, a sum over x < 0.  x: (M, H)"""
     d_slope = torch.clamp(x, max=0, out=spare).mul_(gradient).sum()
     leaky_relu_backward(gradient, x, float(slope), False, grad_input=gradient)
     return d_slope
 
 
-def forward_block(
-    stream: Tensor, x: Tensor, y: Tensor, z: Tensor, scratch: Tensor, weights: Weights, plan: Plan
-) -> tuple[Moments, Moments]:
-    """Add the update of one example's x (M, F + 1) to its stream (M, F + S), fill y, z (M, H); the norms' moments."""
+def forward_block(example: Example, scratch: Tensor, weights: Weights, plan: Plan) -> tuple[Moments, Moments]:
+    """Compute y and z from x and add the update to the stream; return the moments of the two norms."""
     w, moments = weights, CumulativeMoments if plan.cumulative else GlobalMoments
-    torch.mm(x, w.expand.T, out=y)
-    leaky_relu(y, float(w.slope1), out=scratch)
+    torch.mm(example.x, w.expand.T, out=example.y)
+    leaky_relu(example.y, float(w.slope1), out=scratch)
     first = moments.of(scratch)
-    depthwise(scratch, z, w, first, plan)
-    leaky_relu(z, float(w.slope2), out=scratch)
+    depthwise(scratch, example.z, w, first, plan)
+    leaky_relu(example.z, float(w.slope2), out=scratch)
     second = moments.of(scratch)
-    target = stream[:, plan.first :]
+    target = example.stream[:, plan.first :]
     target.addmm_(scratch, (w.output * (w.scale2 * second.r)).T)
     target.add_(w.output_bias + w.output @ (w.scale2 * second.q + w.shift2))
     return first, second
 
 
 def backward_block(
-    stream: Tensor,
-    x: Tensor,
-    y: Tensor,
-    z: Tensor,
-    moments: tuple[Moments, Moments],
-    scratch: Sequence[Tensor],
-    weights: Weights,
-    plan: Plan,
+    example: Example, moments: tuple[Moments, Moments], scratch: Sequence[Tensor], weights: Weights, plan: Plan
 ) -> tuple[Tensor, ...]:
-    """Gradients of the parameters; the stream's gradient (M, F + S) becomes the one before the block.  One example."""
-    w = weights
-    a, b, c = scratch
+    """Gradients of the parameters; the stream's gradient is overwritten with the one before the block."""
+    w, (dz, dy, spare) = weights, scratch
     first, second = moments
-    # the product to the stream and the second norm; a is prelu(z), normalised if cumulative, then its gradient
-    leaky_relu(z, float(w.slope2), out=a)
-    second.restore(a)
+    leaky_relu(example.z, float(w.slope2), out=dz)
+    d_scale2, d_shift2, d_output, d_output_bias = output_backward(example.stream, dz, spare, second, w, plan)
+    d_slope2 = prelu_backward(dz, example.z, w.slope2, spare)
+    leaky_relu(example.y, float(w.slope1), out=dy)
+    d_scale1, d_shift1, d_taps, d_taps_bias = depthwise_backward(dz, dy, spare, first, w, plan)
+    d_slope1 = prelu_backward(dy, example.y, w.slope1, spare)
+    features = example.x.shape[1] - 1
+    example.stream[:, :features].addmm_(dy, w.expand[:, :features])
+    d_expand = dy.T @ example.x
+    return (
+        *(d_expand[:, :features], d_expand[:, features], d_slope1, d_scale1, d_shift1),
+        *(d_taps, d_taps_bias, d_slope2, d_scale2, d_shift2, d_output, d_output_bias),
+    )
+
+
+def output_backward(
+    stream: Tensor, a: Tensor, spare: Tensor, moments: Moments, weights: Weights, plan: Plan
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of the second norm and the product to the stream; a, prelu(z), is overwritten with its gradient."""
+    w = weights
+    moments.restore(a)
     after = stream[:, plan.first :]
     total = after.sum(0)  # (O,)
-    products = second.r * (after.T @ a) + second.q * total[:, None]  # (O, H)
+    products = moments.r * (after.T @ a) + moments.q * total[:, None]  # (O, H)
     d_output = products * w.scale2 + torch.outer(total, w.shift2)
-    d_scale2, d_shift2 = (w.output * products).sum(0), total @ w.output
+    d_scale, d_shift = (w.output * products).sum(0), total @ w.output
 
     def through_output(into: Tensor, gain: float) -> None:
         into.addmm_(after, w.output * (w.scale2 * gain))
 
-    second.backward(a, c, (w.scale2 @ d_shift2, w.scale2 @ d_scale2), through_output)
-    d_slope2 = prelu_backward(a, z, w.slope2, c)
-    # the depthwise convolution and the first norm; b is prelu(y), normalised if cumulative, then its gradient
-    leaky_relu(y, float(w.slope1), out=b)
-    first.restore(b)
-    counts, products = correlations(a, b, c, len(w.taps), plan)
-    products = first.r * products + first.q * counts  # (P, H)
+    moments.backward(a, spare, (w.scale2 @ d_shift, w.scale2 @ d_scale), through_output)
+    return d_scale, d_shift, d_output, total
+
+
+def depthwise_backward(
+    dz: Tensor, a: Tensor, spare: Tensor, moments: Moments, weights: Weights, plan: Plan
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of the first norm and the depthwise convolution; a, prelu(y), is overwritten with its gradient."""
+    w = weights
+    moments.restore(a)
+    counts, products = correlations(dz, a, spare, len(w.taps), plan)
+    products = moments.r * products + moments.q * counts  # (P, H)
     d_taps = w.scale1 * products + w.shift1 * counts
-    d_scale1, d_shift1 = (w.taps * products).sum(0), (w.taps * counts).sum(0)
+    d_scale, d_shift = (w.taps * products).sum(0), (w.taps * counts).sum(0)
 
     def through_taps(into: Tensor, gain: float) -> None:
         for tap, (written, read) in zip(w.taps, shifts(plan, len(w.taps), len(into)), strict=True):
-            into[read].addcmul_(a[written], tap * (w.scale1 * gain))
+            into[read].addcmul_(dz[written], tap * (w.scale1 * gain))
 
-    first.backward(b, c, (w.scale1 @ d_shift1, w.scale1 @ d_scale1), through_taps)
-    d_slope1 = prelu_backward(b, y, w.slope1, c)
-    features = x.shape[1] - 1
-    stream[:, :features].addmm_(b, w.expand[:, :features])
-    d_expand = b.T @ x
-    return (
-        d_expand[:, :features],
-        d_expand[:, features],
-        d_slope1,
-        d_scale1,
-        d_shift1,
-        d_taps.T,
-        counts[plan.centre],  # of all frames
-        d_slope2,
-        d_scale2,
-        d_shift2,
-        d_output,
-        total,
-    )
+    moments.backward(a, spare, (w.scale1 @ d_shift, w.scale1 @ d_scale), through_taps)
+    return d_scale, d_shift, d_taps.T, counts[plan.centre]  # the centre's counts are of all frames

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
 
@@ -20,33 +21,70 @@ from separate.models.layers import (
     make_inner_activation,
     pad,
 )
-from separate.models.representation import Representation
+from separate.models.representation import Representation, RepresentationOptions
 from separate.numerics import precise
+from separate.shapes import Complex, Float, Inexact, Int
 
 DROPPED = 3  # decoder layers with dropout, the deepest ones
 
 
-class Convolution(nn.Conv2d):
-    """Convolution with an odd kernel that keeps the size, apart from its stride: (B, G, F, N) -> (B, H, F, N)."""
+@dataclass(frozen=True)
+class LevelOptions:
+    """Options of the levels, see `UNet`; ValueError for sizes out of range."""
 
-    def __init__(self, inputs: int, outputs: int, kernel: int, stride: int, dilation: int, padding: str) -> None:
+    filters: Sequence[int]
+    kernel: int
+    stride: int
+    dilation: int
+    downsampling: str
+    upsampling: str
+    padding: str
+    down_activation: str
+    up_activation: str
+    dropout: float
+
+    def __post_init__(self) -> None:
+        sizes = {"kernel": self.kernel, "stride": self.stride, "dilation": self.dilation}
+        check_positive(**sizes, filters=min(self.filters, default=1))
+        check_at_most(1024, dilation=self.dilation)
+        check_dropout(self.dropout)
+        check_padding(self.padding)
+        if not self.filters or self.kernel % 2 == 0:
+            raise ValueError(
+                f"filters={list(self.filters)} and kernel={self.kernel}: at least one level, and an odd kernel"
+            )
+
+    @property
+    def step(self) -> int:
+        """Bins and frames of the input must be a multiple of this."""
+        return self.stride ** len(self.filters)
+
+
+class PaddedConv2d(nn.Conv2d):
+    """Convolution with an odd kernel that keeps the size, apart from its stride."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int, dilation: int, options: LevelOptions) -> None:
+        kernel = options.kernel
         self.beyond = dilation * (kernel - 1) // 2
-        self.how = padding
-        super().__init__(inputs, outputs, kernel, stride, self.beyond if padding == "zeros" else 0, dilation)
+        self.how = options.padding
+        super().__init__(inputs, outputs, kernel, stride, self.beyond if self.how == "zeros" else 0, dilation)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Float[Tensor, "B _ F N"]) -> Float[Tensor, "B _ _ _"]:
         if self.how != "zeros":
             x = pad(pad(x, self.beyond, self.beyond, self.how).mT, self.beyond, self.beyond, self.how).mT
         return super().forward(x)
 
 
-def _pooled(
-    pool: Callable[[int], nn.Module], inputs: int, outputs: int, kernel: int, stride: int, dilation: int, padding: str
-) -> nn.Module:
-    return nn.Sequential(Convolution(inputs, outputs, kernel, 1, dilation, padding), pool(stride))
+def _strided(inputs: int, outputs: int, options: LevelOptions) -> nn.Module:
+    return PaddedConv2d(inputs, outputs, options.stride, options.dilation, options)
 
 
-def _transposed(inputs: int, outputs: int, kernel: int, stride: int, padding: str) -> nn.Module:
+def _pooled(pool: Callable[[int], nn.Module], inputs: int, outputs: int, options: LevelOptions) -> nn.Module:
+    return nn.Sequential(PaddedConv2d(inputs, outputs, 1, options.dilation, options), pool(options.stride))
+
+
+def _transposed(inputs: int, outputs: int, options: LevelOptions) -> nn.Module:
+    kernel, stride = options.kernel, options.stride
     if kernel < stride:
         raise ValueError(f"kernel={kernel} must be at least stride={stride}, or transposed convolutions leave gaps")
     cut = (kernel - stride + 1) // 2
@@ -54,17 +92,17 @@ def _transposed(inputs: int, outputs: int, kernel: int, stride: int, padding: st
     return nn.ConvTranspose2d(inputs, outputs, kernel, stride, cut, extra)
 
 
-def _interpolated(mode: str, inputs: int, outputs: int, kernel: int, stride: int, padding: str) -> nn.Module:
-    upsample = nn.Upsample(scale_factor=stride, mode=mode)
-    return nn.Sequential(upsample, Convolution(inputs, outputs, kernel, 1, 1, padding))
+def _interpolated(mode: str, inputs: int, outputs: int, options: LevelOptions) -> nn.Module:
+    upsample = nn.Upsample(scale_factor=options.stride, mode=mode)
+    return nn.Sequential(upsample, PaddedConv2d(inputs, outputs, 1, 1, options))
 
 
-DOWN: dict[str, Callable[..., nn.Module]] = {
-    "stride": Convolution,
+DOWN: dict[str, Callable[[int, int, LevelOptions], nn.Module]] = {
+    "stride": _strided,
     "max": partial(_pooled, nn.MaxPool2d),
     "average": partial(_pooled, nn.AvgPool2d),
 }
-UP: dict[str, Callable[..., nn.Module]] = {
+UP: dict[str, Callable[[int, int, LevelOptions], nn.Module]] = {
     "transposed": _transposed,
     "nearest": partial(_interpolated, "nearest"),
     "bilinear": partial(_interpolated, "bilinear"),
@@ -72,41 +110,28 @@ UP: dict[str, Callable[..., nn.Module]] = {
 
 
 class Levels(nn.Module):
-    """The way down and the way up: patches (B, channels, F, N) -> (B, outputs, F, N); see `UNet`."""
+    """Encoder, decoder and the skips between them, on patches of whole steps; see `UNet`."""
 
-    def __init__(
-        self,
-        channels: int,
-        outputs: int,
-        filters: Sequence[int],
-        kernel: int,
-        stride: int,
-        dilation: int,
-        down: Callable[..., nn.Module],
-        up: Callable[..., nn.Module],
-        padding: str,
-        down_activation: str,
-        up_activation: str,
-        dropout: float,
-    ) -> None:
+    def __init__(self, channels: int, outputs: int, options: LevelOptions) -> None:
         super().__init__()
+        filters = options.filters
+        down = choose(options.downsampling, DOWN, "downsampling")
+        up = choose(options.upsampling, UP, "upsampling")
         self.encoder = nn.ModuleList(
             nn.Sequential(
-                down(inputs, width, kernel, stride, dilation, padding),
-                nn.BatchNorm2d(width),
-                make_inner_activation(down_activation),
+                down(inputs, width, options), nn.BatchNorm2d(width), make_inner_activation(options.down_activation)
             )
             for inputs, width in pairwise([channels, *filters])
         )
         self.decoder = nn.ModuleList()
         widths = [*reversed(filters[:-1]), outputs]
         for level, (inputs, width) in enumerate(zip(reversed(filters), widths, strict=True)):
-            convolution = up(inputs * (1 if level == 0 else 2), width, kernel, stride, padding)
-            dropped = nn.Dropout2d(dropout if level < DROPPED else 0.0)
-            rest = [nn.BatchNorm2d(width), make_inner_activation(up_activation), dropped]
+            convolution = up(inputs * (1 if level == 0 else 2), width, options)
+            dropped = nn.Dropout2d(options.dropout if level < DROPPED else 0.0)
+            rest = [nn.BatchNorm2d(width), make_inner_activation(options.up_activation), dropped]
             self.decoder.append(nn.Sequential(convolution, *(rest if level < len(filters) - 1 else [])))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Float[Tensor, "B _ F N"]) -> Float[Tensor, "B _ F N"]:
         skips = []
         for layer in self.encoder:
             x = layer(x)
@@ -120,22 +145,23 @@ class Levels(nn.Module):
 class UNet(nn.Module):
     """Convolutions down, transposed convolutions up, and skips between them (Jansson et al., 2017).
 
-    Each level has `filters` channels, a kernel x kernel convolution with a step of `stride` in frequency and time,
-    batch normalisation and `down_activation`; the way up mirrors it with `up_activation`, and dropout in its three
-    deepest levels.  The bins (or mel bands) are cut to a multiple of stride^levels; those above take the output of
-    the last one kept.
+    Each level has `filters` channels: a kernel x kernel convolution with a step of `stride` in frequency and time,
+    batch normalisation and `down_activation`.  The decoder mirrors the encoder, with `up_activation` and with dropout
+    in its three deepest levels.  The bins (or mel bands) are cut to a multiple of stride^levels; the bins above take
+    the output of the last kept one.
     downsampling: stride, max or average (pooling); upsampling: transposed, nearest or bilinear; kernel: odd; padding:
-    of all convolutions that are not transposed.  joint=False makes one network for each source, as in the paper.
+    of all convolutions except the transposed ones.  joint=False: one network for each source, as in the paper.
+    representation, floor, normalisation, groups, mels: see `RepresentationOptions`.
 
-    Two defaults differ from the paper on purpose: one network serves all sources, and magnitudes are not scaled to
-    [0, 1] (normalisation=peak does that); see experiment=unet_paper.
+    Two defaults differ from the paper: one network serves all sources, and magnitudes are not scaled to [0, 1]
+    (normalisation=peak does that); see experiment=unet_paper.
 
-    The frames come in patches of `patch` frames; patch=None takes all frames as one.  When separating, patches
-    overlap by half and their masks are cross-faded, since the ends of a patch have context on one side only; the last
-    one is padded with silence, which normalisation does not count.  In training, patches lie side by side, but the
-    last one ends with the excerpt, so that batch normalisation sees no padding.  An excerpt shorter than a patch is
-    covered by shorter patches.  One shorter than stride^levels frames, or with patch=None not a multiple of them, is
-    extended by its reflection.
+    The network sees patches of `patch` frames, or all frames with patch=None.  In evaluation, patches overlap by half
+    and their masks are cross-faded, because the ends of a patch have context on one side only; the last patch is padded
+    with silence, which normalisation ignores.  In training, patches are adjacent, but the last one ends with the
+    excerpt, so that batch normalisation sees no padding.  An excerpt shorter than a patch is covered by shorter
+    patches.  An excerpt shorter than stride^levels frames, or with patch=None not a multiple of them, is extended by
+    its reflection.
     """
 
     provides: tuple[str, ...] = ("masks",)
@@ -169,17 +195,13 @@ class UNet(nn.Module):
         sample_rate: int | None = None,
     ) -> None:
         super().__init__()
-        check_positive(kernel=kernel, stride=stride, dilation=dilation, filters=min(filters, default=1))
-        check_at_most(1024, dilation=dilation)
-        check_dropout(dropout)
-        check_padding(padding)
-        self.step = stride ** len(filters)
-        if not filters or kernel % 2 == 0:
-            raise ValueError(f"filters={list(filters)} and kernel={kernel}: at least one level, and an odd kernel")
-        self.representation = Representation(
-            channels, bins, representation, floor, normalisation, mels, sample_rate, groups
-        )
-        self.bands = self.representation.bands
+        levels = LevelOptions(
+            filters, kernel, stride, dilation, downsampling, upsampling, padding, down_activation, up_activation,
+            dropout,
+        )  # fmt: skip
+        options = RepresentationOptions(representation, floor, normalisation, groups, mels, sample_rate)
+        self.representation = Representation(channels, bins, options)
+        self.bands, self.step = self.representation.bands, levels.step
         if self.bands < self.step:
             have = f"mels={mels}" if mels else f"the STFT has {bins}"
             raise ValueError(f"{len(filters)} levels of stride {stride} need {self.step} bins and {have}")
@@ -188,26 +210,19 @@ class UNet(nn.Module):
         self.patch, self.kept = patch, self.bands - self.bands % self.step
         self.masks = Masks(sources, channels, activation, complex_masks)
         self.provides = self.masks.provides
-        down, up = choose(downsampling, DOWN, "downsampling"), choose(upsampling, UP, "upsampling")
         networks = 1 if joint else sources
         outputs = self.masks.heads // networks
-        self.networks = nn.ModuleList(
-            Levels(
-                channels, outputs, filters, kernel, stride, dilation, down, up, padding,
-                down_activation, up_activation, dropout,
-            )
-            for _ in range(networks)
-        )  # fmt: skip
+        self.networks = nn.ModuleList(Levels(channels, outputs, levels) for _ in range(networks))
 
     def valid_length(self, frames: int) -> int:
-        """The least number of frames, at least `frames`, that patches cover (without patches: whole strides)."""
+        """The least number of frames >= `frames` that patches cover (with patch=None: whole steps)."""
         if self.patch is None:
             return -(-frames // self.step) * self.step
         hop = max(1, self.patch // 2)
         return self.patch + max(0, -(-(frames - self.patch) // hop)) * hop
 
-    def forward(self, spectrogram: Tensor) -> dict[str, Tensor]:
-        """(B, C, F, N) complex -> masks or complex_masks (B, S, C, F, N)."""
+    def forward(self, spectrogram: Complex[Tensor, "B C F N"]) -> dict[str, Inexact[Tensor, "B _ C F N"]]:
+        """-> masks or complex_masks (B, S, C, F, N)."""
         frames = spectrogram.shape[-1]
         if self.training:
             step = width = self.training_width(frames)
@@ -228,14 +243,16 @@ class UNet(nn.Module):
         return {name: cross_fade(masks, place, last + width)[..., :frames]}
 
     def training_width(self, frames: int) -> int:
-        """Frames of a patch in training: `patch`, or the whole steps in an excerpt of `frames` if these are fewer."""
+        """Frames of a patch in training: at most `patch`, and at most the whole steps in an excerpt of `frames`."""
         if self.patch is None or frames < self.step:
             return -(-frames // self.step) * self.step
         return min(self.patch, frames // self.step * self.step)
 
 
-def cross_fade(patches: Tensor, place: Tensor, frames: int) -> Tensor:
-    """Patches (..., m, n) at the frames `place` (m, n) -> (..., frames), overlapping with weights that sum to 1."""
+def cross_fade(
+    patches: Inexact[Tensor, "*B m n"], place: Int[Tensor, "m n"], frames: int
+) -> Inexact[Tensor, "*B {frames}"]:
+    """Overlap m patches of n frames, which lie at the frames `place`, with weights that sum to 1."""
     count, width = place.shape
     if count == 1:
         return patches.squeeze(-2)

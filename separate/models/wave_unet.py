@@ -8,14 +8,23 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from separate.models import layers
-from separate.models.layers import check_at_most, check_positive, choose
+from separate.models.layers import (
+    PaddedConv1d,
+    check_at_most,
+    check_padding,
+    check_positive,
+    choose,
+    make_activation,
+    make_inner_activation,
+    pad,
+)
+from separate.shapes import Float
 
 
 class Interpolation(nn.Module):
-    """Twice the rate: (B, F, N) -> (B, F, 2N), a new value between each two, and the last one repeated.
+    """Upsampling by 2: a new value between each two values, and the last value repeated.
 
-    The new value is w x(n) + (1 - w) x(n + 1): w = 0.5, or learned for each feature within (0, 1), from 0.5 on
+    The new value is w x(n) + (1 - w) x(n + 1) with w = 0.5, or w learned for each feature in (0, 1), initially 0.5
     (Stoller et al., 2018).
     """
 
@@ -23,7 +32,7 @@ class Interpolation(nn.Module):
         super().__init__()
         self.logit = nn.Parameter(torch.zeros(features, 1)) if learned else None
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Float[Tensor, "B F N"]) -> Float[Tensor, "B F 2*N"]:
         following = torch.cat((x[..., 1:], x[..., -1:]), dim=-1)
         weight = 0.5 if self.logit is None else torch.sigmoid(self.logit).to(x.dtype)
         return torch.stack((x, torch.lerp(following, x, weight)), dim=-1).flatten(-2)
@@ -32,22 +41,21 @@ class Interpolation(nn.Module):
 UPSAMPLING: dict[str, Callable[[int], nn.Module]] = {
     "linear": lambda features: Interpolation(features, learned=False),
     "learned": lambda features: Interpolation(features, learned=True),
-    # three taps: each new value from its two neighbours only, as in interpolation, but across features
+    # three taps: each new value depends on its two neighbours, as in interpolation, but on all features
     "transposed": lambda features: nn.ConvTranspose1d(features, features, 3, stride=2, padding=1, output_padding=1),
 }
 
 
 class WaveUNet(nn.Module):
-    """Wave-U-Net (Stoller, Ewert and Dixon, 2018): convolutions down and up at ever lower rates, with skips.
+    """Wave-U-Net (Stoller, Ewert and Dixon, 2018): convolutions at decreasing and increasing sample rates, with skips.
 
-    Level n has n x `filters` channels: a convolution of `down_kernel` taps, an activation, then every second sample.
-    On the way up: twice the rate, the features of the level (skip), a convolution of `up_kernel` taps, an activation.
-    The mixture joins before the last convolution (1 tap) and the `activation`.  The defaults are the paper's M1; its
-    best network, M4, has context=True and difference=True.
+    Level n has n x `filters` channels: a convolution with `down_kernel` taps, an activation, decimation by 2.
+    The decoder: upsampling by 2, concatenation with the features of the level (skip), a convolution with `up_kernel`
+    taps, an activation.  The mixture is concatenated before the last convolution (1 tap) and the `activation`.  The
+    defaults are the paper's M1; its best network, M4, has context=True and difference=True.
     upsampling: linear, learned (interpolation with a weight for each feature) or transposed (convolution).
-    context: nothing is padded inside, so that all samples are computed as if from the middle of a recording; the
-    network pads the mixture itself, by `context_length` samples on each side.  Otherwise every convolution pads.
-    With context the excerpt is surrounded by padding; the authors train with the song around it.
+    context: the convolutions inside are not padded, so that all samples have full context; the network pads the
+    mixture by `context_length` samples on each side.  The authors train with the song around the excerpt instead.
     padding: zeros, reflect or replicate.  inner_activation: leaky_relu in the paper.
     difference: the last source is the mixture minus the others, so that the estimates sum to the mixture.
     """
@@ -74,57 +82,49 @@ class WaveUNet(nn.Module):
         super().__init__()
         check_positive(levels=levels, filters=filters, down_kernel=down_kernel, up_kernel=up_kernel)
         check_at_most(32, levels=levels)
-        for name, kernel in (("down_kernel", down_kernel), ("up_kernel", up_kernel)):
-            if kernel % 2 == 0:
-                raise ValueError(f"{name}={kernel} must be odd, or the levels would not align; use {kernel + 1}")
+        check_odd(down_kernel=down_kernel, up_kernel=up_kernel)
         if difference and sources == 1:
             raise ValueError("difference=true makes the only source the mixture itself; use difference=false")
-        layers.check_padding(padding)
+        check_padding(padding)
         self.sources, self.channels, self.context, self.difference = sources, channels, context, difference
         self.padding = padding
         self.levels, self.up_kernel = levels, up_kernel
         upsample = choose(upsampling, UPSAMPLING, "upsampling")
-
-        def convolution(inputs: int, outputs: int, kernel: int) -> nn.Module:
-            inner = layers.Convolution(inputs, outputs, kernel, None if context else padding)
-            return nn.Sequential(inner, layers.make_inner_activation(inner_activation))
+        inside = None if context else padding
 
         widths = [filters * level for level in range(1, levels + 2)]  # the last one of the middle
         self.down = nn.ModuleList(
-            convolution(inputs, outputs, down_kernel)
+            convolution(inputs, outputs, down_kernel, inside, inner_activation)
             for inputs, outputs in zip([channels, *widths], widths[:-1], strict=False)
         )
-        self.middle = convolution(widths[-2], widths[-1], down_kernel)
+        self.middle = convolution(widths[-2], widths[-1], down_kernel, inside, inner_activation)
         self.upsample = nn.ModuleList(upsample(below) for below in reversed(widths[1:]))
         self.up = nn.ModuleList(
-            convolution(level + below, level, up_kernel)
+            convolution(level + below, level, up_kernel, inside, inner_activation)
             for level, below in zip(reversed(widths[:-1]), reversed(widths[1:]), strict=True)
         )
         self.output = nn.Conv1d(filters + channels, (sources - difference) * channels, 1)
-        self.activation = layers.make_activation(activation)
+        self.activation = make_activation(activation)
         scale = 2**levels
-        # by which input and output of the unpadded network differ at each end, whatever their lengths
+        # half the difference between input and output length of the unpadded network, for all lengths
         self.context_length = (scale * (down_kernel - 1) + (scale - 1) * (down_kernel + up_kernel - 2)) // 2
-        for module in self.modules():
-            if isinstance(module, nn.Conv1d):  # as in the authors' code; torch's own would let deep levels fade
-                nn.init.xavier_uniform_(module.weight)
-                nn.init.zeros_(module.bias)  # type: ignore[arg-type]  # all have one
+        initialise(self)
 
     def valid_length(self, length: int) -> int:
-        """The least number of samples >= length that is computed without cutting the output to it."""
+        """The least number of samples >= length for which the output has that length without a cut."""
         if not self.context:
             return length
         scale = 2**self.levels
         cut = (scale - 1) * self.up_kernel
         return -(-(length + cut) // scale) * scale - cut
 
-    def forward(self, mixture: Tensor) -> dict[str, Tensor]:
-        """(B, C, T) -> waveforms (B, S, C, T)."""
+    def forward(self, mixture: Float[Tensor, "B C T"]) -> dict[str, Float[Tensor, "B S C T"]]:
+        """-> waveforms."""
         length = mixture.shape[-1]
         x = mixture
         if self.context:
             after = self.context_length + self.valid_length(length) - length
-            x = layers.pad(mixture, self.context_length, after, self.padding)
+            x = pad(mixture, self.context_length, after, self.padding)
         skips = [x]
         for down in self.down:
             x = down(x)
@@ -134,7 +134,7 @@ class WaveUNet(nn.Module):
         for upsample, up in zip(self.upsample, self.up, strict=True):
             x = upsample(x)
             if self.context:
-                x = x[..., :-1]  # has no neighbour to its right
+                x = x[..., :-1]  # the last value has no neighbour to its right
             x = up(joined(skips.pop(), x))
         x = self.output(joined(skips.pop(), x))[..., :length]
         waveforms = self.activation(rearrange(x, "b (s c) t -> b s c t", c=self.channels))
@@ -144,8 +144,27 @@ class WaveUNet(nn.Module):
         return {"waveforms": waveforms}
 
 
-def joined(skip: Tensor, x: Tensor) -> Tensor:
-    """(B, F, N) and (B, G, M) -> (B, F + G, min(N, M)): the middle of a longer skip, the beginning of a longer x."""
+def convolution(inputs: int, outputs: int, kernel: int, padding: str | None, inner_activation: str) -> nn.Module:
+    return nn.Sequential(PaddedConv1d(inputs, outputs, kernel, padding), make_inner_activation(inner_activation))
+
+
+def check_odd(**kernels: int) -> None:
+    """ValueError for an even kernel, with the argument's name."""
+    for name, kernel in kernels.items():
+        if kernel % 2 == 0:
+            raise ValueError(f"{name}={kernel} must be odd, or the levels would not align; use {kernel + 1}")
+
+
+def initialise(network: nn.Module) -> None:
+    """Initialise all convolutions as in the authors' code; with torch's initialisation deep levels would fade."""
+    for module in network.modules():
+        if isinstance(module, nn.Conv1d):
+            nn.init.xavier_uniform_(module.weight)
+            nn.init.zeros_(module.bias)  # type: ignore[arg-type]  # all have one
+
+
+def joined(skip: Float[Tensor, "B F N"], x: Float[Tensor, "B G M"]) -> Float[Tensor, "B F+G _"]:
+    """Concatenate min(N, M) steps: the middle of a longer skip, the beginning of a longer x."""
     x = x[..., : skip.shape[-1]]
     start = (skip.shape[-1] - x.shape[-1]) // 2
     return torch.cat((skip[..., start : start + x.shape[-1]], x), dim=1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
@@ -10,13 +11,21 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from separate.models.layers import check_at_most, check_padding, check_positive, make_inner_activation, pad
+from separate.models.layers import (
+    AnyLength,
+    check_at_most,
+    check_padding,
+    check_positive,
+    make_inner_activation,
+    pad,
+)
+from separate.shapes import Float
 
 
-class Convolution(nn.Conv1d):
-    """Dilated convolution without bias that keeps the length: (B, F, T) -> (B, G, T).
+class DilatedConv1d(nn.Conv1d):
+    """Dilated convolution without bias that keeps the length.
 
-    causal: an output sees nothing after itself; otherwise as much before as after, and the odd one after.
+    causal: an output sees no later samples; otherwise equally many before and after, with an odd one after.
     """
 
     def __init__(
@@ -29,48 +38,51 @@ class Convolution(nn.Conv1d):
         super().__init__(inputs, outputs, kernel, dilation=dilation, padding=even, bias=False)
         self.uneven, self.how = (before - even, after - even), padding
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Float[Tensor, "B _ T"]) -> Float[Tensor, "B _ T"]:
         return super().forward(pad(x, *self.uneven, self.how) if any(self.uneven) else x)
 
 
-class GatedLayer(nn.Module):
-    """Activation x sigmoid of a dilated convolution, added to the input and passed to the output by a 1x1 convolution.
+@dataclass(frozen=True)
+class GatedOptions:
+    """Sizes and options of all gated layers, see `WaveNet`."""
 
-    (B, residual, T) -> the same, and (B, skip, T).  last: nothing comes after it, and the input stays as it is.
+    residual: int
+    skip: int
+    kernel: int
+    causal: bool
+    padding: str
+    inner_activation: str
+
+
+class GatedLayer(nn.Module):
+    """Activation x sigmoid of a dilated convolution, and a 1x1 convolution to a residual and a skip path.
+
+    last: no layer follows, so the input is returned unchanged.
     """
 
-    def __init__(
-        self,
-        residual: int,
-        skip: int,
-        kernel: int,
-        dilation: int,
-        causal: bool,
-        padding: str,
-        inner_activation: str,
-        last: bool,
-    ) -> None:
+    def __init__(self, options: GatedOptions, dilation: int, last: bool) -> None:
         super().__init__()
-        self.widths = [0 if last else residual, skip]
-        self.dilated = Convolution(residual, 2 * residual, kernel, dilation, causal, padding)
-        self.activation = make_inner_activation(inner_activation)
+        residual = options.residual
+        self.widths = [0 if last else residual, options.skip]
+        self.dilated = DilatedConv1d(residual, 2 * residual, options.kernel, dilation, options.causal, options.padding)
+        self.activation = make_inner_activation(options.inner_activation)
         self.split = nn.Conv1d(residual, sum(self.widths), 1, bias=False)
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Float[Tensor, "B F T"]) -> tuple[Float[Tensor, "B F T"], Float[Tensor, "B _ T"]]:
         signal, gate = self.dilated(x).chunk(2, dim=1)
         change, skip = self.split(self.activation(signal) * torch.sigmoid(gate)).split(self.widths, dim=1)
         return (x + change if change.shape[1] else x), skip
 
 
-class WaveNet(nn.Module):
+class WaveNet(AnyLength):
     """A WaveNet that maps samples to samples (Rethage, Pons and Serra, 2018; Lluís, Pons and Serra, 2019).
 
     A convolution to `residual` channels; `stacks` times `layers` gated layers with dilations 1, 2, 4 ...; the sum of
-    their `skip` channels through an activation and convolutions of `final` channels, and one of 1 tap to the samples,
-    which have neither softmax nor bound.  An output sees (kernel - 1) x stacks x (2^layers - 1) samples around itself
-    and a few more.  kernel, final_kernel: taps; causal: no output depends on later samples; padding: of all layers;
-    inner_activation: of the signal in a gated layer; final_activation: before each of the final convolutions.
-    All samples are estimated and count in the loss; the authors' loss covers the middle 1,601 that the network sees.
+    their `skip` channels passes through convolutions with `final` channels, each after `final_activation`, and one
+    with 1 tap to the samples, which are not bounded.  An output sees (kernel - 1) x stacks x (2^layers - 1) samples
+    around itself and a few more.  kernel, final_kernel: taps; causal: no output depends on later samples; padding: of
+    all layers; inner_activation: of the signal in a gated layer.
+    All samples are estimated and count in the loss; the authors' loss covers only the middle 1,601 samples.
     The defaults are those of Lluís et al.; Rethage et al. have stacks=3, residual=128, skip=128.
     """
 
@@ -95,21 +107,19 @@ class WaveNet(nn.Module):
         super().__init__()
         check_padding(padding, causal)
         check_positive(layers=layers, stacks=stacks, residual=residual, skip=skip, kernel=kernel)
-        check_at_most(16, layers=layers)  # whose dilations double
+        check_at_most(16, layers=layers)  # the dilations double
         check_positive(final_kernel=final_kernel, **{f"final[{index}]": width for index, width in enumerate(final)})
         self.channels = channels
         self.input_level = "none" if causal else "rms"  # a causal network cannot know the level of later samples
-        self.input = Convolution(channels, residual, kernel, causal=causal, padding=padding)
+        self.input = DilatedConv1d(channels, residual, kernel, causal=causal, padding=padding)
+        options = GatedOptions(residual, skip, kernel, causal, padding, inner_activation)
         count = stacks * layers
         self.layers = nn.ModuleList(
-            GatedLayer(
-                residual, skip, kernel, 2 ** (index % layers), causal, padding, inner_activation, index == count - 1
-            )
-            for index in range(count)
+            GatedLayer(options, 2 ** (index % layers), last=index == count - 1) for index in range(count)
         )
         widths = [skip, *final]
         self.final = nn.ModuleList(
-            Convolution(inputs, outputs, final_kernel, causal=causal, padding=padding)
+            DilatedConv1d(inputs, outputs, final_kernel, causal=causal, padding=padding)
             for inputs, outputs in pairwise(widths)
         )
         self.final_activations = nn.ModuleList(make_inner_activation(final_activation) for _ in final)
@@ -118,12 +128,8 @@ class WaveNet(nn.Module):
             if isinstance(module, nn.Conv1d):
                 nn.init.xavier_uniform_(module.weight)  # as in the authors' code
 
-    def valid_length(self, length: int) -> int:
-        """Every number of samples is computed as it is."""
-        return length
-
-    def forward(self, mixture: Tensor) -> dict[str, Tensor]:
-        """(B, C, T) -> waveforms (B, S, C, T)."""
+    def forward(self, mixture: Float[Tensor, "B C T"]) -> dict[str, Float[Tensor, "B S C T"]]:
+        """-> waveforms."""
         x = self.input(mixture)
         total: Any = 0
         for layer in self.layers:

@@ -1,1 +1,1 @@
-"""The training loop, its state and what it leaves behind."""
+"""Training: the loop, the state that checkpoints hold, and the files of a run."""

@@ -1,4 +1,4 @@
-"""Training steps that the host does not wait for: figures are read a step later, non-finite steps are undone."""
+"""Training steps that the host does not wait for: metrics are read one step later, non-finite steps are undone."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 from separate.data.mixing.raw_batch import RawBatch
 
 
-class Figures:
-    """The named numbers of a step in one tensor on its device.  finite: () bool, whether all of them are."""
+class StepMetrics:
+    """The named numbers of a step in one tensor on its device.  finite: () bool, whether all of them are finite."""
 
     def __init__(self, values: Mapping[str, Tensor]) -> None:
         self.names = list(values)
@@ -23,21 +23,21 @@ class Figures:
         self.copied: torch.cuda.Event | None = None
 
     def send(self) -> None:
-        """Start the copy to (pinned) memory of the host, queued behind the device's work so far."""
+        """Start the copy to (pinned) host memory, queued behind the device's work so far."""
         if self.values.device.type == "cuda":
             self.values = self.values.to("cpu", non_blocking=True)
             self.copied = torch.cuda.Event()
             self.copied.record()
 
     def read(self) -> dict[str, float]:
-        """The figures as numbers.  Waits until the device has finished their step."""
+        """The metrics as Python numbers.  Waits until the device has finished their step."""
         if self.copied is not None:
             self.copied.synchronize()
         return dict(zip(self.names, self.values.tolist(), strict=True))
 
 
 class OptimizerState:
-    """The state of an optimizer, copied before a step and restored if the step turns out not to be finite."""
+    """The state of an optimizer, copied before a step and restored if the step turns out to be non-finite."""
 
     def __init__(self, optimizer: torch.optim.Optimizer) -> None:
         leaves, self.structure = tree_flatten(optimizer.state_dict())
@@ -49,9 +49,9 @@ class OptimizerState:
 
 
 def fuse(optimizer: torch.optim.Optimizer, device: torch.device) -> None:
-    """Let Adam and AdamW update all parameters in one CUDA kernel, which can also skip a step on the device.
+    """Make Adam and AdamW update all parameters in one CUDA kernel, which can also skip the step on the device.
 
-    Call it before the first step.  A choice that the user made (`fused` or `foreach`) stays.
+    Call it before the first step.  A user's choice of `fused` or `foreach` stays.
     """
     if device.type == "cuda" and isinstance(optimizer, torch.optim.Adam):
         for group in optimizer.param_groups:
@@ -60,31 +60,40 @@ def fuse(optimizer: torch.optim.Optimizer, device: torch.device) -> None:
 
 
 def skips_on_device(optimizer: torch.optim.Optimizer) -> bool:
-    """Whether `optimizer.step()` leaves parameters and state as they are where `optimizer.found_inf` is 1."""
+    """Whether `optimizer.step()` changes neither parameters nor state if `optimizer.found_inf` is 1."""
     return isinstance(optimizer, torch.optim.Adam) and all(group["fused"] for group in optimizer.param_groups)
 
 
-def step_if(finite: Tensor, optimizer: torch.optim.Optimizer) -> None:
-    """One step of an optimizer that `skips_on_device`, applied where `finite` () is true."""
-    optimizer.found_inf = (~finite).float()  # type: ignore[attr-defined]
-    try:
+def step_if(finite: Tensor, optimizer: torch.optim.Optimizer) -> OptimizerState | None:
+    """One step of the optimizer if `finite` () is true, decided on the device.
+
+    A fused Adam skips the step itself.  For other optimizers the device keeps the new parameters or restores a copy of
+    the old ones; a copy of their state is returned, to be restored once the metrics have been read.
+    """
+    if skips_on_device(optimizer):
+        optimizer.found_inf = (~finite).float()  # type: ignore[attr-defined]
         optimizer.step()
-    finally:
         del optimizer.found_inf  # type: ignore[attr-defined]
+        return None
+    weights = parameters(optimizer)
+    state_before, weights_before = OptimizerState(optimizer), copies(weights)
+    optimizer.step()
+    undo_unless(finite, weights, weights_before)
+    return state_before
 
 
 @dataclass
 class Pending:
-    """A step whose figures have not been read yet.  number: of the step; drawn: its batch."""
+    """A step whose metrics have not been read yet.  number: of the step; drawn: its batch."""
 
     number: int
     drawn: RawBatch
-    figures: Figures
+    metrics: StepMetrics
     before: OptimizerState | None = None
 
 
 def statistics(module: nn.Module) -> list[Tensor]:
-    """The buffers that a checkpoint holds, e.g. running means; constants such as windows are left out."""
+    """The buffers that a checkpoint holds, e.g. running means, without constants such as windows."""
     kept = module.state_dict()
     return [buffer for name, buffer in module.named_buffers() if name in kept]
 
@@ -95,7 +104,7 @@ def parameters(optimizer: torch.optim.Optimizer) -> list[Tensor]:
 
 @torch.no_grad()
 def copies(tensors: Sequence[Tensor]) -> list[Tensor]:
-    """A copy of each, in one kernel for each device and dtype."""
+    """A copy of each tensor, made by one kernel for each device and dtype."""
     found = [torch.empty_like(tensor) for tensor in tensors]
     groups: dict[Any, tuple[list[Tensor], list[Tensor]]] = {}
     for new, old in zip(found, tensors, strict=True):

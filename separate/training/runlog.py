@@ -1,4 +1,4 @@
-"""What a run leaves for people: metrics.jsonl, TensorBoard scalars, spectrogram pictures and audio."""
+"""The log of a run: metrics.jsonl, and TensorBoard scalars, spectrograms and audio."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 
 class RunLog:
-    """Writes to a run's folder.  epoch: the epochs done so far; later lines of a stopped run are dropped.
+    """Writes to a run's folder.  epoch: the number of epochs done; entries of later epochs are dropped.
 
     trust: as in `instantiate.build`, for figures of other packages.
     """
@@ -40,10 +40,10 @@ class RunLog:
             from separate.figures import with_own
 
             self.figures = with_own(options.figures, trust)
-            self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)  # what older files hold
+            self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)  # drops steps after this one
 
     def epoch(self, facts: dict[str, float], improved: bool) -> None:
-        """One line of metrics.jsonl, the same as scalars, and the gist for the terminal."""
+        """Write the metrics of an epoch: a line of metrics.jsonl, TensorBoard scalars, a summary on the terminal."""
         plain = {name: value if math.isfinite(value) else None for name, value in facts.items()}
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(plain) + "\n")
@@ -107,7 +107,7 @@ class RunLog:
 
 
 def _epoch_of(line: str) -> float:
-    """The epoch of a line of metrics; infinite for one that a kill or a full disk cut off."""
+    """The epoch of a line of metrics; infinite for an incomplete line, after a kill or on a full disk."""
     try:
         return float(json.loads(line)["epoch"])
     except ValueError:

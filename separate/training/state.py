@@ -1,15 +1,26 @@
-"""Everything that changes while training, and so exactly what a checkpoint holds."""
+"""The parts of a training: the state that changes and checkpoints hold, and everything that stays the same."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 
+from separate.config import TrainerConfig
+from separate.data.example import Examples
+from separate.data.loader import TrainingSteps
+from separate.data.mixing.augmenter import Augmenter
+from separate.evaluation.metrics import METRICS, Metric
+from separate.losses import Loss
 from separate.separator import Separator
 from separate.training.deferred import Pending
+
+if TYPE_CHECKING:
+    from separate.training.runlog import RunLog
 
 
 @dataclass
@@ -17,8 +28,8 @@ class State:
     """step: steps done; epoch: epochs done, validation included; seconds: time spent training and validating.
 
     best: the best value of the monitored metric; stale: epochs since it improved;
-    sums: what this epoch's steps have added up so far, by name; skipped: steps not applied, in a row.
-    pending: the last step, until its figures are read; None when the state is captured.
+    sums: metrics added up over the steps of this epoch, by name; skipped: steps in a row that were not applied.
+    pending: the last step, until its metrics are read; None when the state is captured.
     """
 
     separator: Separator
@@ -36,9 +47,14 @@ class State:
 
     PLAIN = ("step", "epoch", "seconds", "best", "stale", "skipped", "sums")
 
+    def add(self, metrics: Mapping[str, float]) -> None:
+        """Add the metrics of a step to the sums of this epoch."""
+        for name, value in metrics.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value
+
     def capture(self) -> dict[str, Any]:
-        """Tensors and plain values, with the random states that dropout draws from."""
-        assert self.pending is None, "flush comes first"
+        """The state as tensors and plain values, with the random states that dropout draws from."""
+        assert self.pending is None, "call flush first"
         device = self.separator.device
         return {
             "model": self.separator.state_dict(),
@@ -53,7 +69,7 @@ class State:
         }
 
     def restore(self, contents: Mapping[str, Any]) -> None:
-        """Go back to what `capture` gave."""
+        """Set the state to the one that `capture` returned."""
         self.separator.load_state_dict(contents["model"])
         training = contents["training"]
         self.optimizer.load_state_dict(self._on_this_device(training["optimizer"]))
@@ -67,7 +83,48 @@ class State:
             torch.cuda.set_rng_state(training["random_cuda"], self.separator.device)
 
     def _on_this_device(self, saved: Mapping[str, Any]) -> dict[str, Any]:
-        """A state of the optimizer, fused or not as this device has it: the run may have begun on another one."""
+        """A state of the optimizer with the kernels, fused or not, of this device."""
         groups = zip(saved["param_groups"], self.optimizer.param_groups, strict=True)
         adapted = [{**group, "fused": now["fused"]} if "fused" in now else group for group, now in groups]
         return {**saved, "param_groups": adapted}
+
+
+@dataclass
+class Training:
+    """Everything that stays the same while training.  config: the resolved configuration, for the checkpoints.
+
+    lags: the metrics of a step are read during the next one, so that the host does not wait for a GPU.
+    """
+
+    loss: Loss
+    train: Examples
+    valid: Examples
+    options: TrainerConfig
+    batch_size: int
+    seed: int
+    workers: int | str
+    folder: Path
+    config: dict[str, Any]
+    augment: Augmenter | None = None
+    log: RunLog | None = None
+    lags: bool = False
+    dtype: torch.dtype = torch.float32
+    metrics: Mapping[str, Metric] = field(default_factory=lambda: METRICS)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return self.options.steps_per_epoch or math.ceil(len(self.train) / self.batch_size)
+
+    @property
+    def steps(self) -> TrainingSteps:
+        return TrainingSteps(self.train, self.batch_size, self.seed, self.augment)
+
+    @property
+    def examples(self) -> dict[str, int]:
+        """The number of examples of each split."""
+        return {"train": len(self.train), "valid": len(self.valid)}
+
+    @property
+    def monitors(self) -> list[str]:
+        """The metrics that `trainer.monitor` can name."""
+        return ["valid/loss", *(f"valid/{metric}" for metric in self.metrics)]

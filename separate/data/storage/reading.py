@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from separate.audio import NonFiniteError, UnreadableError, frames_at, read_span
+from separate.audio import NonFiniteError, UnreadableError, frames_at, read_pcm, read_span
 from separate.data.storage.cache import VERSION, Cache, part
 from separate.data.tracks import Piece, Signal
 from separate.errors import DataError
@@ -80,9 +80,9 @@ class Reader:
         return spans[0] if len(spans) == 1 else np.sum(spans, axis=0)
 
     def _from_file(self, piece: Piece, start: int, frames: int) -> np.ndarray:
-        def read() -> np.ndarray:
-            return read_span(piece.path, piece.info, start, frames, self.sample_rate, self.channels, self.pcm)
-
+        read = partial(read_pcm, *piece, start, frames)
+        if not self.pcm:
+            read = partial(read_span, *piece, start, frames, self.sample_rate, self.channels)
         if self.fetch is None:
             return read()
         self.fetch(piece.path)

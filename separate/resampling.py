@@ -1,0 +1,215 @@
+"""Resampling by a Kaiser-windowed sinc, of whole signals and of spans of them."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from functools import lru_cache
+from math import ceil, gcd
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from separate.shapes import Float
+
+LOWPASS_WIDTH = 64  # zero crossings of the kernel on each side
+ROLLOFF = 0.9475937167399596  # of the Nyquist frequency, and the Kaiser window's beta: resampy's kaiser_best
+BETA = 14.769656459379492
+LARGEST_KERNEL = 2**22  # coefficients; 16 MB, and ten times that while torchaudio computes them
+GROUP = 64  # output samples of one matrix product where each has weights of its own
+TABLE = 4096  # entries of the tabulated kernel for each zero crossing: linear interpolation errs by less than 1e-7
+PRODUCTS = 2**20  # weights of a block where each output sample has weights of its own
+
+
+def resample(audio: Float[Tensor, "*B _"], old: int, new: int) -> Float[Tensor, "*B _"]:
+    """(..., T) at `old` Hz -> (..., ceil(T new / old)) at `new` Hz, by a Kaiser-windowed sinc (Smith, 2002)."""
+    return audio if old == new else resampler(old, new)(audio)
+
+
+class Resampler(ABC):
+    """Resampling by the ratio of two integers without a common factor: `old` samples become `new`."""
+
+    def __init__(self, old: int, new: int) -> None:
+        self.old, self.new = old, new
+        self.moved: dict[tuple[torch.device, torch.dtype], Tensor] = {}
+
+    def __call__(self, audio: Float[Tensor, "*B _"]) -> Float[Tensor, "*B _"]:
+        """(..., T) -> (..., ceil(T new / old))"""
+        return self.span(audio, 0, 0, ceil(audio.shape[-1] * self.new / self.old))
+
+    @abstractmethod
+    def reach(self, start: int, frames: int) -> tuple[int, int]:
+        """The input samples, first to stop, that determine output samples start to start + frames."""
+
+    @abstractmethod
+    def span(self, audio: Float[Tensor, "*B _"], first: int, start: int, frames: int) -> Float[Tensor, "*B _"]:
+        """Output samples start to start + frames, fewer past the end of `audio`.
+
+        audio: (..., T), the input from sample `first` on, at least the part that `reach` names.
+        """
+
+    def _moved(self, weights: Tensor, audio: Tensor) -> Tensor:
+        """The weights on the device and in the dtype of `audio`; kept, because moving them makes the host wait."""
+        place = (audio.device, audio.dtype)
+        if place not in self.moved:
+            with torch.inference_mode(False):  # so that a gradient can pass through them later
+                self.moved[place] = weights.to(*place)
+        return self.moved[place]
+
+
+class Blocked(Resampler):
+    """torchaudio's kernel as one matrix that is multiplied with blocks of about 128 samples.
+
+    The kernel turns `old` samples into `new`, in steps of `old` samples.  If `old` is small, as from 44.1 to 22.05 kHz,
+    a convolution with such a stride is slow, so a block takes several steps.
+    """
+
+    def __init__(self, old: int, new: int) -> None:
+        from torchaudio.transforms import Resample
+
+        super().__init__(old, new)
+        window = {"lowpass_filter_width": LOWPASS_WIDTH, "rolloff": ROLLOFF, "beta": BETA}
+        made = Resample(old, new, "sinc_interp_kaiser", **window)
+        kernel = made.kernel[:, 0]  # (new, taps)
+        self.width, taps = made.width, kernel.shape[1]
+        self.steps = max(1, 128 // self.old)
+        self.seen = self.old * (self.steps - 1) + taps  # samples that a block sees
+        with torch.inference_mode(False):  # so that a gradient can pass through it later
+            self.matrix = torch.zeros(self.seen, self.steps * self.new)
+        for step in range(self.steps):
+            rows = slice(step * self.old, step * self.old + taps)
+            self.matrix[rows, step * self.new : (step + 1) * self.new] = kernel.T
+
+    def __call__(self, audio: Float[Tensor, "*B _"]) -> Float[Tensor, "*B _"]:
+        frames = ceil(audio.shape[-1] * self.new / self.old)
+        block = self.steps * self.old
+        blocks = ceil(frames / (self.steps * self.new))
+        after = (blocks - 1) * block + self.seen - self.width - audio.shape[-1]
+        seen = pad(audio, (self.width, max(after, 0))).unfold(-1, self.seen, block)[..., :blocks, :]
+        return (seen @ self._moved(self.matrix, audio)).flatten(-2)[..., :frames]
+
+    def reach(self, start: int, frames: int) -> tuple[int, int]:
+        beside = ceil(LOWPASS_WIDTH * max(1, self.old / self.new) / ROLLOFF / self.old) + 1  # in units of `old`
+        first = max(start // self.new - beside, 0)
+        return first * self.old, (ceil((start + frames) / self.new) + beside) * self.old
+
+    def span(self, audio: Float[Tensor, "*B _"], first: int, start: int, frames: int) -> Float[Tensor, "*B _"]:
+        return self(audio)[..., start - first // self.old * self.new :][..., :frames]
+
+
+class Windowed(Resampler):
+    """The same kernel for ratios of large integers, for which one matrix would be too large (Smith, 2002)."""
+
+    most: int  # output samples computed at a time
+
+    def __init__(self, old: int, new: int) -> None:
+        super().__init__(old, new)
+        self.cutoff = min(old, new) * ROLLOFF / old  # zero crossings per sample
+        self.width = ceil(LOWPASS_WIDTH / self.cutoff)  # samples of the kernel on each side
+
+    def reach(self, start: int, frames: int) -> tuple[int, int]:
+        return start * self.old // self.new - self.width, (start + frames - 1) * self.old // self.new + self.width + 2
+
+    def span(self, audio: Float[Tensor, "*B _"], first: int, start: int, frames: int) -> Float[Tensor, "*B _"]:
+        """`audio` counts as silent beyond its ends, and no output starts after its end."""
+        frames = min(frames, ceil((first + audio.shape[-1]) * self.new / self.old) - start)
+        blocks = [
+            self._block(audio, first, start + done, min(self.most, frames - done))
+            for done in range(0, max(frames, 0), self.most)
+        ]
+        return torch.cat(blocks, dim=-1) if blocks else audio[..., :0]
+
+    @abstractmethod
+    def _block(self, audio: Tensor, first: int, start: int, frames: int) -> Tensor:
+        """At most `most` output samples from `start` on."""
+
+    def _kernel(self, x: Tensor) -> Tensor:
+        """The kernel at x zero crossings, in float64; 0 from the last zero crossing on."""
+        window = torch.special.i0(BETA * (1 - (x / LOWPASS_WIDTH).square()).clamp_min(0).sqrt())
+        top = torch.special.i0(torch.tensor(BETA, dtype=torch.float64))
+        return torch.where(x.abs() < LOWPASS_WIDTH, torch.sinc(x) * window / top * self.cutoff, 0)
+
+
+class Polyphase(Windowed):
+    """Weights for each of the `new` positions after which they repeat, for ratios such as 44,100 to 8,192.
+
+    Each GROUP of output samples is one matrix product.  A period has one matrix for each group.
+    """
+
+    def __init__(self, old: int, new: int) -> None:
+        super().__init__(old, new)
+        groups, self.seen = _groups(old, new, self.width)
+        self.most = max(1, PRODUCTS // (groups * self.seen)) * new
+        with torch.inference_mode(False):  # so that a gradient can pass through it later
+            self.matrices = torch.empty(groups, self.seen, GROUP)
+            for group, matrix in enumerate(self.matrices):
+                places = torch.arange(group * GROUP, (group + 1) * GROUP, dtype=torch.float64) * old / new
+                seen = torch.arange(self.seen) + group * GROUP * old // new - self.width
+                matrix.copy_(self._kernel((seen[:, None] - places) * self.cutoff))
+
+    def _block(self, audio: Tensor, first: int, start: int, frames: int) -> Tensor:
+        begin, end = start // self.new, -(-(start + frames) // self.new)  # periods
+        groups = torch.arange(len(self.matrices), device=audio.device)
+        at = (groups * GROUP * self.old).div(self.new, rounding_mode="floor")  # first sample of each group
+        at = at[:, None] + torch.arange(end - begin, device=audio.device) * self.old  # (groups, periods)
+        low = begin * self.old - self.width
+        seen = _cut(audio, first, low, low + (end - begin) * self.old + self.seen)
+        found = seen.unfold(-1, self.seen, 1)[..., at, :] @ self._moved(
+            self.matrices, audio
+        )  # (..., groups, periods, GROUP)
+        periods = found.transpose(-3, -2).flatten(-2)[..., : self.new].flatten(-2)
+        return periods[..., start - begin * self.new :][..., :frames]
+
+
+class Interpolator(Windowed):
+    """Weights interpolated from a table at any position, for ratios such as 44,101 to 8,000.
+
+    Memory does not grow with the rates, and each sample at the higher rate costs about 135 products.
+    """
+
+    def __init__(self, old: int, new: int) -> None:
+        super().__init__(old, new)
+        self.most = max(1, PRODUCTS // (2 * self.width + 2))
+        self.table = self._kernel(torch.arange(LOWPASS_WIDTH * TABLE + 1, dtype=torch.float64) / TABLE)
+        self.slopes = self.table.diff(append=self.table[-1:])
+
+    def _block(self, audio: Tensor, first: int, start: int, frames: int) -> Tensor:
+        low, high = self.reach(start, frames)
+        device = torch.device("cpu") if audio.device.type == "mps" else audio.device  # MPS has no float64
+        taps = torch.arange(-self.width, self.width + 2, device=device)
+        places = torch.arange(start, start + frames, device=device) * self.old
+        whole = places.div(self.new, rounding_mode="floor")
+        fraction = (places - whole * self.new).double() / self.new
+        distance = (taps - fraction[:, None]).abs_().mul_(self.cutoff * TABLE).clamp_(max=LOWPASS_WIDTH * TABLE)
+        entry = distance.int()  # (frames, taps)
+        between = distance.sub_(entry).to(audio.dtype)
+        slopes, table = (values.to(device, audio.dtype)[entry] for values in (self.slopes, self.table))
+        weights = between.mul_(slopes).add_(table).to(audio)
+        seen = _cut(audio, first, low, high).unfold(-1, len(taps), 1)
+        return torch.einsum("...nt,nt->...n", seen[..., (whole - whole[0]).to(audio.device), :], weights)
+
+
+def _cut(audio: Tensor, first: int, low: int, high: int) -> Tensor:
+    """Samples low to high of a signal that is `audio` from `first` on and silent elsewhere."""
+    seen = audio[..., max(low - first, 0) : max(high - first, 0)]
+    before = min(max(first - low, 0), high - low)
+    return pad(seen, (before, high - low - before - seen.shape[-1]))
+
+
+def _groups(old: int, new: int, width: int) -> tuple[int, int]:
+    """The number of groups of output samples in a period, and the number of input samples that each group sees."""
+    return -(-new // GROUP), (GROUP - 1) * old // new + 2 * width + 3
+
+
+@lru_cache(maxsize=8)
+def resampler(old: int, new: int) -> Resampler:
+    """The fastest resampler for a ratio whose coefficients fit into LARGEST_KERNEL."""
+    common = gcd(old, new)
+    old, new = old // common, new // common
+    width = ceil(LOWPASS_WIDTH * max(1, old / new) / ROLLOFF)
+    steps = max(1, 128 // old)
+    coefficients = max(new * (old + 2 * width), steps * new * (old * steps + 2 * width))
+    if coefficients <= LARGEST_KERNEL:
+        return Blocked(old, new)
+    groups, seen = _groups(old, new, width)
+    return Polyphase(old, new) if groups * seen * GROUP <= LARGEST_KERNEL else Interpolator(old, new)

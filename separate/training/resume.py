@@ -1,0 +1,148 @@
+"""Resuming a run: its checkpoint, and the configuration values that may change."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from separate import checkpoint
+from separate.config import TrainConfig, lookup
+from separate.data.storage.download import refuse_commands
+from separate.device import choose_device
+from separate.errors import UsageError
+from separate.training.state import State, Training
+from separate.validation import brief, fits, validate
+
+# keys that a resumed run may change; all others belong to the training that the checkpoint stands for
+MAY_CHANGE = (
+    "run", "resume", "trust", "device", "data.root", "data.workers", "cache", "logger",
+    "trainer.epochs", "trainer.max_minutes", "trainer.patience", "trainer.min_delta", "trainer.checkpoint_minutes",
+    "trainer.threads", "trainer.precision",
+)  # fmt: skip
+
+# values for runs older than these keys; auto keeps the value that the run was started with
+BEFORE = {"rescale": False, "input_level": "none"}
+
+
+def resume_command(folder: Path) -> str:
+    """The command that resumes a run; its override is quoted for Hydra if the path needs it."""
+    plain = re.fullmatch(r"[\w/.:+@%-]+", str(folder), re.ASCII)
+    return f"separate-train run={folder} resume=true" if plain else f"separate-train 'run=\"{folder}\"' resume=true"
+
+
+def checkpoint_to_resume(resume: bool | str, folder: Path) -> dict[str, Any] | None:
+    """The last checkpoint of the run in `folder`; None where a new run starts.  resume: true, false or auto.
+
+    UsageError where `resume` and the contents of the folder contradict each other.
+    """
+    path = folder / "checkpoints" / "last.ckpt"
+    if not path.exists():
+        if resume is True:
+            raise UsageError(
+                f"{folder} holds no run to go on with (there is no checkpoints/last.ckpt); name its folder with "
+                f"run=FOLDER, or start one there with resume=auto"
+            )
+        return None
+    if resume is False:
+        raise UsageError(f"{folder} holds a run already; go on with it by resume=true, or choose another run=FOLDER")
+    contents = checkpoint.read(path)
+    examples = contents.get("examples", {})
+    if (
+        not isinstance(contents.get("training"), dict)
+        or not fits(examples, dict[str, int])
+        or not {"train", "valid"} <= examples.keys()
+    ):
+        raise UsageError(f"{path} holds no training state; start another run")
+    return contents
+
+
+def configuration(saved: Mapping[str, Any], composed: Mapping[str, Any], changed: Sequence[str]) -> dict[str, Any]:
+    """The configuration of a resumed run: `resumed_config`, checked, with the precision that older runs had."""
+    plain = resumed_config(saved, composed, changed)
+    if "rescale" not in saved and plain["trainer"]["precision"] == "auto":
+        on_cpu = choose_device(plain["device"]).type == "cpu"  # auto meant float32 there when the run was started
+        plain["trainer"]["precision"] = "float32" if on_cpu else "auto"
+    refuse_commands(plain["data"], composed["data"])
+    validate(TrainConfig, plain)
+    return plain
+
+
+def restore(state: State, training: Training, resumed: Mapping[str, Any]) -> None:
+    """Set `state` to that of a checkpoint; UsageError if it does not fit the configuration or the data changed."""
+    folder = training.folder
+    now, then = training.examples, resumed["examples"]
+    if now != then:  # other data would give other batches
+        raise UsageError(
+            f"the data now gives {now['train']} training and {now['valid']} validation examples, and gave "
+            f"{then['train']} and {then['valid']} when {folder} was saved; restore the data, or start another run"
+        )
+    try:
+        state.restore(resumed)
+    except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+        raise UsageError(
+            f"{folder}/checkpoints/last.ckpt holds no training state that fits its configuration ({brief(error)}); "
+            f"start another run"
+        ) from None
+
+
+def resumed_config(saved: Mapping[str, Any], composed: Mapping[str, Any], changed: Sequence[str]) -> dict[str, Any]:
+    """The checkpoint's configuration with the user's changes; UsageError for keys that a resumed run cannot change.
+
+    saved: the checkpoint's configuration; composed: the one that Hydra composed now; changed: the user's overrides.
+    """
+    keys = {override.lstrip("+~").partition("=")[0].partition("@")[0] for override in changed}
+    if lookup(saved, "data._target_") == lookup(composed, "data._target_"):
+        keys.discard("data")  # the same layout named again; its defaults are no changes
+    anywhere = any(key in ("experiment", "debug") for key in keys)  # these set keys in every section
+    old, new = _flat({**_younger_sections(saved, composed, keys), **saved}), _flat(composed)
+    if "trainer.epochs" in keys and "scheduler.T_max" in old and new["trainer.epochs"] != old["trainer.epochs"]:
+        raise UsageError(
+            f"the learning rate of this run ends at epoch {old['scheduler.T_max']}, so trainer.epochs must stay "
+            f"{old['trainer.epochs']}; start another run, for example with scheduler=plateau"
+        )
+    for key, value in new.items():
+        named = _within(key, keys)
+        if not (named or anywhere) or (key in old and old[key] == value) or (key in BEFORE and value == "auto"):
+            continue
+        if not _within(key, MAY_CHANGE):
+            raise UsageError(
+                f"{key}={value} is not what this run was started with ({old.get(key)}), and a resumed run keeps it; "
+                f"leave it out, or start another run"
+            )
+        if named:  # a value of an experiment that may change stays as it was saved
+            old[key] = value
+    return _nested(old)
+
+
+def _younger_sections(saved: Mapping[str, Any], composed: Mapping[str, Any], keys: set[str]) -> dict[str, Any]:
+    """Sections that did not exist when the run was started, with their defaults."""
+    named = {key.partition(".")[0] for key in keys}
+    sections = {name: composed[name] for name in composed if name not in saved and name not in named}
+    return {**sections, **{name: value for name, value in BEFORE.items() if name in composed and name not in saved}}
+
+
+def _within(key: str, sections: Sequence[str] | set[str]) -> bool:
+    """Whether `key` is one of `sections` or lies in one of them."""
+    return any(f"{key}.".startswith(f"{section}.") for section in sections)
+
+
+def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{section: {key: value}} -> {section.key: value}."""
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        flat.update(_flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value})
+    return flat
+
+
+def _nested(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """The inverse of `_flat`."""
+    config: dict[str, Any] = {}
+    for key, value in flat.items():
+        *sections, name = key.split(".")
+        section = config
+        for part in sections:
+            section = section.setdefault(part, {})
+        section[name] = value
+    return config

@@ -1,0 +1,130 @@
+"""The parts of a run from its configuration, up to the first step."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from separate.config import AugmentConfig, CacheConfig, TrainerConfig, data_config
+from separate.data import open_split
+from separate.data.example import Examples, FileExamples
+from separate.data.layouts.base import Layout
+from separate.data.loader import load
+from separate.data.mixing.augmentation import AudioFormat
+from separate.data.mixing.augmenter import Augmenter
+from separate.device import choose_device
+from separate.evaluation.metrics import higher_is_better, with_own
+from separate.instantiate import build_loss, build_optimizer, build_separator
+from separate.models.representation import observers
+from separate.separator import Separator
+from separate.stft import STFT
+from separate.training.deferred import fuse
+from separate.training.state import State, Training
+from separate.validation import typed
+
+PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def prepare(
+    config: Mapping[str, Any],
+    folder: Path,
+    trust: Sequence[str] | None = None,
+    stored: Mapping[str, torch.Tensor] | None = None,
+) -> tuple[State, Training]:
+    """The parts of a run, freshly initialised from the seed.  trust: as in `build`; stored: as in `build_separator`."""
+    device = choose_device(config["device"])
+    options = typed(TrainerConfig, config["trainer"], "trainer.")
+    torch.manual_seed(config["seed"])
+    separator = build_separator(config, trust, stored)
+    loss = build_loss(config, separator, trust)
+    data = data_config(config["data"], trust)
+    train, valid, augment = _open_data(config, data, separator.stft, trust)
+
+    separator.to(device)
+    metrics = with_own(config.get("metrics", []), trust)
+    mode = "max" if higher_is_better(options.monitor, metrics) else "min"
+    optimizer, scheduler = build_optimizer(config, separator.parameters(), mode, trust)
+    fuse(optimizer, device)
+    dtype = precision(options.precision, separator)
+    scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
+    state = State(separator, optimizer, scheduler, scaler)
+    training = Training(
+        loss=loss.to(device),
+        train=train,
+        valid=valid,
+        options=options,
+        batch_size=config["batch_size"],
+        seed=config["seed"],
+        workers=data.workers,
+        folder=folder,
+        config=_resolved(config, separator, dtype),
+        augment=augment,
+        lags=device.type != "cpu",
+        dtype=dtype,
+        metrics=metrics,
+    )
+    return state, training
+
+
+def _open_data(
+    config: Mapping[str, Any], data: Layout, stft: STFT, trust: Sequence[str] | None
+) -> tuple[Examples, Examples, Augmenter]:
+    """The training and the validation examples, and the augmentations of the former."""
+    cache = typed(CacheConfig, config["cache"], "cache.")
+    changes, frames = typed(AugmentConfig, config["augment"], "augment."), round(data.excerpt * data.sample_rate)
+    augment = Augmenter(changes, AudioFormat(data.sample_rate, data.channels, frames), cache, trust=trust)
+    longer = replace(data, excerpt=data.excerpt * augment.stretch.read_factor)
+    train = open_split(longer, "train", config["seed"], cache, stft, changes)
+    valid = open_split(data, "valid", config["seed"], cache, stft)
+    if isinstance(train, FileExamples):
+        augment.noise.reader = train.reader  # noise has the encoding of the sources
+    return train, valid, augment
+
+
+def _resolved(config: Mapping[str, Any], separator: Separator, dtype: torch.dtype) -> dict[str, Any]:
+    """The configuration with its `auto` values replaced, so that a resumed run keeps them on another machine."""
+    trainer = {**config["trainer"], "precision": str(dtype).removeprefix("torch.")}
+    if separator.device.type == "cpu":
+        trainer["threads"] = torch.get_num_threads()
+    return {**config, "rescale": separator.rescale, "input_level": separator.input_level, "trainer": trainer}
+
+
+def precision(name: str, separator: Separator) -> torch.dtype:
+    """The dtype that training computes in.
+
+    auto: bfloat16 on a CUDA device that supports it, and on a CPU that does if the network is `faster_in_bfloat16`
+    there; else float32.
+    """
+    if name != "auto":
+        return PRECISIONS[name]
+    kind, faster = separator.device.type, False
+    if kind == "cuda":
+        faster = torch.cuda.is_bf16_supported()
+    elif kind == "cpu" and getattr(separator.network, "faster_in_bfloat16", False):
+        supported = torch.cpu.get_capabilities()
+        faster = bool(supported.get("avx512_bf16") or supported.get("amx_bf16"))
+    return torch.bfloat16 if faster else torch.float32
+
+
+@torch.no_grad()
+def measure(state: State, training: Training) -> None:
+    """Measure the statistics of the training set that some normalisations start from, over one epoch of batches."""
+    parts = observers(state.separator.network)
+    if not parts:
+        return
+    steps = range(training.steps_per_epoch)
+    pin = state.separator.device.type == "cuda"
+    with closing(load(training.steps, steps, training.workers, pin)) as batches:
+        for drawn in tqdm(batches, "measuring the training set", len(steps), leave=False, disable=None):
+            batch = training.loss.prepare(drawn.to(state.separator.device, state.separator.stft))
+            spectrogram = state.separator.input_spectrogram(batch)
+            for part in parts:
+                part.observe(spectrogram)
+    for part in parts:
+        part.settle()

@@ -1,0 +1,109 @@
+"""The training step: forward, backward, update; a non-finite step is undone and its batch kept for inspection."""
+
+from __future__ import annotations
+
+import logging
+import math
+
+import torch
+
+from separate import checkpoint
+from separate.data.mixing.raw_batch import RawBatch
+from separate.errors import SeparateError
+from separate.files import replace_file
+from separate.training import deferred
+from separate.training.state import State, Training
+
+log = logging.getLogger(__name__)
+
+MOST_SKIPPED = 5  # steps in a row with a non-finite loss or gradient before the run stops
+
+
+def train_step(state: State, training: Training, drawn: RawBatch) -> dict[str, float]:
+    """One step.  Returns its metrics to add to the epoch's sums; nothing for a non-finite loss or gradient.
+
+    A non-finite step is not applied: parameters, statistics and the optimizer's state stay as they were.
+
+    On the CPU the metrics (loss, its parts, gradient norm) are read at once.  On other devices (`training.lags`) they
+    are one tensor, and this step starts its copy to the host.  The next step reads it by `flush` after it has queued
+    its own forward and backward passes, and returns the metrics of the earlier step.  The host waits for the device
+    only there.  The device decides whether a step is applied, see `deferred.step_if`.
+    """
+    separator, optimizer, scaler = state.separator, state.optimizer, state.scaler
+    buffers = deferred.statistics(separator)
+    buffers_before = deferred.copies(buffers)
+    before: deferred.OptimizerState | None = None
+    gained: dict[str, float] = {}
+    try:
+        metrics = _backward(state, training, drawn)
+        if training.lags:
+            metrics.send()
+            gained = flush(state, training)  # before this update, because it may restore the optimizer's state
+            before = deferred.step_if(metrics.finite, optimizer)
+            deferred.undo_unless(metrics.finite, buffers, buffers_before)
+        elif metrics.finite:
+            optimizer.step()
+        else:
+            deferred.undo_unless(metrics.finite, buffers, buffers_before)
+            optimizer.zero_grad(set_to_none=True)
+    except torch.OutOfMemoryError:
+        seconds = training.train.frames / training.train.sample_rate
+        raise SeparateError(
+            f"out of memory on {separator.device} at batch_size={training.batch_size} and data.excerpt={seconds:g}; "
+            f"lower one of them"
+        ) from None
+    scaler.update()
+    state.pending = deferred.Pending(state.step, drawn, metrics, before)
+    state.step += 1
+    return gained if training.lags else flush(state, training)
+
+
+def _backward(state: State, training: Training, drawn: RawBatch) -> deferred.StepMetrics:
+    """Forward and backward pass: gradients, unscaled and clipped, and the step's metrics."""
+    separator, dtype = state.separator, training.dtype
+    device = separator.device
+    batch = training.loss.prepare(drawn.to(device, separator.stft))
+    with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+        loss, parts = training.loss(separator.separate(batch), batch)
+    state.optimizer.zero_grad(set_to_none=True)
+    state.scaler.scale(loss).backward()
+    state.scaler.unscale_(state.optimizer)
+    norm = torch.nn.utils.clip_grad_norm_(separator.parameters(), training.options.clip or math.inf)
+    return deferred.StepMetrics({"loss": loss, "gradient_norm": norm, **parts})
+
+
+def flush(state: State, training: Training) -> dict[str, float]:
+    """Read the metrics of the last step if it is pending, and return them to add to the epoch's sums."""
+    step, state.pending = state.pending, None
+    if step is None:
+        return {}
+    found = step.metrics.read()
+    if all(map(math.isfinite, found.values())):
+        state.skipped = 0
+        return {"steps": 1, **found}
+    if step.before is not None:
+        step.before.restore(state.optimizer)
+    if state.scaler.is_enabled() and math.isfinite(found["loss"]):  # the scaler handles overflows of float16
+        state.skipped = 0
+    else:
+        state.skipped += 1
+        _report_non_finite(state, training, step, found)
+    return {}
+
+
+def _report_non_finite(state: State, training: Training, step: deferred.Pending, found: dict[str, float]) -> None:
+    """Write the batch to RUN/nonfinite and warn; SeparateError after MOST_SKIPPED such steps in a row."""
+    batch = training.loss.prepare(step.drawn.to(state.separator.device, state.separator.stft))
+    path = training.folder / "nonfinite" / f"step_{step.number}.pt"
+    evidence = {"mixture": batch.mixture.cpu(), "sources": batch.sources.cpu(), "tracks": batch.tracks, **found}
+    replace_file(path, checkpoint.to_bytes(evidence))
+    what = (
+        f"step {step.number} was not applied: loss {found['loss']:g}, gradient norm {found['gradient_norm']:g}, "
+        f"tracks {', '.join(batch.tracks)}; the batch is in {path}"
+    )
+    log.warning(what)
+    if state.skipped >= MOST_SKIPPED:
+        raise SeparateError(
+            f"{state.skipped} steps in a row were not finite and the run stops; the last: {what}. Lower optimizer.lr "
+            f"or trainer.clip, or inspect that batch; the checkpoints are from before these steps"
+        )
