@@ -23,7 +23,7 @@ from PIL import Image
 
 from separate.stft import STFT
 
-FLOOR = -60  # dB below the loudest bin of the mixture
+FLOOR = -60  # dB re the loudest bin of the mixture
 STEPS = 20  # colours of 3 dB each
 PALETTE = 128  # colours of the PNG, text included; few make it small
 
@@ -36,7 +36,7 @@ def decibels(path: Path, seconds: float) -> np.ndarray:
 
 
 def draw(references: Path, estimates: Path, seconds: float) -> Figure:
-    """The mixture above, a row for each source below it: reference on the left, estimate on the right."""
+    """A row for the mixture, and one for each source: reference on the left, estimate on the right."""
     names = sorted(path.stem for path in estimates.glob("*.wav"))
     files = {"mixture": references / "mixture.wav"}
     for name in names:
@@ -73,14 +73,12 @@ def main() -> None:
     parser.add_argument("picture", type=Path, help="PNG to write")
     parser.add_argument("--seconds", type=float, default=4.0, help="seconds from the start (default: 4)")
     arguments = parser.parse_args()
-    wanted = {"mixture", *(path.stem for path in arguments.estimates.glob("*.wav"))}
-    missing = sorted(name for name in wanted if not (arguments.references / f"{name}.wav").is_file())
-    if len(wanted) < 2 or missing:
-        sys.exit(
-            f"{arguments.references} lacks {', '.join(missing)}.wav"
-            if missing
-            else f"{arguments.estimates} holds no WAV files; give the folder that separate-infer wrote"
-        )
+    names = sorted(path.stem for path in arguments.estimates.glob("*.wav"))
+    if not names:
+        sys.exit(f"{arguments.estimates} holds no WAV files; give the folder that separate-infer wrote")
+    missing = [name for name in ("mixture", *names) if not (arguments.references / f"{name}.wav").is_file()]
+    if missing:
+        sys.exit(f"{arguments.references} has no {missing[0]}.wav; give the folder of the mixture and its true stems")
     drawn = io.BytesIO()
     draw(arguments.references, arguments.estimates, arguments.seconds).savefig(drawn, dpi=100)
     Image.open(drawn).convert("RGB").quantize(PALETTE).save(arguments.picture, optimize=True)

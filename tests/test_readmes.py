@@ -14,8 +14,11 @@ import shlex
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from datetime import datetime
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +45,10 @@ ASSIGNMENT = re.compile(r"[A-Za-z_]\w*=.*", re.DOTALL)
 
 BENCHMARK = "a benchmark of minutes; tests/test_scripts.py runs one case"
 REMOTE = "the shards lie on a server; tests/test_shards.py fetches some from a local one"
+TESTS = "it runs these tests"
 NOT_RUN = {
+    'python -m pytest -m "not slow"': TESTS,
+    "python -m pytest tests/test_stft.py": TESTS,
     "source .venv/bin/activate": "the tests run in an environment already",
     "python scripts/prepare_musdb18hq.py musdb18hq.zip data/musdb18hq": "it takes the published archive of 22 GB; "
     "tests/test_scripts.py unpacks a small one",
@@ -52,8 +58,8 @@ NOT_RUN = {
     "python scripts/bench_training.py blstm --busy": BENCHMARK,
     "separate-train data=shards data.root=https://HOST/PATH 'data.sources=[vocals,drums,bass,other]' "
     "\"data.splits.train='train-{000000..000146}.tar'\"": REMOTE,
-    "separate-train data=shards 'data.sources=[vocals,drums,bass,other]' \"data.root='pipe:aws s3 cp s3://BUCKET/PATH'\" "
-    "\"data.splits.train='train-{000000..000146}.tar -'\"": REMOTE,
+    "separate-train data=shards 'data.sources=[vocals,drums,bass,other]' "
+    "\"data.root='pipe:aws s3 cp s3://BUCKET/PATH'\" \"data.splits.train='train-{000000..000146}.tar -'\"": REMOTE,
 }
 
 OWN_CONFIGS = {  # what `--config-dir DIR` holds where a README does not say
@@ -183,15 +189,17 @@ class Reader:
             unknown = [word for word in words[1:] if "=" not in word and word not in known]
             assert not unknown, f"the Makefile has no target {unknown}"
         elif words[0] == "pip":
-            files = [file for option, file in zip(words, words[1:], strict=False) if option in ("-c", "-r")]
+            files = [file for option, file in pairwise(words) if option in ("-c", "-r")]
             assert all((ROOT / file).is_file() for file in files), f"a file of {files} does not exist"
-        elif words[:3] == ["python", "-m", "pytest"]:
-            self.script([*words[1:], "--collect-only", "-q"], ROOT)
         elif words[0] == "python":
             script, arguments = ROOT / words[1], self.with_data(words[2:])
             if script.name in INPUTS:
                 INPUTS[script.name](*(self.folder / word for word in arguments))
-            self.script([str(script), *arguments], self.folder)
+            done = subprocess.run(
+                [sys.executable, str(script), *arguments],
+                capture_output=True, text=True, timeout=200, cwd=self.folder, env=self.environment,
+            )  # fmt: skip
+            assert done.returncode == 0, done.stderr[-2000:]
         else:
             raise AssertionError(f"{words[0]} is not run here; name the command in NOT_RUN, with a reason")
 
@@ -205,16 +213,10 @@ class Reader:
         )  # fmt: skip
         return printed.stdout.split("\0")[:-1]
 
-    def script(self, arguments: list[str], folder: Path) -> None:
-        done = subprocess.run(
-            [sys.executable, *arguments], cwd=folder, env=self.environment, capture_output=True, text=True, timeout=200
-        )
-        assert done.returncode == 0, done.stderr[-2000:]
-
     def program(self, program: str, arguments: list[str]) -> None:
         options = dict(word.split("=", 1) for word in arguments if "=" in word)
         arguments = self.with_data(arguments)
-        for option, place in zip(arguments, arguments[1:], strict=False):
+        for option, place in pairwise(arguments):
             if option == "--config-dir":
                 self.write_configs(place)
         if program == "separate-train":
@@ -223,13 +225,15 @@ class Reader:
                 shutil.rmtree(self.folder / run, ignore_errors=True)
             elif run and options["resume"] == "true":
                 self.have_run(run)
+            while any(self.folder.glob(f"*run*/{datetime.now():%Y-%m-%d/%H-%M-%S}")):  # two runs in one second
+                time.sleep(0.1)
         elif program == "separate-eval":
             self.have_run(options.get("run"))
             if "data" in options and "run" not in options:  # a run on such sources
                 chosen = [word for word in arguments if word.startswith("data")]
                 self.program("separate-train", [*chosen, f"run=runs/on-{options['data']}"])
         elif program == "separate-infer":
-            self.have_run(next((b for a, b in zip(arguments, arguments[1:], strict=False) if a == "-c"), None))
+            self.have_run(next((b for a, b in pairwise(arguments) if a == "-c"), None))
             for word in arguments:
                 if word.endswith((".wav", ".flac")) or (word.endswith("/") and "=" not in word):
                     self.have_recording(word)
@@ -326,8 +330,8 @@ def test_every_command_and_snippet_runs(readme, reader):
 def test_every_command_that_is_not_run_stands_in_a_readme_and_names_a_program_that_exists():
     written = {command for readme in READMES for block in blocks(readme.read_text()) for command in commands(block)}
     assert set(NOT_RUN) <= written
-    scripts = {word for command in written for word in command.split() if word.startswith("scripts/")}
-    assert all((ROOT / script).is_file() for script in scripts)
+    named = {word for command in written for word in command.split() if re.match(r"(scripts|tests)/\w+\.py", word)}
+    assert all((ROOT / script).is_file() for script in named)
 
 
 def test_commands_are_found_in_fenced_and_in_indented_blocks():
