@@ -49,7 +49,7 @@ def draw(references: Path, estimates: Path, seconds: float) -> Figure:
 
     figure = Figure(figsize=(9, 1.75 * (len(names) + 1)), layout="constrained")
     colours = colormaps["magma"].resampled(STEPS)
-    rows = [["mixture", "."], *([f"{name}: reference", f"{name}: estimate"] for name in names)]
+    rows: list[Any] = [["mixture", "."], *([f"{name}: reference", f"{name}: estimate"] for name in names)]
     axes: dict[str, Any] = figure.subplot_mosaic(rows, sharex=True, sharey=True)
     for title, axis in axes.items():
         image = axis.imshow(

@@ -128,6 +128,13 @@ def write_shards(root: Path, data: Mapping[str, Any]) -> None:
         pack(place, members)
 
 
+def write_takes(root: Path, data: Mapping[str, Any]) -> None:
+    """The layout that separate/data/layouts/README.md adds."""
+    for _, name in tracks_of(data):
+        for source, audio in signals(name, data).items():
+            write(root / f"{name}.{source}.wav", audio, data["sample_rate"])
+
+
 WRITERS: dict[str, Callable[[Path, Mapping[str, Any]], None]] = {
     "stems": write_stems,
     "musdb18": write_musdb18,
@@ -138,6 +145,7 @@ WRITERS: dict[str, Callable[[Path, Mapping[str, Any]], None]] = {
     "pools": write_pools,
     "manifest": write_manifest,
     "shards": write_shards,
+    "takes": write_takes,
 }
 
 

@@ -1,8 +1,9 @@
 """The READMEs: every command runs, every snippet executes, every link leads somewhere.
 
 The commands of a README run in its order in one folder, in this process.  Trainings are made as small as `debug=fast`
-makes them, with networks of tests/tiny.py.  Data, recordings and runs that a command names and that are not there are
-made first.  A block whose first line is a comment with a path is written to that file.
+makes them, with networks of tests/tiny.py.  Data, recordings and runs that a command names and that do not exist are
+made first.  A block is written to a file if its first line is a comment with a path, or the text before it ends with
+one.
 """
 
 from __future__ import annotations
@@ -89,23 +90,26 @@ class Block:
     line: int  # of its first line in the README
     language: str  # of a fence; empty for one without, and for an indented block
     text: str
+    before: str = ""  # the last line of text before it
 
 
 def blocks(markdown: str) -> Iterator[Block]:
     """The fenced and the indented blocks, in order."""
     lines = [*markdown.splitlines(), ""]
-    number, before = 0, ""
+    number, above, before = 0, "", ""  # the line above, the last line of text
     while number < len(lines):
         start, line = number, lines[number]
         if fence := re.match(r"( *)(```+)\s*(\w*)", line):
             number = next(n for n in range(start + 1, len(lines)) if lines[n].strip() == fence[2])
             text = "\n".join(one.removeprefix(fence[1]) for one in lines[start + 1 : number])
-            yield Block(start + 2, fence[3], text)
-        elif line.startswith("    ") and line.strip() and not before.strip():
+            yield Block(start + 2, fence[3], text, before)
+        elif line.startswith("    ") and line.strip() and not above.strip():
             while number + 1 < len(lines) and (lines[number + 1].startswith("    ") or not lines[number + 1].strip()):
                 number += 1
-            yield Block(start + 1, "", "\n".join(one[4:] for one in lines[start : number + 1]).rstrip())
-        before = lines[number]
+            yield Block(start + 1, "", "\n".join(one[4:] for one in lines[start : number + 1]).rstrip(), before)
+        else:
+            before = line.strip() or before
+        above = lines[number]
         number += 1
 
 
@@ -132,9 +136,10 @@ def is_python(block: Block) -> bool:
 
 
 def file_of(block: Block) -> str | None:
-    """The path in the comment at the top of a block that stands for a file."""
-    found = re.match(r"# *([\w./-]+\.(?:py|yaml|jsonl?))\n", block.text)
-    return found[1] if found else None
+    """The path of the file that a block shows."""
+    path = r"([\w./-]+\.(?:py|yaml|jsonl?))"
+    found = re.match(rf"# *{path}\n", block.text) or re.search(rf"`{path}`:$", block.before)
+    return found[1] if found and block.language not in SHELLS else None
 
 
 def name(path: Path) -> str:
@@ -263,17 +268,20 @@ class Reader:
             return arguments
         chosen = [word for word in arguments if re.match(r"(data|experiment)\b", word)]
         chosen = [re.sub(r"^(experiment=[^,]*),.*", r"\1", word) for word in chosen]  # of a sweep the first
-        with initialize_config_module("separate.conf", version_base="1.3"):
-            config = compose("train", chosen, return_hydra_config=True)
-        layout = config.hydra.runtime.choices["data"]
-        values = OmegaConf.to_container(config.data)
+        layout = next((word.removeprefix("data=") for word in chosen if word.startswith("data=")), "")
+        if "--config-dir" in arguments and layout not in shipped("data"):  # of the README
+            folder = self.folder / arguments[arguments.index("--config-dir") + 1]
+            values = OmegaConf.to_container(OmegaConf.load(folder / "data" / f"{layout}.yaml"))
+        else:
+            with initialize_config_module("separate.conf", version_base="1.3"):
+                config = compose("train", chosen, return_hydra_config=True)
+            layout, values = config.hydra.runtime.choices["data"], OmegaConf.to_container(config.data)
         place = self.folder / "datasets" / "-".join([layout, *values["sources"]])
         if not place.exists():
             write_data(layout, place, values)
         return [*arguments[:index], f"data.root={place}", *arguments[index + 1 :]]
 
     def write_configs(self, place: str) -> None:
-        self.monkeypatch.syspath_prepend(self.folder)
         texts = {f"{place}/{file}": text for file, text in OWN_CONFIGS.items()}
         for file, text in {**texts, "package/__init__.py": "", "package/module.py": OWN_PACKAGE}.items():
             if not (self.folder / file).exists():
@@ -302,7 +310,12 @@ def reader(tmp_path, trained, call, monkeypatch):
     from_hydra = separate.config.from_hydra
     monkeypatch.setattr(separate.config, "from_hydra", lambda cfg, schema: smaller(from_hydra(cfg, schema)))
     monkeypatch.setenv("PATH", os.environ["PATH"])  # restored if a data set puts ffmpeg there
-    return Reader(tmp_path, trained / "runs" / "tiny", call, monkeypatch)
+    monkeypatch.syspath_prepend(tmp_path)  # where a README's packages are
+    known = set(sys.modules)
+    yield Reader(tmp_path, trained / "runs" / "tiny", call, monkeypatch)
+    for module in set(sys.modules) - known:
+        if (tmp_path / module.partition(".")[0]).exists() or (tmp_path / f"{module}.py").exists():
+            del sys.modules[module]
 
 
 @pytest.mark.slow
@@ -338,14 +351,16 @@ def test_commands_are_found_in_fenced_and_in_indented_blocks():
     text = (
         "Words.\n\n    separate-train a=1 \\\n        b=2   # reason\n\n    config.yaml   of a run\n\n"
         "```sh\n$ make test\n# only a comment\n\nB='x # y' separate-eval\n```\n- item\n\n```yaml\nmake: test\n```\n"
-        "```python\nimport os\n```\n\n    import os\n"
+        "```python\nimport os\n```\n\n    import os\n\nThis is `a.py`:\n\n```python\nimport os\n```\n"
+        "```yaml\n# mine/b.yaml\na: 1\n```\n"
     )
     found = list(blocks(text))
-    assert [block.line for block in found] == [3, 9, 17, 20, 23]
+    assert [block.line for block in found] == [3, 9, 17, 20, 23, 28, 31]
     assert [commands(block) for block in found] == [
-        ["separate-train a=1 b=2"], ["make test", "B='x # y' separate-eval"], [], [], [],
+        ["separate-train a=1 b=2"], ["make test", "B='x # y' separate-eval"], [], [], [], [], [],
     ]  # fmt: skip
-    assert [is_python(block) for block in found] == [False, False, False, True, True]
+    assert [is_python(block) for block in found] == [False, False, False, True, True, True, False]
+    assert [file_of(block) for block in found] == [None] * 5 + ["a.py", "mine/b.yaml"]
 
 
 # --------------------------------------------------------------------------------------------------------------- links
