@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import pairwise
 from pathlib import Path
+from textwrap import dedent
 from typing import Any
 
 import numpy as np
@@ -106,7 +107,7 @@ def blocks(markdown: str) -> Iterator[Block]:
         elif line.startswith("    ") and line.strip() and not above.strip():
             while number + 1 < len(lines) and (lines[number + 1].startswith("    ") or not lines[number + 1].strip()):
                 number += 1
-            yield Block(start + 1, "", "\n".join(one[4:] for one in lines[start : number + 1]).rstrip(), before)
+            yield Block(start + 1, "", dedent("\n".join(lines[start : number + 1])).rstrip(), before)
         else:
             before = line.strip() or before
         above = lines[number]
@@ -351,7 +352,7 @@ def test_commands_are_found_in_fenced_and_in_indented_blocks():
     text = (
         "Words.\n\n    separate-train a=1 \\\n        b=2   # reason\n\n    config.yaml   of a run\n\n"
         "```sh\n$ make test\n# only a comment\n\nB='x # y' separate-eval\n```\n- item\n\n```yaml\nmake: test\n```\n"
-        "```python\nimport os\n```\n\n    import os\n\nThis is `a.py`:\n\n```python\nimport os\n```\n"
+        "```python\nimport os\n```\n\n       import os\n\nThis is `a.py`:\n\n```python\nimport os\n```\n"
         "```yaml\n# mine/b.yaml\na: 1\n```\n"
     )
     found = list(blocks(text))
