@@ -341,7 +341,7 @@ def test_every_command_and_snippet_runs(readme, reader):
     assert not failures, "\n".join(failures)
 
 
-def test_every_command_that_is_not_run_stands_in_a_readme_and_names_a_program_that_exists():
+def test_every_command_that_is_not_run_is_in_a_readme_and_every_script_exists():
     written = {command for readme in READMES for block in blocks(readme.read_text()) for command in commands(block)}
     assert set(NOT_RUN) <= written
     named = {word for command in written for word in command.split() if re.match(r"(scripts|tests)/\w+\.py", word)}
