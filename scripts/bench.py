@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Time and memory of what separate does most, each beside a peer that does the same.
+"""Time and memory of the most frequent operations, beside other libraries that do the same.
 
-All contestants of a case run in one process, one after the other in every round, and the median of the rounds counts;
-ratios are to ours, so that above 1 we are faster.  Memory is the peak beyond what lay there before, in a process for
-each contestant alone (Linux).  Needs the packages of the extra `test`.
+All contestants of a case run in one process, in turns; the result is the median over the rounds.  Ratios are the time
+of a contestant over that of separate: above 1, separate is faster.  Memory is the peak of a call beyond the memory
+before it, in a process for each contestant (Linux only).  Needs the packages of the extra `test`.
 
     python scripts/bench.py                          all cases: a table, and bench.json
     python scripts/bench.py kmeans pit --rounds 15
@@ -173,7 +173,7 @@ def _cloud(points: int, clusters: int) -> Tensor:
 
 
 def measure(name: str, rounds: int) -> dict[str, Any]:
-    """The medians in seconds and, where the system tells, the peaks in MB of a case's contestants."""
+    """{contestant: median and minimum in seconds, and peak in MB or None where the system does not report it}."""
     torch.manual_seed(0)
     contestants = CASES[name]()
     for call in contestants.values():
@@ -201,16 +201,16 @@ def _peak_in_own_process(name: str, contestant: str) -> float | None:
 
 
 def peak(name: str, contestant: str) -> float | None:
-    """Peak resident memory of one call beyond that before it, in MB."""
+    """Peak resident memory of a call beyond the memory before it, in MB; None where the system does not report it."""
     reset = Path("/proc/self/clear_refs")
     if not reset.exists():
         return None
     torch.manual_seed(0)
     call = CASES[name]()[contestant]
     before = _status("VmRSS")
-    reset.write_text("5")  # the peak begins anew
+    reset.write_text("5")  # reset the peak
     call()
-    call()  # with gradients and buffers of the first in place, as in training
+    call()  # with the gradients and buffers of the first call, as in training
     return _status("VmHWM") - before
 
 
@@ -229,9 +229,9 @@ def show(name: str, found: dict[str, Any]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("cases", nargs="*", metavar="CASE", help=f"of {', '.join(CASES)}; all by default")
-    parser.add_argument("--rounds", type=int, default=7, help="medians are of so many, at least 5")
-    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="that torch computes with")
+    parser.add_argument("cases", nargs="*", metavar="CASE", help=f"one of {', '.join(CASES)}; all by default")
+    parser.add_argument("--rounds", type=int, default=7, help="rounds that the median is taken over, at least 5")
+    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="threads that torch computes with")
     parser.add_argument("--out", type=Path, default=Path("bench.json"))
     parser.add_argument("--peak", help=argparse.SUPPRESS)
     arguments = parser.parse_args()

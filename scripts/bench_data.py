@@ -1,17 +1,17 @@
 #!/usr/bin/env python3
-"""How fast training examples come: from WAV, FLAC and the caches, beside the data set of openunmix and a plain one.
+"""Speed of loading training examples from WAV, FLAC and the caches, beside openunmix's data set and a plain one.
 
     python scripts/bench_data.py                      all cases: tables, and bench_data.json
     python scripts/bench_data.py loading --rounds 7
 
 loading        random 6 s of four stereo stems at 44.1 kHz, in examples/s with 0, 1 and 2 workers, and the memory of a
-               worker; all contestants take turns in one process and the median of the rounds counts
-spectrograms   a batch through the cached STFT or transformed now, in ms, by rate, STFT and storage, from memory or disk
-listing        a tree of 100,000 files: the first start, the second, and what a worker's memory grows by
+               worker; all contestants take turns in one process, and the result is the median over the rounds
+spectrograms   ms for a batch whose STFTs are read from the cache or computed, by rate and format, from memory or disk
+listing        a tree of 100,000 files: seconds of the first and the second start, and the memory that a worker adds
 
-Files are written to a temporary folder (10 GB at most).  They come from the system's memory, so that the work is what
-is measured, except where it says disk: there the system forgets them before each batch.
-openunmix reads with torchaudio.load, which torchaudio 2.11 has only with torchcodec; here soundfile reads for it.
+Files are written to a temporary folder (at most 10 GB).  They are read from the system's page cache, except where the
+table says disk: there the page cache is dropped before each batch.
+openunmix reads with torchaudio.load, which needs torchcodec in torchaudio 2.11; here soundfile reads instead.
 """
 
 from __future__ import annotations
@@ -49,11 +49,12 @@ from separate.stft import STFT
 STEMS = ["vocals", "drums", "bass", "other"]
 RATE, SECONDS, EXCERPT, TRACKS = 44100, 60, 6.0, 8
 MUSIC = STFT(4096, 1024)
+WARM_UP = 3  # batches that are not measured, until the memory of the process is constant
 Contestants = dict[str, Callable[[int], Iterator[int]]]  # workers -> a stream of numbers of examples
 
 
 def write_stems(root: Path) -> None:
-    """TRACKS songs of four stems as 16-bit WAV and FLAC: tones and noise, so that FLAC has work to do."""
+    """TRACKS songs of four stems as 16-bit WAV, FLAC and shards; tones and noise, so that FLAC cannot skip its work."""
     rng = np.random.default_rng(0)
     time_ = np.arange(SECONDS * RATE) / RATE
     for track in range(TRACKS):
@@ -95,9 +96,7 @@ def shards(root: Path) -> Shards:
 
 
 def ours(config: TrackLayout, cache: CacheConfig, batch_size: int) -> Callable[[int], Iterator[int]]:
-    examples = open_split(config, "train", 0, cache, MUSIC)
-    assert isinstance(examples, FileExamples)
-    _fill(examples)
+    examples = _opened(config, cache, MUSIC)
 
     def stream(workers: int) -> Iterator[int]:
         steps = TrainingSteps(examples, batch_size, seed=0)
@@ -108,16 +107,20 @@ def ours(config: TrackLayout, cache: CacheConfig, batch_size: int) -> Callable[[
     return stream
 
 
-def _fill(examples: FileExamples) -> None:
+def _opened(config: TrackLayout, cache: CacheConfig, stft: STFT) -> FileExamples:
+    """The training examples of a data set, their cache filled."""
     from separate.data.storage.prefetch import fill
     from separate.data.storage.reading import CachedReader
 
+    examples = open_split(config, "train", 0, cache, stft)
+    assert isinstance(examples, FileExamples)
     if isinstance(examples.reader, CachedReader):
         fill(examples.reader, examples.regions(mixtures=False), 2)
+    return examples
 
 
 class Plain(torch.utils.data.Dataset):
-    """What one writes first: seek and read each stem with soundfile, add them up."""
+    """A simple data set: seek and read each stem with soundfile, and add the stems up."""
 
     def __init__(self, root: Path, kind: str) -> None:
         tracks = sorted((root / kind / "train").iterdir())
@@ -199,9 +202,9 @@ def loading(folder: Path, rounds: int) -> list[dict[str, Any]]:
 
 
 def _speed(stream: Iterator[int], workers: int, seconds: float = 2.0) -> tuple[float, float]:
-    """Examples per second after the first batches, and the most memory of a worker in MB."""
+    """Examples per second after the first batches, and the largest memory of a worker in MB."""
     with closing(stream) as counts:  # type: ignore[type-var]
-        for _ in range(max(1, 5 * workers)):  # what was prepared ahead while nobody waited does not count
+        for _ in range(max(1, 5 * workers)):  # examples that were prefetched before the measurement
             next(counts)
         begun, examples = time.perf_counter(), 0
         while time.perf_counter() - begun < seconds:
@@ -216,13 +219,13 @@ def _children() -> list[int]:
 
 
 def _private(pid: int) -> float:
-    """Memory of a process that is its own or shared with its parent only through a tensor on its way, in MB."""
+    """Anonymous and shared memory of a process in MB; tensors on their way to the parent are shared memory."""
     fields = dict(line.split(":") for line in Path(f"/proc/{pid}/status").read_text().splitlines())
     return sum(int(fields[name].split()[0]) for name in ("RssAnon", "RssShmem")) / 1024
 
 
 def spectrograms(folder: Path, rounds: int) -> list[dict[str, Any]]:
-    """ms for a batch of 16 on one thread, from memory and from disk: the cached STFT read, or samples transformed."""
+    """ms for a batch of 16 on one thread, from memory and from disk: STFTs read from the cache, or computed."""
     if not (folder / "wav").exists():
         write_stems(folder)
     torch.set_num_threads(1)
@@ -235,43 +238,50 @@ def spectrograms(folder: Path, rounds: int) -> list[dict[str, Any]]:
         (44100, 2, 6.0, STFT(2048, 1024)),
         (44100, 2, 6.0, STFT(4096, 1024)),
     ):
-        place = str(folder / "cache")
-        ways = {
-            "WAV": ("wav", CacheConfig(folder=place)),
-            "FLAC": ("flac", CacheConfig(folder=place)),
-            "audio float32": ("flac", CacheConfig("audio", place, "float32")),
-            "audio int16": ("flac", CacheConfig("audio", place, "int16")),
-            "spectrogram float32": ("flac", CacheConfig("spectrogram", place, "float32")),
-            "spectrogram float16": ("flac", CacheConfig("spectrogram", place, "float16")),
-        }
         steps = {}
-        for name, (kind, cache) in ways.items():
+        for name, (kind, cache) in _storages(folder / "cache").items():
             config = stems(folder, kind)
             config.sample_rate, config.channels, config.excerpt = rate, channels, excerpt
-            examples = open_split(config, "train", 0, cache, stft)
-            assert isinstance(examples, FileExamples)
-            _fill(examples)
-            steps[name] = TrainingSteps(examples, 16, seed=0)
-        for where in ("memory", f"disk, {speed:.0f} MB/s"):
-            times: dict[str, list[float]] = {name: [] for name in steps}
-            for step in range(rounds + 3):  # memory settles in the first ones
-                for name, of in steps.items():
-                    if where != "memory":
-                        _forget(folder)
-                    begun = time.perf_counter()
-                    drawn = of[step]
-                    assert not isinstance(drawn, Exception)
-                    batch = drawn.to(torch.device("cpu"), stft)
-                    _ = batch.source_spectrograms, batch.spectrogram
-                    times[name].append(1000 * (time.perf_counter() - begun))
+            steps[name] = TrainingSteps(_opened(config, cache, stft), 16, seed=0)
+        for where, before in (("memory", lambda: None), (f"disk, {speed:.0f} MB/s", lambda: _forget(folder))):
             row = {"at": f"{rate} Hz x {channels}", "STFT": f"{stft.n_fft}/{stft.hop}", "from": where}
-            rows.append({**row, **{name: statistics.median(values[3:]) for name, values in times.items()}})
+            rows.append({**row, **_milliseconds(steps, stft, rounds, before)})
         clear(folder / "cache" / ARRAYS)
     return rows
 
 
+def _storages(cache: Path) -> dict[str, tuple[str, CacheConfig]]:
+    """{name: (kind of files, cache)}."""
+    place = str(cache)
+    return {
+        "WAV": ("wav", CacheConfig(folder=place)),
+        "FLAC": ("flac", CacheConfig(folder=place)),
+        "audio float32": ("flac", CacheConfig("audio", place, "float32")),
+        "audio int16": ("flac", CacheConfig("audio", place, "int16")),
+        "spectrogram float32": ("flac", CacheConfig("spectrogram", place, "float32")),
+        "spectrogram float16": ("flac", CacheConfig("spectrogram", place, "float16")),
+    }
+
+
+def _milliseconds(
+    steps: dict[str, TrainingSteps], stft: STFT, rounds: int, before: Callable[[], None]
+) -> dict[str, float]:
+    """{name: median ms for a batch and its STFTs}; before: called before each batch."""
+    times: dict[str, list[float]] = {name: [] for name in steps}
+    for step in range(rounds + WARM_UP):
+        for name, of in steps.items():
+            before()
+            begun = time.perf_counter()
+            drawn = of[step]
+            assert not isinstance(drawn, Exception)
+            batch = drawn.to(torch.device("cpu"), stft)
+            _ = batch.source_spectrograms, batch.spectrogram
+            times[name].append(1000 * (time.perf_counter() - begun))
+    return {name: statistics.median(values[WARM_UP:]) for name, values in times.items()}
+
+
 def _keep_freed_memory() -> None:
-    """Fetching pages from the system for each batch takes a time that varies by half from batch to batch here."""
+    """Keep freed memory in this process: the time to get new pages from the system varies by half between batches."""
     trim_threshold, mmap_threshold = -1, -3  # of glibc's malloc.h
     libc = ctypes.CDLL(None)
     libc.mallopt(mmap_threshold, 2**30)
@@ -279,7 +289,7 @@ def _keep_freed_memory() -> None:
 
 
 def _forget(folder: Path) -> None:
-    """Let the system drop what it keeps of these files in memory."""
+    """Drop these files from the page cache."""
     _mapped.cache_clear()
     for path in folder.rglob("*.*"):
         if path.is_file():
@@ -290,7 +300,7 @@ def _forget(folder: Path) -> None:
 
 
 def _disk(folder: Path) -> float:
-    """MB/s at which files are read that the system does not keep in memory."""
+    """MB/s at which files are read from the disk."""
     _forget(folder)
     begun, size = time.perf_counter(), 0
     for path in sorted(folder.rglob("*.wav")):
@@ -299,7 +309,7 @@ def _disk(folder: Path) -> float:
 
 
 def listing(folder: Path, rounds: int) -> list[dict[str, Any]]:
-    """100,000 clips of 500 speakers: seconds to open the training split, and MB that it holds."""
+    """100,000 clips of 500 speakers: seconds to open the training split, and MB that a worker adds."""
     root = folder / "many" / "tr"
     header = b"RIFF" + (36 + 800).to_bytes(4, "little") + b"WAVEfmt " + (16).to_bytes(4, "little")
     header += b"\1\0\1\0" + (8000).to_bytes(4, "little") + (16000).to_bytes(4, "little") + b"\2\0\x10\0data"
@@ -330,7 +340,7 @@ def listing(folder: Path, rounds: int) -> list[dict[str, Any]]:
 
 
 def _own(pid: int) -> float:
-    """Memory that a forked process has written and shares with no other, in MB."""
+    """Private memory of a forked process in MB: pages that it has written."""
     fields = dict(line.split(":") for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:])
     return int(fields["Private_Dirty"].split()[0]) / 1024
 
@@ -354,9 +364,13 @@ def show(name: str, rows: list[dict[str, Any]]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("cases", nargs="*", metavar="CASE", help=f"of {', '.join(CASES)}; all by default")
-    parser.add_argument("--rounds", type=int, default=5, help="medians are of so many, at least 5")
-    parser.add_argument("--folder", type=Path, help="for the files, to measure another disk (default: temporary)")
+    parser.add_argument("cases", nargs="*", metavar="CASE", help=f"one of {', '.join(CASES)}; all by default")
+    parser.add_argument("--rounds", type=int, default=5, help="rounds that the median is taken over, at least 5")
+    parser.add_argument(
+        "--folder",
+        type=Path,
+        help="folder for the files, to measure another disk (default: the system's temporary folder)",
+    )
     parser.add_argument("--out", type=Path, default=Path("bench_data.json"))
     arguments = parser.parse_args()
     if arguments.rounds < 5 or any(name not in CASES for name in arguments.cases):

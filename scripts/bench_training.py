@@ -299,7 +299,7 @@ def _start(case: str, contestant: str, root: Path, threads: int, device: str) ->
     )
     assert process.stdout
     if process.stdout.readline().strip() != "ready":
-        raise SystemExit(f"{contestant} could not be started; see {' '.join(command)}")
+        raise SystemExit(f"{contestant} could not be started; run {' '.join(command)} to see why")
     return process
 
 

@@ -2,8 +2,9 @@
 """Arrange a downloaded Free Spoken Digit Dataset as speaker pools for `data=pools`.
 
 The data set (Zohar Jackson and contributors, CC BY-SA 4.0) holds recordings/DIGIT_SPEAKER_TAKE.wav: six speakers,
-ten digits, 50 takes, 8 kHz.  They are copied to OUT/SPLIT/SPEAKER/DIGIT_TAKE.wav by take: 0 to 4 are the test split
-(tt), as the data set's authors propose, 10 to 14 the validation split (cv), 15 and up the training split (tr).
+ten digits, 50 takes, 8 kHz.  The script copies them to OUT/SPLIT/SPEAKER/DIGIT_TAKE.wav.  The take decides the
+split: 0 to 4 are the test split (tt), as the authors of the data set propose, 10 to 14 the validation split (cv), and
+15 and above the training split (tr).
 
     python scripts/prepare_fsdd.py free-spoken-digit-dataset/recordings data/fsdd
 """
@@ -23,7 +24,7 @@ NAME = re.compile(r"(\d)_([a-z]+)_(\d+)\.wav")
 
 
 def plan(recordings: Path, out: Path) -> dict[Path, Path]:
-    """{recording: where it belongs} for every take that is in a split."""
+    """{recording: its copy} for every take of a split."""
     places = {}
     for path in sorted(recordings.glob("*.wav")):
         if found := NAME.fullmatch(path.name):
@@ -37,7 +38,7 @@ def plan(recordings: Path, out: Path) -> dict[Path, Path]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("recordings", type=Path, help="the folder `recordings` of the data set")
-    parser.add_argument("out", type=Path, help="the folder for tr, cv and tt; a second call goes on where one stopped")
+    parser.add_argument("out", type=Path, help="the folder for tr, cv and tt; a second call continues")
     arguments = parser.parse_args()
     places = plan(arguments.recordings, arguments.out)
     if not places:

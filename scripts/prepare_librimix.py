@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
-"""Mix LibriSpeech-like recordings as LibriMix is made, from its tables of utterances and gains, for `data=librimix`.
+"""Mix LibriSpeech as LibriMix does, from its tables of utterances and gains, for `data=librimix`.
 
-A table, as those in the metadata folder of LibriMix, has the columns mixture_ID, source_1_path, source_1_gain,
-source_2_path, source_2_gain (and so on) and, for noisy mixtures, noise_path and noise_gain; paths are relative to
-LIBRISPEECH and NOISE (WHAM!'s).  Output: OUT/wav8k/min/SPLIT/{s1,s2,noise,mix_clean,mix_both}/ID.wav and the tables
-OUT/wav8k/min/metadata/mixture_SPLIT_{mix_clean,mix_both}.csv; a second call goes on where one stopped.
+The tables are those in the metadata folder of LibriMix.  Their columns are mixture_ID, source_1_path, source_1_gain,
+source_2_path, source_2_gain, ... and, for noisy mixtures, noise_path and noise_gain.  Paths are relative to LIBRISPEECH
+and to NOISE, the noise of WHAM!.  Output: OUT/wav8k/min/SPLIT/{s1,s2,noise,mix_clean,mix_both}/ID.wav and the tables
+OUT/wav8k/min/metadata/mixture_SPLIT_{mix_clean,mix_both}.csv; a second call continues where
+the first one stopped.
 
     python scripts/prepare_librimix.py LIBRISPEECH metadata/libri2mix_{train-clean-100,dev-clean}.csv data/libri2mix
 """
@@ -45,7 +46,7 @@ def signals(row: Row, speech: Path, noise: Path | None, rate: int, mode: str) ->
     length = (min if mode == "min" else max)(len(found[name]) for name in speakers)
     for name, audio in found.items():
         if name == "noise" and len(audio) < length:
-            audio = np.tile(audio, -(-length // len(audio)))  # noise is shorter than speech at times, and goes round
+            audio = np.tile(audio, -(-length // len(audio)))  # repeat noise that is shorter than the speech
         found[name] = np.pad(audio[:length], (0, length - len(audio[:length])))
     found["mix_clean"] = np.sum([found[name] for name in speakers], axis=0)
     if "noise" in found:
@@ -54,7 +55,7 @@ def signals(row: Row, speech: Path, noise: Path | None, rate: int, mode: str) ->
 
 
 def mix(row: Row, speech: Path, noise: Path | None, out: Path, rate: int, mode: str) -> list[tuple[str, int]]:
-    """Write one mixture; its folders and length.  What stands there already is not written again."""
+    """Write the files of one mixture that do not exist yet; return [(folder, samples)]."""
     name = f"{row['mixture_ID']}.wav"
     found = signals(row, speech, noise, rate, mode)
     for folder, signal in found.items():
@@ -69,7 +70,7 @@ def mix(row: Row, speech: Path, noise: Path | None, out: Path, rate: int, mode: 
 
 
 def table(rows: list[Row], made: list[list[tuple[str, int]]], mixture: str, folder: Path) -> bytes | None:
-    """The table of LibriMix for one kind of mixture, or None where there is none of it."""
+    """The CSV table of one kind of mixture, or None if there are no such mixtures."""
     lengths = [dict(one) for one in made]
     if not all(mixture in one for one in lengths):
         return None
@@ -90,7 +91,7 @@ def main() -> None:
     parser.add_argument("speech", type=Path, metavar="LIBRISPEECH")
     parser.add_argument("tables", type=Path, nargs="+", metavar="TABLE", help="NAME_SPLIT.csv")
     parser.add_argument("out", type=Path)
-    parser.add_argument("--noise", type=Path, help="the folder of WHAM!'s noise (default: clean mixtures alone)")
+    parser.add_argument("--noise", type=Path, help="folder of WHAM!'s noise (default: only clean mixtures)")
     parser.add_argument("--rate", type=int, default=8000, help="Hz (default: 8000)")
     parser.add_argument("--mode", choices=("min", "max"), default="min", help="length of a mixture (default: min)")
     parser.add_argument("--workers", type=int, default=2, help="processes (default: 2)")
@@ -101,7 +102,7 @@ def main() -> None:
         with path.open(newline="", encoding="utf-8") as file:
             rows: list[Row] = list(csv.DictReader(file))
         if not rows or "mixture_ID" not in rows[0] or "source_1_gain" not in rows[0]:
-            sys.exit(f"{path} has no columns mixture_ID, source_1_path, source_1_gain ...; it is no table of LibriMix")
+            sys.exit(f"{path} has no columns mixture_ID, source_1_path, source_1_gain ...; give a table of LibriMix")
         common = {"speech": arguments.speech, "noise": arguments.noise, "rate": arguments.rate, "mode": arguments.mode}
         try:
             made = in_parallel(partial(mix, out=root / split, **common), rows, arguments.workers, split)

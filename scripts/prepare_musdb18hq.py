@@ -3,9 +3,9 @@
 
     python scripts/prepare_musdb18hq.py musdb18hq.zip data/musdb18hq
 
-The archive's SHA-256 is compared with the published one (--skip-checksum for a part of it, or another packing).  Files
-that are there in full are not unpacked again.  OUT/manifest.jsonl lists the tracks; `data=stems data.root=OUT` works as
-well, with the same validation tracks.  A folder that is unpacked already can be given in place of the archive.
+The SHA-256 of the archive is compared with the published one; --skip-checksum allows another archive, e.g. a part.
+Complete files are not unpacked again.  OUT/manifest.jsonl lists the tracks.  `data=stems data.root=OUT` works as well,
+with the same validation tracks.  An unpacked folder can be given instead of the archive.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def checksum(path: Path) -> str:
 
 
 def unpack(archive: Path, out: Path) -> None:
-    """Every file of {train,test} that is not there in full yet."""
+    """Unpack every file of train and test that does not exist in full."""
     with zipfile.ZipFile(archive) as packed:
         for member in tqdm([m for m in packed.infolist() if not m.is_dir()], "unpacking"):
             parts = Path(member.filename).parts
@@ -79,7 +79,9 @@ def main() -> None:
         arguments.out = arguments.archive
     else:
         if not arguments.skip_checksum and (found := checksum(arguments.archive)) != SHA256:
-            sys.exit(f"{arguments.archive} has SHA-256 {found}, not {SHA256}: it is not whole; download it again")
+            sys.exit(
+                f"{arguments.archive} has SHA-256 {found}, not {SHA256}: the archive is damaged; download it again"
+            )
         unpack(arguments.archive, arguments.out)
     entries = listing(arguments.out)
     missing = [str(arguments.out / str(p)) for e in entries for p in e["sources"].values()  # type: ignore[attr-defined]

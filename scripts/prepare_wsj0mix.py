@@ -1,14 +1,14 @@
 #!/usr/bin/env python3
-"""Mix WSJ0-like recordings as WSJ0-2mix and WSJ0-3mix are made, for `data=wsj0mix`.
+"""Mix WSJ0 as WSJ0-2mix and WSJ0-3mix do, for `data=wsj0mix`.
 
-Each line of a list names the utterances of a mixture and their levels in dB, as the lists that come with the data set:
+Each line of a list names the utterances of a mixture and their levels in dB, like the lists of the data set:
 
     wsj0/si_tr_s/01t/01to030v.wav 1.2 wsj0/si_tr_s/02b/02bo0307.wav -1.2
 
-Utterances are set to the same active speech level (ITU-T P.56), then to the levels of the line.  `min` cuts all to the
-shortest, `max` fills up with silence.  A mixture whose peak would pass 0.9 is lowered as a whole.  Output:
-OUT/wav8k/min/SPLIT/{mix,s1,s2,...}/NAME.wav, SPLIT and NAME from the list and its lines; a second call goes on where
-one stopped.
+Utterances are normalised to the same active speech level (ITU-T P.56) and then get the levels of the line.  `min` cuts
+all to the shortest, `max` pads with silence.  One gain for the mixture and its sources sets their largest peak to 0.9.
+Output: OUT/wav8k/min/SPLIT/{mix,s1,s2,...}/NAME.wav, with SPLIT from the name of the list and NAME from the line.  A
+second call continues where the first one stopped.
 
     python scripts/prepare_wsj0mix.py WSJ0 lists/mix_2_spk_{tr,cv,tt}.txt data/wsj0mix
 """
@@ -33,7 +33,7 @@ MARGIN = 15.9  # dB between the threshold of activity and the active level (P.56
 
 
 def active_level(audio: np.ndarray, sample_rate: int) -> float:
-    """RMS of the parts of (T,) in which there is speech, by method B of ITU-T P.56; 0 for silence."""
+    """RMS of the active parts of speech (T,) by method B of ITU-T P.56; 0 for silence."""
     from scipy.signal import lfilter
 
     smooth = np.exp(-1 / (0.03 * sample_rate))
@@ -54,7 +54,7 @@ def active_level(audio: np.ndarray, sample_rate: int) -> float:
     below = np.flatnonzero(margins <= MARGIN)
     if not len(below) or below[0] == 0 or not np.isfinite(levels[below[0]]):
         return float(np.sqrt(energy / len(audio)))
-    at = below[0]  # between this threshold and the one before it
+    at = below[0]  # interpolate between this threshold and the one before it
     share = (margins[at - 1] - MARGIN) / (margins[at - 1] - margins[at])
     return float(10 ** ((levels[at - 1] + share * (levels[at] - levels[at - 1])) / 20))
 
@@ -72,7 +72,7 @@ def name_of(parts: list[tuple[str, float]]) -> str:
 
 
 def mix(line: str, root: Path, out: Path, rate: int, mode: str) -> None:
-    """Write one mixture and its sources, the mixture last, so that it stands for all."""
+    """Write one mixture and its sources; the mixture comes last, so its file marks the others as complete."""
     parts = parse(line)
     name = f"{name_of(parts)}.wav"
     if (out / "mix" / name).exists():
@@ -100,8 +100,10 @@ def mix(line: str, root: Path, out: Path, rate: int, mode: str) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("root", type=Path, metavar="WSJ0", help="the folder that the lists' paths are relative to")
-    parser.add_argument("lists", type=Path, nargs="+", metavar="LIST", help="mix_2_spk_tr.txt ..., _SPLIT at the end")
+    parser.add_argument("root", type=Path, metavar="WSJ0", help="folder that the paths in the lists are relative to")
+    parser.add_argument(
+        "lists", type=Path, nargs="+", metavar="LIST", help="mix_2_spk_tr.txt, ...; the name ends with _SPLIT"
+    )
     parser.add_argument("out", type=Path)
     parser.add_argument("--rate", type=int, default=8000, help="Hz (default: 8000)")
     parser.add_argument("--mode", choices=("min", "max"), default="min", help="length of a mixture (default: min)")
@@ -112,7 +114,7 @@ def main() -> None:
         lines = [line for line in path.read_text().splitlines() if line.strip()]
         bad = [number for number, line in enumerate(lines, 1) if not re.fullmatch(r"\s*(\S+\s+-?[\d.]+\s*){2,}", line)]
         if bad:
-            sys.exit(f"{path}:{bad[0]}: is not UTTERANCE dB UTTERANCE dB ...")
+            sys.exit(f"{path}:{bad[0]}: the line is not UTTERANCE dB UTTERANCE dB ...")
         out = arguments.out / f"wav{arguments.rate // 1000}k" / arguments.mode / split
         work = partial(mix, root=arguments.root, out=out, rate=arguments.rate, mode=arguments.mode)
         try:

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Write one song of the built-in toy band to files: its mixture, and its stems to compare with.
+"""Write one song of the built-in toy data as WAV files: its mixture and its stems.
 
 python scripts/write_toy.py OUT    # OUT/mixture.wav, OUT/voice.wav, OUT/chords.wav, OUT/drums.wav
 """

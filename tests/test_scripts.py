@@ -53,6 +53,20 @@ def test_the_toy_song_is_written_with_its_sources(tmp_path):
     assert abs(sum(parts) - mixture).max() < 1e-6
 
 
+def test_stems_are_drawn_beside_their_references(tmp_path):
+    for folder, names in (("toy", ("mixture", "voice", "drums")), ("out", ("voice", "drums")), ("more", ("bass",))):
+        for name in names:
+            write(tmp_path / folder / f"{name}.wav", tone(500))
+    picture = tmp_path / "stems.png"
+    done = run("draw_stems.py", str(tmp_path / "toy"), str(tmp_path / "out"), str(picture))
+    assert done.returncode == 0, done.stderr
+    assert 5000 < picture.stat().st_size < 200_000
+    done = run("draw_stems.py", str(tmp_path / "toy"), str(tmp_path / "more"), str(picture))
+    assert done.returncode == 1 and "toy has no bass.wav" in done.stderr
+    done = run("draw_stems.py", str(tmp_path / "toy"), str(tmp_path), str(picture))
+    assert done.returncode == 1 and "holds no WAV files; give the folder that separate-infer wrote" in done.stderr
+
+
 def sweep_of(folder: Path, scores: dict[tuple[str, int], float]) -> Path:
     """A sweep that was trained and scored: the files of it that the table is made of."""
     for number, ((loss, seed), value) in enumerate(scores.items()):
@@ -160,7 +174,7 @@ def test_musdb18hq_is_unpacked_checked_and_listed(tmp_path, call):
                 write(tmp_path / "musdb18hq" / split / name / f"{stem}.wav", 0.01 * noise)
     archive = shutil.make_archive(str(tmp_path / "musdb18hq"), "zip", tmp_path, "musdb18hq")
     done = run("prepare_musdb18hq.py", archive, str(tmp_path / "out"))
-    assert done.returncode == 1 and "it is not whole; download it again" in done.stderr
+    assert done.returncode == 1 and "the archive is damaged; download it again" in done.stderr
     for _ in range(2):
         done = run("prepare_musdb18hq.py", archive, str(tmp_path / "out"), "--skip-checksum")
         assert done.returncode == 0 and "valid: 1 tracks, MUSDB18-HQ has 14" in done.stdout, done.stderr
