@@ -9,9 +9,13 @@ import subprocess
 import imageio_ffmpeg
 import numpy as np
 import pytest
+import torch
 
+from separate import checkpoint
 from separate.audio import Info
 from separate.cli import data as data_program
+from separate.cli import evaluate as evaluate_program
+from separate.cli import train as train_program
 from separate.config import CacheConfig, data_config
 from separate.data import open_split
 from separate.data.layouts.held_out import MUSDB18_VALID
@@ -423,3 +427,18 @@ def test_musdb18_without_ffmpeg_or_with_a_bad_song_says_what_to_do(ffmpeg, tmp_p
     with pytest.raises(UsageError, match="ffmpeg, which is not installed: apt-get install ffmpeg"):
         open_split(compressed(tmp_path / "musdb18"), "test", cache=cache)
     assert "data=musdb18 has no source s1" in refused(data("musdb18", tmp_path / "musdb18"), "test")
+
+
+def test_a_checkpoint_that_names_its_layout_as_older_ones_do_is_evaluated_and_resumed(trained, call, tmp_path):
+    for kind in ("best", "last"):
+        contents = checkpoint.read(trained / "runs" / "tiny" / "checkpoints" / f"{kind}.ckpt")
+        values = {key: value for key, value in contents["config"]["data"].items() if key != "_target_"}
+        contents["config"]["data"] = {"layout": "toy", **values}
+        (tmp_path / "old" / "checkpoints").mkdir(parents=True, exist_ok=True)
+        torch.save({**contents, "format": 3}, tmp_path / "old" / "checkpoints" / f"{kind}.ckpt")
+    code, out, err = call(evaluate_program, "run=old", "device=cpu", cwd=tmp_path)
+    assert code == 0 and "scores:" in out, err
+    code, _, err = call(train_program, "run=old", "resume=true", "trainer.epochs=2", cwd=tmp_path)
+    assert code == 0, err
+    again = checkpoint.read(tmp_path / "old" / "checkpoints" / "last.ckpt")
+    assert again["config"]["data"]["_target_"] == target("toy") and "layout" not in again["config"]["data"]

@@ -1,4 +1,4 @@
-"""Tracks: which files, added up, are the sources and the mixture of a recording; packed, for a list of any length."""
+"""Tracks: the files of the sources and the mixture of each recording, packed in arrays."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ class Piece(NamedTuple):
     info: Info
 
 
-Signal = tuple[Piece, ...]  # files that add up; none: silence
+Signal = tuple[Piece, ...]  # the sum of these files; no file is silence
 
 
 @dataclass(frozen=True)
 class Track:
-    """One recording: its sources' signals in order, its mixture's where it has one (else it is their sum).
+    """One recording.  mixture: None for the sum of the sources.
 
-    start, duration: in seconds, where the track is a part of its files; a duration of None goes to their end.
+    start, duration: in seconds, for a track that is a part of its files; a duration of None lasts to their end.
     """
 
     name: str
@@ -46,11 +46,11 @@ class Track:
         return [piece for signal in self.signals for piece in signal]
 
     def first(self, sample_rate: int) -> int:
-        """The sample of the files, at this rate, that the track begins with."""
+        """The first sample of the track in its files, at this rate."""
         return round(self.start * sample_rate)
 
     def length(self, sample_rate: int) -> int:
-        """Samples at this rate; a file that ends early is silent from there on."""
+        """Samples at this rate, up to the end of the longest file."""
         there = max((frames_at(piece.info, sample_rate) for piece in self.pieces), default=0) - self.first(sample_rate)
         return there if self.duration is None else min(round(self.duration * sample_rate), there)
 
@@ -59,7 +59,7 @@ Item = TypeVar("Item")
 
 
 class Packed(Sequence[Item]):
-    """A sequence that lies in a few arrays, which forked processes share, and is given out one item at a time."""
+    """A sequence stored in a few arrays, which forked processes share; items are made when they are read."""
 
     @overload
     def __getitem__(self, index: int) -> Item: ...
@@ -104,7 +104,7 @@ class Files(Packed[Piece]):
         return len(self.frames)
 
     def are(self, subtype: str, sample_rate: int, channels: int) -> bool:
-        """Whether all are of this sample format, rate and number of channels."""
+        """Whether all files have this sample format, rate and number of channels."""
         same = (self.rates == sample_rate) & (self.channels == channels)
         return self.subtypes == [subtype] and bool(same.all())
 
@@ -119,7 +119,7 @@ class Files(Packed[Piece]):
 
 
 class Tracks(Packed[Track]):
-    """Tracks of equally many sources."""
+    """Tracks with the same number of sources."""
 
     def __init__(self, tracks: Sequence[Track]) -> None:
         self.sources = len(tracks[0].sources) if tracks else 0
@@ -138,11 +138,11 @@ class Tracks(Packed[Track]):
         return len(self.mixed)
 
     def firsts(self, sample_rate: int) -> np.ndarray:
-        """`Track.first` of each."""
+        """`Track.first` of each track."""
         return np.round(self.starts * sample_rate).astype(np.int64)
 
     def lengths(self, sample_rate: int) -> np.ndarray:
-        """`Track.length` of each."""
+        """`Track.length` of each track."""
         frames = self.files.frames * sample_rate // self.files.rates
         longest = np.maximum.reduceat(frames[self.members], self.ends[: -1 : self.sources + 1])
         there = longest - self.firsts(sample_rate)
@@ -161,11 +161,11 @@ class Tracks(Packed[Track]):
         )
 
     def signal(self, track: int, number: int) -> Signal:
-        """Source `number` of a track; its mixture comes after its sources."""
+        """Source `number` of a track; the mixture follows the sources."""
         row = track * (self.sources + 1) + number
         return tuple(self.files[file] for file in self.members[self.ends[row] : self.ends[row + 1]])
 
 
 def _ends(lengths: Iterable[int]) -> np.ndarray:
-    """Where each of consecutive stretches of these lengths begins, and where the last one ends."""
+    """The begin of each of consecutive stretches of these lengths, and the end of the last one."""
     return np.array(list(accumulate(lengths, initial=0)), np.int64)
