@@ -10,23 +10,24 @@ from torch import Tensor
 
 from separate.models.layers import check_positive
 from separate.numerics import block, precise, settled, wide
+from separate.shapes import Float, Int
 
 TOLERANCE = 1e-4  # of the mean variance of a dimension: converged when the centres of a start move less
 
 
 @torch.no_grad()
 def kmeans(
-    points: Tensor,
+    points: Float[Tensor, "B P D"],
     clusters: int,
-    weights: Tensor | None = None,
+    weights: Float[Tensor, "_ _"] | None = None,  # (B, P), checked below
     starts: int = 4,
     iterations: int = 30,
     seed: int = 0,
     fit_points: int = 2**15,
-) -> Tensor:
-    """Centres (B, K, D) that make the inertia sum_p w_p min_k |x_p - c_k|^2 small, for each of B sets of points.
+) -> Float[Tensor, "B {clusters} D"]:
+    """Centres that make the inertia sum_p w_p min_k |x_p - c_k|^2 small, for each of B sets of points.
 
-    points: (B, P, D) float; weights: (B, P) >= 0, all 1 when None.  Points of weight 0 are left out, unless all are.
+    weights: at least 0, all 1 when None.  Points of weight 0 are left out, unless all are.
     Lloyd's algorithm, at most `iterations` rounds, from `starts` greedy k-means++ starts (Arthur and Vassilvitskii,
     2007), of which the one with the least inertia stays.  A cluster that has no points left moves to the farthest
     point; with fewer distinct points than clusters, centres coincide.
@@ -58,8 +59,8 @@ def kmeans(
 
 
 @torch.no_grad()
-def assign(points: Tensor, centres: Tensor) -> Tensor:
-    """The nearest centre of each point.  (B, P, D), (B, K, D) -> (B, P) int32"""
+def assign(points: Float[Tensor, "B P D"], centres: Float[Tensor, "B K D"]) -> Int[Tensor, "B P"]:
+    """The index of the nearest centre of each point, int32."""
     labels = points.new_empty(points.shape[:2], dtype=torch.int32)
     for span, x in _blocks(points, centres):
         labels[:, span] = _nearest(x, centres)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from separate.evaluation.sdr import inner_products
+from separate.shapes import Complex, Float
 from separate.stft import STFT
 
 REFERENCE = 0.1  # RMS, -20 dB re full scale
@@ -14,16 +15,16 @@ RIDGE = 1e-3  # re the energy of an estimate: costs 0.01 dB of level, and limits
 SILENT = 1e-14  # re the energy of the loudest estimate: float32 rounding, which no gain may raise
 
 
-def level(mixture: Tensor) -> Tensor:
-    """(B, C, T) -> (B, 1, 1), the divisor that gives each mixture an RMS of -20 dB over its channels and samples.
+def level(mixture: Float[Tensor, "B C T"]) -> Float[Tensor, "B 1 1"]:
+    """The divisor that gives each mixture an RMS of -20 dB over its channels and samples.
 
     Silence stays silence: no mixture counts as quieter than -100 dB re full scale.
     """
     return _level(mixture.detach().square().mean(dim=(1, 2)))[:, None, None]
 
 
-def spectral_level(spectrogram: Tensor, stft: STFT) -> Tensor:
-    """The same for complex spectrograms (B, C, F, N) -> (B, 1, 1, 1), by Parseval's theorem."""
+def spectral_level(spectrogram: Complex[Tensor, "B C F N"], stft: STFT) -> Float[Tensor, "B 1 1 1"]:
+    """The same for spectrograms, by Parseval's theorem."""
     power = spectrogram.detach().abs().square().mean(dim=(1, 3))  # (B, F), bins of positive frequency
     both = 2 * power.sum(1) - power[:, 0]
     if stft.n_fft % 2 == 0:
@@ -35,19 +36,18 @@ def _level(mean_square: Tensor) -> Tensor:
     return mean_square.clamp_min(LEAST**2).sqrt() / REFERENCE
 
 
-def rescaled(estimates: Tensor, mixture: Tensor) -> Tensor:
+def rescaled(estimates: Float[Tensor, "B S C T"], mixture: Float[Tensor, "B C T"]) -> Float[Tensor, "B S C T"]:
     """Each estimate times a signed gain, so that their sum is the mixture with the least squared error.
 
     After the minimal distortion principle (Matsuoka and Nakashima, 2001: of all scalings, the one that changes the
     observation least), with one real gain for each source, all solved for together.  The channels of a source share it.
     A ridge limits the gains of similar estimates; silent estimates stay silent.
-    estimates: (B, S, C, T); mixture: (B, C, T).
     """
     return estimates * gains(estimates, mixture)[:, :, None, None]
 
 
-def gains(estimates: Tensor, mixture: Tensor) -> Tensor:
-    """The gains of `rescaled`, (B, S)."""
+def gains(estimates: Float[Tensor, "B S C T"], mixture: Float[Tensor, "B C T"]) -> Float[Tensor, "B S"]:
+    """The gains of `rescaled`."""
     count = estimates.shape[1]
     products = inner_products(estimates.flatten(2), mixture.flatten(1).unsqueeze(1))  # (B, S + 1, S + 1)
     gram, observed = products[:, :count, :count], products[:, :count, count:]

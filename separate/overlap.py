@@ -9,6 +9,7 @@ from torch import Tensor
 
 from separate.errors import UsageError
 from separate.losses.permutation import match
+from separate.shapes import Float
 
 TURN = 0.02  # seconds in which a polarity is inverted: half a period of 25 Hz, so that no audible tone gets steeper
 
@@ -62,11 +63,15 @@ def blocks(
 
 
 def agree(
-    tail: Tensor, estimates: Tensor, evidence: Tensor, polarities: str, turn: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
+    tail: Float[Tensor, "S C shared"],
+    estimates: Float[Tensor, "S C n"],
+    evidence: Float[Tensor, "S C"],
+    polarities: str,
+    turn: Float[Tensor, " shared"],
+) -> tuple[Float[Tensor, "S C shared"], Float[Tensor, "S C n"], Float[Tensor, "S C"]]:
     """Tail, estimates and evidence with one polarity in the overlap, so that a cross-fade does not cancel.
 
-    tail: (S, C, shared); estimates: (S, C, n >= shared); evidence: (S, C), the energy of earlier chunks.  Where they
+    estimates: n >= shared; evidence: the energy of earlier chunks.  Where they
     disagree the louder one, whose polarity is surer, inverts the other.  Samples already yielded stay as they are, and
     a tail is inverted by `turn` (shared), from 1 to -1, so that it follows them without a step.
     """

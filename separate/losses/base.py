@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from separate.losses.permutation import best_permutation
+from separate.shapes import Float, Int
 from separate.targets import TARGETS, Target
 
 if TYPE_CHECKING:
@@ -85,7 +86,7 @@ class PairedLoss(Loss):
         pairwise = self.pairwise(*self.signals(separation, batch))
         return pick(pairwise, best_permutation(pairwise.detach())).mean(), {}
 
-    def mean(self, costs: Tensor) -> Tensor:
+    def mean(self, costs: Float[Tensor, "B S"]) -> Float[Tensor, ""]:
         """(B, S) -> their mean, weighted by source."""
         return costs.mean() if self.weights is None else (costs * self.weights).sum(1).mean() / self.weights.sum()
 
@@ -106,7 +107,7 @@ class PairedLoss(Loss):
         raise AssertionError("a loss says how far apart the two are")
 
 
-def pick(pairwise: Tensor, order: Tensor) -> Tensor:
+def pick(pairwise: Float[Tensor, "B M S"], order: Int[Tensor, "B S"]) -> Float[Tensor, "B S"]:
     """pairwise: (B, M, S), order: (B, S) as `best_permutation` gives it -> (B, S), the costs of the chosen pairs."""
     return pairwise.gather(1, order.unsqueeze(1)).squeeze(1)
 

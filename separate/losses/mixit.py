@@ -11,6 +11,7 @@ from torch import Tensor
 from separate.data.batch import Batch
 from separate.losses.base import Loss
 from separate.losses.waveform import QUIET, negative_snr, silence_floor, softness
+from separate.shapes import Float
 from separate.targets import Target
 
 if TYPE_CHECKING:
@@ -58,7 +59,9 @@ def _sharings(estimates: int, dtype: torch.dtype, device: torch.device) -> Tenso
         return torch.stack([first, 1 - first], dim=1).to(device, dtype)
 
 
-def best_sharing(estimates: Tensor, mixtures: Tensor, soft: float, floor: Tensor) -> Tensor:
+def best_sharing(
+    estimates: Float[Tensor, "B M T"], mixtures: Float[Tensor, "B 2 T"], soft: float, floor: Float[Tensor, "B 2"]
+) -> Float[Tensor, "B 2 M"]:
     """(B, M, T), (B, 2, T) -> (B, 2, M) of 0 and 1: the sharing that costs least.  soft, floor (B, 2): as in the loss.
 
     All errors come from one Gram product: |x - a E|^2 = |x|^2 - 2 a E x + a E E' a'.

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from separate.data.mixing.vocoder import vocode
+from separate.shapes import Float
 
 BANDS = 10  # of the equaliser, evenly spaced in octaves from LOWEST to half the sample rate
 LOWEST = 40.0  # Hz
@@ -71,7 +72,7 @@ def _fast_length(least: int) -> int:
     return int(next_fast_len(least))
 
 
-def stretch(audio: Tensor, how: Stretch, sample_rate: int) -> Tensor:
+def stretch(audio: Float[Tensor, "S C _"], how: Stretch, sample_rate: int) -> Float[Tensor, "S C {how.frames}"]:
     """Change speed, tempo and pitch of all signals alike, (S, C, T) with T >= how.read -> (S, C, how.frames)."""
     audio = audio[..., : how.read]
     if how.read != how.between:
@@ -82,7 +83,7 @@ def stretch(audio: Tensor, how: Stretch, sample_rate: int) -> Tensor:
     return resample_to(pad(audio, (0, before - how.between)), after)[..., : how.frames]
 
 
-def resample_to(audio: Tensor, frames: int) -> Tensor:
+def resample_to(audio: Float[Tensor, "*B _"], frames: int) -> Float[Tensor, "*B {frames}"]:
     """Another number of samples for the same time, (..., T) -> (..., frames), by its spectrum (band limited).
 
     The signal is taken as periodic. As in `scipy.signal.resample`, the Nyquist bin of the shorter length stands for two
@@ -98,7 +99,9 @@ def resample_to(audio: Tensor, frames: int) -> Tensor:
     return torch.fft.irfft(spectrum, n=frames) * (frames / length)
 
 
-def equalise(audio: Tensor, gains: Tensor, sample_rate: int) -> Tensor:
+def equalise(
+    audio: Float[Tensor, "*B C T"], gains: Float[Tensor, "*#B bands"], sample_rate: int
+) -> Float[Tensor, "*B C T"]:
     """(..., C, T) with gains (..., BANDS) in dB, the same for all channels, linear in octaves between the bands."""
     frames = audio.shape[-1]
     size = _fast_length(frames)
@@ -110,7 +113,7 @@ def equalise(audio: Tensor, gains: Tensor, sample_rate: int) -> Tensor:
     return torch.fft.irfft(torch.fft.rfft(audio, n=size) * 10 ** (curve.unsqueeze(-2) / 20), n=size)[..., :frames]
 
 
-def reverberate(audio: Tensor, responses: Tensor) -> Tensor:
+def reverberate(audio: Float[Tensor, "*B C T"], responses: Float[Tensor, "*#B C L"]) -> Float[Tensor, "*B C T"]:
     """Convolve (..., C, T) with impulse responses (..., C, L), cut to T samples."""
     frames = audio.shape[-1]
     size = _fast_length(frames + responses.shape[-1] - 1)
