@@ -11,6 +11,7 @@ from torch import Tensor
 
 from separate.models.layers import check_positive
 from separate.numerics import block, precise, settled, wide
+from separate.shapes import Float, Int
 
 TOLERANCE = 1e-4  # re the mean variance of a dimension: the shift of the centres below which a start has converged
 
@@ -34,7 +35,12 @@ SEARCH = Search()
 
 
 @torch.no_grad()
-def kmeans(points: Tensor, clusters: int, weights: Tensor | None = None, search: Search = SEARCH) -> Tensor:
+def kmeans(
+    points: Float[Tensor, "B P D"],
+    clusters: int,
+    weights: Float[Tensor, "_ _"] | None = None,  # (B, P), checked below
+    search: Search = SEARCH,
+) -> Float[Tensor, "B {clusters} D"]:
     """Centres (B, K, D) that minimise the inertia sum_p w_p min_k |x_p - c_k|^2 of each of B point sets.
 
     points: (B, P, D) float; weights: (B, P) >= 0, None: all 1.  Points of weight 0 do not count, unless all weights are
@@ -66,8 +72,8 @@ def kmeans(points: Tensor, clusters: int, weights: Tensor | None = None, search:
 
 
 @torch.no_grad()
-def assign(points: Tensor, centres: Tensor) -> Tensor:
-    """The nearest centre of each point.  (B, P, D), (B, K, D) -> (B, P) int32"""
+def assign(points: Float[Tensor, "B P D"], centres: Float[Tensor, "B K D"]) -> Int[Tensor, "B P"]:
+    """The index of the nearest centre of each point, int32."""
     labels = points.new_empty(points.shape[:2], dtype=torch.int32)
     for span, x in _blocks(points, centres):
         labels[:, span] = _nearest(x, centres)

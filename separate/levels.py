@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from separate.evaluation.sdr import inner_products
+from separate.shapes import Complex, Float
 from separate.stft import STFT
 
 REFERENCE = 0.1  # RMS, -20 dB re full scale
@@ -14,7 +15,7 @@ RIDGE = 1e-3  # re the energy of an estimate: costs 0.01 dB of level, and limits
 SILENT = 1e-14  # re the energy of the loudest estimate: below it an estimate is float32 rounding and gets no gain
 
 
-def level(mixture: Tensor) -> Tensor:
+def level(mixture: Float[Tensor, "B C T"]) -> Float[Tensor, "B 1 1"]:
     """The divisor that gives each mixture an RMS of -20 dB over channels and samples.  (B, C, T) -> (B, 1, 1)
 
     Mixtures below -100 dB re full scale count as -100 dB, so that silence stays silence.
@@ -22,7 +23,7 @@ def level(mixture: Tensor) -> Tensor:
     return _level(mixture.detach().square().mean(dim=(1, 2)))[:, None, None]
 
 
-def spectral_level(spectrogram: Tensor, stft: STFT) -> Tensor:
+def spectral_level(spectrogram: Complex[Tensor, "B C F N"], stft: STFT) -> Float[Tensor, "B 1 1 1"]:
     """`level` of complex spectrograms, by Parseval's theorem.  (B, C, F, N) -> (B, 1, 1, 1)"""
     power = spectrogram.detach().abs().square().mean(dim=(1, 3))  # (B, F), non-negative frequencies
     both = 2 * power.sum(1) - power[:, 0]
@@ -35,7 +36,7 @@ def _level(mean_square: Tensor) -> Tensor:
     return mean_square.clamp_min(LEAST**2).sqrt() / REFERENCE
 
 
-def rescaled(estimates: Tensor, mixture: Tensor) -> Tensor:
+def rescaled(estimates: Float[Tensor, "B S C T"], mixture: Float[Tensor, "B C T"]) -> Float[Tensor, "B S C T"]:
     """Each estimate times a signed gain, so that the estimates sum to the mixture with the least squared error.
 
     The minimal distortion principle (Matsuoka and Nakashima, 2001) with one real gain for each source, shared by its
@@ -45,8 +46,8 @@ def rescaled(estimates: Tensor, mixture: Tensor) -> Tensor:
     return estimates * gains(estimates, mixture)[:, :, None, None]
 
 
-def gains(estimates: Tensor, mixture: Tensor) -> Tensor:
-    """The gains of `rescaled`, (B, S)."""
+def gains(estimates: Float[Tensor, "B S C T"], mixture: Float[Tensor, "B C T"]) -> Float[Tensor, "B S"]:
+    """The gains of `rescaled`."""
     count = estimates.shape[1]
     products = inner_products(estimates.flatten(2), mixture.flatten(1).unsqueeze(1))  # (B, S + 1, S + 1)
     gram, observed = products[:, :count, :count], products[:, :count, count:]

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from separate.errors import UsageError
 from separate.losses.permutation import match
+from separate.shapes import Float
 
 TURN = 0.02  # seconds in which a polarity is inverted: half a period of 25 Hz, so that no audible tone gets steeper
 
@@ -76,8 +77,12 @@ def blocks(
 
 
 def align_polarity(
-    tail: Tensor, estimates: Tensor, evidence: Tensor, polarities: str, turn: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
+    tail: Float[Tensor, "S C shared"],
+    estimates: Float[Tensor, "S C n"],
+    evidence: Float[Tensor, "S C"],
+    polarities: str,
+    turn: Float[Tensor, " turning"],
+) -> tuple[Float[Tensor, "S C shared"], Float[Tensor, "S C n"], Float[Tensor, "S C"]]:
     """Tail, estimates and evidence with the same polarity in the overlap, so that the cross-fade does not cancel.
 
     tail: (S, C, shared); estimates: (S, C, n >= shared); evidence: (S, C), the energy of earlier chunks.  Where tail

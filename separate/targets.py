@@ -16,6 +16,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from separate.shapes import Complex, Float
+
 TINY = 1e-12  # magnitude below which a bin of the mixture counts as silent
 DOMAINS = ("spectrogram", "mask", "complex_mask", "waveform")
 
@@ -41,13 +43,13 @@ def target(domain: str) -> Callable[[Callable[..., Tensor]], Target]:
 
 
 @target("spectrogram")
-def msa(sources: Tensor, mixture: Tensor) -> Tensor:
+def msa(sources: Complex[Tensor, "B S C F N"], mixture: Complex[Tensor, "B C F N"]) -> Float[Tensor, "B S C F N"]:
     """Magnitude spectrum approximation, |S_i| (Weninger et al., 2014)."""
     return sources.abs()
 
 
 @target("spectrogram")
-def psa(sources: Tensor, mixture: Tensor) -> Tensor:
+def psa(sources: Complex[Tensor, "B S C F N"], mixture: Complex[Tensor, "B C F N"]) -> Float[Tensor, "B S C F N"]:
     """Phase-sensitive spectrum approximation, |S_i| cos(angle S_i - angle Y) (Erdogan et al., 2015, eq. 8).
 
     The component of S_i in phase with the mixture; it can be negative, and is 0 where the mixture is silent.
@@ -57,13 +59,13 @@ def psa(sources: Tensor, mixture: Tensor) -> Tensor:
 
 
 @target("spectrogram")
-def tpsa(sources: Tensor, mixture: Tensor) -> Tensor:
+def tpsa(sources: Complex[Tensor, "B S C F N"], mixture: Complex[Tensor, "B C F N"]) -> Float[Tensor, "B S C F N"]:
     """Truncated phase-sensitive approximation: PSA clipped to [0, |Y|], the range of masks in [0, 1]."""
     return psa(sources, mixture).clamp_min(0).minimum(mixture.abs().unsqueeze(1))
 
 
 @target("mask")
-def ibm(sources: Tensor, mixture: Tensor) -> Tensor:
+def ibm(sources: Complex[Tensor, "B S C F N"], mixture: Complex[Tensor, "B C F N"]) -> Float[Tensor, "B S C F N"]:
     """Ideal binary mask: 1 where |S_i| is the largest of all |S_j| and |R| (Wang, 2005), else 0.
 
     Of equal sources the first gets the bin; a silent bin belongs to no source.
@@ -75,41 +77,47 @@ def ibm(sources: Tensor, mixture: Tensor) -> Tensor:
 
 
 @target("mask")
-def irm(sources: Tensor, mixture: Tensor) -> Tensor:
+def irm(sources: Complex[Tensor, "B S C F N"], mixture: Complex[Tensor, "B C F N"]) -> Float[Tensor, "B S C F N"]:
     """Ideal ratio mask, |S_i| / (sum_j |S_j| + |R|) (Erdogan et al., 2015, table 1); 0 in silent bins."""
     magnitude = _with_rest(sources, mixture)
     return (magnitude / magnitude.sum(dim=1, keepdim=True).clamp_min(TINY))[:, :-1]
 
 
 @target("mask")
-def wiener(sources: Tensor, mixture: Tensor) -> Tensor:
+def wiener(sources: Complex[Tensor, "B S C F N"], mixture: Complex[Tensor, "B C F N"]) -> Float[Tensor, "B S C F N"]:
     """Wiener-like mask, |S_i|^2 / (sum_j |S_j|^2 + |R|^2) (Erdogan et al., 2015, table 1); 0 in silent bins."""
     power = _with_rest(sources, mixture).square()
     return (power / power.sum(dim=1, keepdim=True).clamp_min(TINY**2))[:, :-1]
 
 
 @target("mask")
-def iam(sources: Tensor, mixture: Tensor, limit: float = 10.0) -> Tensor:
+def iam(
+    sources: Complex[Tensor, "B S C F N"], mixture: Complex[Tensor, "B C F N"], limit: float = 10.0
+) -> Float[Tensor, "B S C F N"]:
     """Ideal amplitude mask, |S_i| / |Y|, at most `limit` (Wang, Narayanan and Wang, 2014: FFT-MASK, 10)."""
     check_limit(limit)
     return (sources.abs() / mixture.abs().clamp_min(TINY).unsqueeze(1)).clamp_max(limit)
 
 
 @target("mask")
-def psm(sources: Tensor, mixture: Tensor, limit: float = 10.0) -> Tensor:
+def psm(
+    sources: Complex[Tensor, "B S C F N"], mixture: Complex[Tensor, "B C F N"], limit: float = 10.0
+) -> Float[Tensor, "B S C F N"]:
     """Phase-sensitive mask, |S_i| / |Y| cos(angle S_i - angle Y), in [-limit, limit] (Erdogan et al., 2015)."""
     check_limit(limit)
     return (psa(sources, mixture) / mixture.abs().clamp_min(TINY).unsqueeze(1)).clamp(-limit, limit)
 
 
 @target("complex_mask")
-def cirm(sources: Tensor, mixture: Tensor) -> Tensor:
+def cirm(sources: Complex[Tensor, "B S C F N"], mixture: Complex[Tensor, "B C F N"]) -> Complex[Tensor, "B S C F N"]:
     """Complex ideal ratio mask S_i / Y, compressed (Williamson et al., 2016, eq. 8 to 10); 0 where Y is silent."""
     power = mixture.abs().square().clamp_min(TINY**2)
     return compress(sources * (mixture.conj() / power).unsqueeze(1))
 
 
-def compress(complex_masks: Tensor, limit: float = 10.0, steepness: float = 0.1) -> Tensor:
+def compress(
+    complex_masks: Complex[Tensor, "*B"], limit: float = 10.0, steepness: float = 0.1
+) -> Complex[Tensor, "*B"]:
     """Compress a complex mask: K (1 - exp(-C x)) / (1 + exp(-C x)) = K tanh(C x / 2) of real and imaginary part x.
 
     K = limit and C = steepness (Williamson et al., 2016, eq. 9).
@@ -136,8 +144,8 @@ def check_limit(limit: float) -> None:
         raise ValueError(f"limit={limit} must be above 0, e.g. limit=10")
 
 
-def audible(mixture: Tensor, level: float) -> Tensor:
-    """(B, C, F, N) complex -> (B, F, N): 1 in the bins within `level` dB (negative) of each example's loudest, else 0.
+def audible(mixture: Complex[Tensor, "B C F N"], level: float) -> Float[Tensor, "B F N"]:
+    """1 in the bins within `level` dB (negative) of each example's loudest, else 0.
 
     The powers of the channels are added.  A silent mixture has no audible bins.
     """

@@ -13,8 +13,7 @@ from beartype import beartype
 from jaxtyping import AbstractArray, install_import_hook
 
 SIGNALS = [
-    "separate.clustering", "separate.data.batch", "separate.data.mixing.effects", "separate.data.mixing.raw_batch",
-    "separate.data.mixing.vocoder", "separate.evaluation.sdr", "separate.evaluation.scores", "separate.levels",
+    "separate.clustering", "separate.data.batch", "separate.data.mixing", "separate.evaluation.sdr", "separate.evaluation.scores", "separate.levels",
     "separate.losses", "separate.models", "separate.overlap", "separate.resampling", "separate.separator",
     "separate.stft", "separate.targets",
 ]  # fmt: skip

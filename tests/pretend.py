@@ -1,7 +1,7 @@
 """A pretended CUDA device: tensors hold their values on the CPU, and whatever makes the host wait is recorded.
 
 Tensors have real values, so that every branch runs and results can be compared.  What a GPU refuses is refused:
-operations on tensors of both devices, and figures that are read before their copy is done.
+operations on tensors of both devices, and metrics that are read before their copy is done.
 `torch._subclasses.FakeTensorMode` also has such tensors, but without values, so that code that depends on them fails,
 and without a backward pass: with a CUDA build of torch and no driver, autograd asks for the missing device's context.
 """

@@ -60,7 +60,7 @@ def config_for(model: str, loss: str, interchangeable: bool) -> dict:
 
 
 def steps_on(device, config, folder, waits, count=2):
-    """The figures of steps on one batch, the places where the host waited after the first, and the separator."""
+    """The metrics of steps on one batch, the places where the host waited after the first, and the separator."""
     torch.manual_seed(0)
     separator = build_separator(config)
     loss = build_loss(config, separator).to(device)
@@ -73,7 +73,7 @@ def steps_on(device, config, folder, waits, count=2):
     with waits() as waited:
         found += [train_step(state, training, drawn) for _ in range(count - 1)]
     found.append(flush(state, training))
-    return [figures for figures in found if figures], waited, separator
+    return [metrics for metrics in found if metrics], waited, separator
 
 
 def test_every_model_and_every_loss_is_among_the_steps():

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from separate.shapes import Complex, Float, Inexact
+
 if TYPE_CHECKING:
     from separate.stft import STFT
 
@@ -23,8 +25,8 @@ class Batch:
 
     def __init__(
         self,
-        mixture: Tensor,
-        sources: Tensor,
+        mixture: Float[Tensor, "B C T"],
+        sources: Float[Tensor, "B S C T"],
         tracks: Sequence[str] = (),
         stft: STFT | None = None,
         additive: bool = False,
@@ -37,12 +39,19 @@ class Batch:
         self.frames = mixture.shape[-1]
 
     @classmethod
-    def of_mixture(cls, mixture: Tensor, stft: STFT) -> Batch:
+    def of_mixture(cls, mixture: Float[Tensor, "B C T"], stft: STFT) -> Batch:
         """A batch of a mixture (B, C, T) without sources."""
         return cls(mixture, mixture.new_empty(mixture.shape[0], 0, *mixture.shape[1:]), stft=stft)
 
     @classmethod
-    def of_spectrograms(cls, mixture: Tensor, sources: Tensor, frames: int, tracks: Sequence[str], stft: STFT) -> Batch:
+    def of_spectrograms(
+        cls,
+        mixture: Complex[Tensor, "B C F N"],
+        sources: Complex[Tensor, "B S C F N"],
+        frames: int,
+        tracks: Sequence[str],
+        stft: STFT,
+    ) -> Batch:
         """A batch of spectrograms of `frames` samples.  mixture: (B, C, F, N), sources: (B, S, C, F, N), complex."""
         batch = cls.__new__(cls)
         batch.spectrogram, batch.source_spectrograms = mixture, sources
@@ -50,22 +59,22 @@ class Batch:
         return batch
 
     @cached_property
-    def mixture(self) -> Tensor:
+    def mixture(self) -> Float[Tensor, "B C T"]:
         return self._inverse(self.spectrogram)
 
     @cached_property
-    def sources(self) -> Tensor:
+    def sources(self) -> Float[Tensor, "B S C T"]:
         return self._inverse(self.source_spectrograms)
 
     @cached_property
-    def spectrogram(self) -> Tensor:
+    def spectrogram(self) -> Complex[Tensor, "B C F N"]:
         """STFT of the mixture, (B, C, F, N) complex; the sum of those of the sources if these are computed already."""
         if self.additive and "source_spectrograms" in vars(self):
             return total(self.source_spectrograms)
         return self._transform(self.mixture)
 
     @cached_property
-    def source_spectrograms(self) -> Tensor:
+    def source_spectrograms(self) -> Complex[Tensor, "B S C F N"]:
         """STFT of each source, (B, S, C, F, N) complex."""
         return self._transform(self.sources)
 
@@ -83,7 +92,7 @@ class Batch:
         return self.stft
 
 
-def total(sources: Tensor) -> Tensor:
+def total(sources: Inexact[Tensor, "B S ..."]) -> Inexact[Tensor, "B ..."]:
     """The sum over S of (B, S, ...), added in order, which decides the last bit."""
     found = sources[:, 0]
     for number in range(1, sources.shape[1]):

@@ -9,9 +9,10 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from separate.numerics import block, precise, wide
+from separate.shapes import Float
 
 
-def si_sdr(estimate: Tensor, reference: Tensor) -> Tensor:
+def si_sdr(estimate: Float[Tensor, "*#B T"], reference: Float[Tensor, "*#B T"]) -> Float[Tensor, ...]:
     """Scale-invariant SDR in dB (Le Roux et al., 2019, eq. 5), means not removed.  (..., T) twice -> (...)
 
     Equal to 10 log10(r^2 / (1 - r^2)) with the cosine r between the signals, and so invariant to the gain of either.
@@ -24,7 +25,7 @@ def si_sdr(estimate: Tensor, reference: Tensor) -> Tensor:
     return 10 * torch.log10((signal + eps) / (1 - signal).clamp_min(eps))
 
 
-def pairwise_si_sdr(estimates: Tensor, references: Tensor) -> Tensor:
+def pairwise_si_sdr(estimates: Float[Tensor, "B M _"], references: Float[Tensor, "_ S _"]) -> Float[Tensor, "B M S"]:
     """`si_sdr` of every estimate against every reference, in dB.  (B, M, T), (B, S, T) -> (B, M, S)
 
     Computed from one Gram matrix of all signals in float64 (float32 on MPS), so that the cost hardly grows with the
@@ -45,7 +46,7 @@ def pairwise_si_sdr(estimates: Tensor, references: Tensor) -> Tensor:
     return (10 * torch.log10((signal + eps) / (1 - signal).clamp_min(eps))).to(dtype)
 
 
-def snr(estimate: Tensor, reference: Tensor) -> Tensor:
+def snr(estimate: Float[Tensor, "*#B T"], reference: Float[Tensor, "*#B T"]) -> Float[Tensor, ...]:
     """Signal-to-noise ratio in dB, 10 log10(|s|^2 / |s - e|^2); levels count.  (..., T) twice -> (...)
 
     A silent reference gives -inf, a perfect estimate +inf.
@@ -54,7 +55,7 @@ def snr(estimate: Tensor, reference: Tensor) -> Tensor:
     return 10 * torch.log10(reference.square().sum(-1) / (reference - estimate).square().sum(-1))
 
 
-def inner_products(estimates: Tensor, references: Tensor) -> Tensor:
+def inner_products(estimates: Float[Tensor, "B M T"], references: Float[Tensor, "B S T"]) -> Float[Tensor, "B M+S M+S"]:
     """Inner products of the M + S signals of each example, (B, M, T), (B, S, T) -> (B, M + S, M + S) float64."""
     return _Gram.apply(estimates, references)
 

@@ -16,11 +16,16 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from separate.numerics import block, precise, wide
+from separate.shapes import Bool, Float
 
 RIDGE = 1e-5  # re the mean eigenvalue, added to each; the rounding of float32 products is about 1e-6
 
 
-def deep_clustering(embeddings: Tensor, assignments: Tensor, weights: Tensor) -> Tensor:
+def deep_clustering(
+    embeddings: Float[Tensor, "B P D"],
+    assignments: Float[Tensor, "_ _ S"],
+    weights: Float[Tensor, "_ _"] | Bool[Tensor, "_ _"],
+) -> Float[Tensor, " B"]:
     """|W^1/2 (V V^T - Y Y^T) W^1/2|^2, squared Frobenius norm (Hershey et al., 2016).  -> (B,)
 
     Equal to |V^T W V|^2 - 2 |V^T W Y|^2 + |Y^T W Y|^2.  W sums to 1, so that the loss is a mean over pairs of bins.
@@ -31,7 +36,11 @@ def deep_clustering(embeddings: Tensor, assignments: Tensor, weights: Tensor) ->
     return loss.to(precise(embeddings))
 
 
-def whitened(embeddings: Tensor, assignments: Tensor, weights: Tensor) -> Tensor:
+def whitened(
+    embeddings: Float[Tensor, "B P D"],
+    assignments: Float[Tensor, "_ _ S"],
+    weights: Float[Tensor, "_ _"] | Bool[Tensor, "_ _"],
+) -> Float[Tensor, " B"]:
     """D - tr((V^T W V)^-1 V^T W Y (Y^T W Y)^-1 Y^T W V), whitened k-means (Wang et al., 2018).  -> (B,)
 
     Between D - S (each source has a direction of its own) and D (nothing in common); invariant to invertible maps of V.

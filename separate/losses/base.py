@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from separate.losses.permutation import best_permutation
+from separate.shapes import Float, Int
 from separate.targets import TARGETS, Target
 
 if TYPE_CHECKING:
@@ -86,7 +87,7 @@ class PairedLoss(Loss):
         pairwise = self.pairwise(*self.signals(separation, batch))
         return pick(pairwise, best_permutation(pairwise.detach())).mean(), {}
 
-    def mean(self, costs: Tensor) -> Tensor:
+    def mean(self, costs: Float[Tensor, "B S"]) -> Float[Tensor, ""]:
         """(B, S) -> (), the mean weighted by source."""
         return costs.mean() if self.weights is None else (costs * self.weights).sum(1).mean() / self.weights.sum()
 
@@ -107,7 +108,7 @@ class PairedLoss(Loss):
         raise NotImplementedError("subclasses of PairedLoss implement distance(estimate, reference)")
 
 
-def pick(pairwise: Tensor, order: Tensor) -> Tensor:
+def pick(pairwise: Float[Tensor, "B M S"], order: Int[Tensor, "B S"]) -> Float[Tensor, "B S"]:
     """The losses of the chosen pairs.  pairwise: (B, M, S), order: (B, S) of `best_permutation` -> (B, S)"""
     return pairwise.gather(1, order.unsqueeze(1)).squeeze(1)
 

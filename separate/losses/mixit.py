@@ -11,6 +11,7 @@ from torch import Tensor
 from separate.data.batch import Batch
 from separate.losses.base import Loss
 from separate.losses.waveform import QUIET, negative_snr, silence_floor, softness
+from separate.shapes import Float
 from separate.targets import Target
 
 if TYPE_CHECKING:
@@ -58,7 +59,9 @@ def _assignments(estimates: int, dtype: torch.dtype, device: torch.device) -> Te
         return torch.stack([first, 1 - first], dim=1).to(device, dtype)
 
 
-def best_assignment(estimates: Tensor, mixtures: Tensor, soft: float, floor: Tensor) -> Tensor:
+def best_assignment(
+    estimates: Float[Tensor, "B M T"], mixtures: Float[Tensor, "B 2 T"], soft: float, floor: Float[Tensor, "B 2"]
+) -> Float[Tensor, "B 2 M"]:
     """The assignment with the least loss, 0 or 1.  (B, M, T), (B, 2, T) -> (B, 2, M)
 
     soft, floor (B, 2): as in the loss.  All errors follow from one Gram matrix,

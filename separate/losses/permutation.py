@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from separate.numerics import wide
+from separate.shapes import Float, Inexact, Int
 
 MOST_ORDERS = 24  # permutations of 4 sources; with more the Hungarian method is faster
 MOST_ON_DEVICE = 16  # estimates with 2^16 subsets
@@ -22,7 +23,7 @@ def _orders(estimates: int, references: int, device: torch.device) -> Tensor:
         return torch.tensor(list(permutations(range(estimates), references))).to(device)
 
 
-def best_permutation(pairwise: Tensor) -> Tensor:
+def best_permutation(pairwise: Float[Tensor, "B M S"]) -> Int[Tensor, "B S"]:
     """The estimate of each reference.  pairwise: (B, M estimates, S references), a loss -> (B, S)
 
     With M > S some estimates have no reference; ValueError for M < S.  Up to 24 permutations are searched exhaustively
@@ -54,7 +55,7 @@ def _hungarian(pairwise: Tensor) -> Tensor:
     return torch.stack(found).to(pairwise.device)
 
 
-def by_subsets(pairwise: Tensor) -> Tensor:
+def by_subsets(pairwise: Float[Tensor, "B M S"]) -> Int[Tensor, "B S"]:
     """`best_permutation` by dynamic programming, in S rounds of 2^M x M steps.
 
     Round s finds the least loss of pairing each subset of s estimates with the first s references, and the estimate of
@@ -80,13 +81,15 @@ def by_subsets(pairwise: Tensor) -> Tensor:
     return torch.where(_finite(pairwise).unsqueeze(1), torch.cat(order[::-1], dim=1), unmoved)
 
 
-def select(sources: Tensor, order: Tensor) -> Tensor:
+def select(sources: Inexact[Tensor, "B M *X"], order: Int[Tensor, "B S"]) -> Inexact[Tensor, "B S *X"]:
     """Sources (B, M, ...) in the order (B, S) of `best_permutation`.  -> (B, S, ...)"""
     index = order.reshape(*order.shape, *[1] * (sources.ndim - 2)).expand(*order.shape, *sources.shape[2:])
     return sources.gather(1, index)
 
 
-def match(reference: Tensor, estimates: Tensor, length: int | None = None, signed: bool = True) -> Tensor:
+def match(
+    reference: Float[Tensor, "S C _"], estimates: Float[Tensor, "S C T"], length: int | None = None, signed: bool = True
+) -> Float[Tensor, "S C T"]:
     """Estimates (S, C, T) in the order in which their first `length` samples correlate best with the reference.
 
     signed: use the signed correlation, else its magnitude, which ignores polarity.  Silent estimates keep their order.

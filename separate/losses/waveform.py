@@ -14,6 +14,7 @@ from torch import Tensor
 from separate.evaluation.sdr import pairwise_si_sdr, si_sdr
 from separate.losses.base import PairedLoss
 from separate.models.layers import choose
+from separate.shapes import Float
 from separate.targets import Target
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ DISTANCES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 }
 
 
-def silence_floor(reference: Tensor, mixture: Tensor) -> Tensor:
+def silence_floor(reference: Float[Tensor, "B S T"], mixture: Float[Tensor, "B T"]) -> Float[Tensor, "B S"]:
     """The mean square to add to the error of a silent source; 0 for other sources.
 
     The logarithm of an error has an unbounded gradient near 0.  The error of a silent source therefore has a floor 20
@@ -130,7 +131,9 @@ class SISDRLoss(SampleLoss):
         return -pairwise_si_sdr(estimate, reference)  # one matrix product for all pairs
 
 
-def negative_snr(estimate: Tensor, reference: Tensor, soft: float, floor: Tensor) -> Tensor:
+def negative_snr(
+    estimate: Float[Tensor, "*#B T"], reference: Float[Tensor, "*#B T"], soft: float, floor: Float[Tensor, "*#B"]
+) -> Float[Tensor, ...]:
     """10 log10((|s - e|^2 + soft |s|^2 + floor) / |s|^2) of (..., T) twice -> (...)"""
     error, energy = (reference - estimate).square().mean(-1), reference.square().mean(-1)
     return 10 * torch.log10((error + soft * energy + floor + QUIET) / (energy + QUIET))

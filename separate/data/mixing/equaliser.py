@@ -11,6 +11,7 @@ from torch import Tensor
 from separate.data.example import Example
 from separate.data.mixing.augmentation import Augmentation, Parameters, Signals
 from separate.data.mixing.fourier import fast_length
+from separate.shapes import Float
 
 BANDS = 10  # evenly spaced in octaves from LOWEST to half the sample rate
 LOWEST = 40.0  # Hz
@@ -33,7 +34,9 @@ class Equaliser(Augmentation):
         return signals.change(lambda audio: equalise(audio, parameters["curves"], signals.sample_rate))
 
 
-def equalise(audio: Tensor, gains: Tensor, sample_rate: int) -> Tensor:
+def equalise(
+    audio: Float[Tensor, "*B C T"], gains: Float[Tensor, "*#B bands"], sample_rate: int
+) -> Float[Tensor, "*B C T"]:
     """(..., C, T) with gains (..., BANDS) in dB, the same for all channels, linear in octaves between the bands."""
     frames = audio.shape[-1]
     size = fast_length(frames)

@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from separate.shapes import Float
+
 
 def fast_length(least: int) -> int:
     """The shortest length from `least` on that has a fast Fourier transform."""
@@ -25,7 +27,7 @@ def fast_lengths(least: int) -> np.ndarray:
     return np.array(found)
 
 
-def resample_to(audio: Tensor, frames: int) -> Tensor:
+def resample_to(audio: Float[Tensor, "*B _"], frames: int) -> Float[Tensor, "*B {frames}"]:
     """Another number of samples for the same time, (..., T) -> (..., frames), by its spectrum (band limited).
 
     The signal is taken as periodic. As in `scipy.signal.resample`, the Nyquist bin of the shorter length stands for two
@@ -41,7 +43,7 @@ def resample_to(audio: Tensor, frames: int) -> Tensor:
     return torch.fft.irfft(spectrum, n=frames) * (frames / length)
 
 
-def convolve(audio: Tensor, responses: Tensor) -> Tensor:
+def convolve(audio: Float[Tensor, "*B C T"], responses: Float[Tensor, "*#B C L"]) -> Float[Tensor, "*B C T"]:
     """Convolve (..., C, T) with impulse responses (..., C, L), cut to T samples."""
     frames = audio.shape[-1]
     size = fast_length(frames + responses.shape[-1] - 1)

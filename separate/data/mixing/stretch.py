@@ -14,6 +14,7 @@ from separate.data.example import Example
 from separate.data.mixing.augmentation import Augmentation, Parameters, Signals, between, check_bounds
 from separate.data.mixing.fourier import fast_lengths, resample_to
 from separate.data.mixing.vocoder import vocode
+from separate.shapes import Float
 
 SHORT = 2**14  # samples, below which a transform of any length is fast enough
 NEAR = 5e-4  # largest relative error of a resampling ratio, 0.9 cents
@@ -102,7 +103,7 @@ def _resampling_lengths(frames: int, ratio: float) -> tuple[int, int]:
     return min(pairs, default=(exact, frames), key=sum)
 
 
-def stretch(audio: Tensor, plan: StretchPlan, sample_rate: int) -> Tensor:
+def stretch(audio: Float[Tensor, "S C _"], plan: StretchPlan, sample_rate: int) -> Float[Tensor, "S C {plan.frames}"]:
     """Change speed, tempo and pitch of all signals alike, (S, C, T) with T >= plan.read -> (S, C, plan.frames)."""
     audio = audio[..., : plan.read]
     if plan.read != plan.between:

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool1d, interpolate, max_pool1d, pad
 
+from separate.shapes import Float
+
 WINDOW = 0.046  # seconds of a frame, rounded up to a power of two samples
 BLOCKS = 16  # of a frame; onsets are found by the energies of blocks
 RISE = 4.0  # energy ratio (6 dB) of an onset
@@ -15,7 +17,7 @@ BAND = 1000.0  # Hz, width of the bands whose levels are restored
 LARGEST = 2.0  # amplitude gain that restores a level, at most
 
 
-def vocode(audio: Tensor, frames: int, sample_rate: int) -> Tensor:
+def vocode(audio: Float[Tensor, "S C T"], frames: int, sample_rate: int) -> Float[Tensor, "S C {frames}"]:
     """Change the duration at the same pitch, (S, C, T) -> (S, C, frames); S sources of C channels of one mixture.
 
     Phase vocoder with identity phase locking (Laroche and Dolson, 1999). Peaks and phase turns come from the mixture
