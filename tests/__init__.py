@@ -13,9 +13,9 @@ from beartype import beartype
 from jaxtyping import AbstractArray, install_import_hook
 
 SIGNALS = [
-    "separate.clustering", "separate.data.batch", "separate.data.mixing", "separate.evaluation.sdr", "separate.evaluation.scores", "separate.levels",
-    "separate.losses", "separate.models", "separate.overlap", "separate.resampling", "separate.separator",
-    "separate.stft", "separate.targets",
+    "separate.clustering", "separate.data.batch", "separate.data.mixing", "separate.evaluation.sdr",
+    "separate.evaluation.scores", "separate.levels", "separate.losses", "separate.models", "separate.overlap",
+    "separate.resampling", "separate.separator", "separate.stft", "separate.targets",
 ]  # fmt: skip
 
 
