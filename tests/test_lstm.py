@@ -99,7 +99,7 @@ def test_another_dtype_or_kind_is_left_to_torch() -> None:
 
 def test_its_threads_take_no_signals() -> None:
     """oneDNN moves the stack pointer: see separate/interrupts.py."""
-    pool = lstm._two_threads(2)
+    pool = lstm._direction_pool(2)
     masks = list(pool.map(lambda _: signal.pthread_sigmask(signal.SIG_BLOCK, []), range(8)))
     assert all({signal.SIGINT, signal.SIGTERM} <= mask for mask in masks)
 

@@ -223,7 +223,7 @@ def test_each_normalisation_normalises_what_it_says(name, channels):
     if isinstance(layer, Standardisation):
         for piece in x.split(1):
             layer.observe(piece)
-        layer.settle()
+        layer.use_statistics()
     over = {
         "batch": (0, 3), "instance": (3,), "group": (2, 3), "layer": (1, 2), "learnable": (0, 1, 3),
         "whiten": (0, 1, 3), "peak": (), "none": (),
@@ -264,7 +264,7 @@ def test_statistics_by_streaming_are_those_of_the_whole_set_in_float64():
     layer = Standardisation(5, trained=False)
     for piece in pieces:
         layer.observe(piece)
-    layer.settle()
+    layer.use_statistics()
     values = np.concatenate([piece.double().permute(2, 0, 1, 3).reshape(5, -1).numpy() for piece in pieces], axis=1)
     np.testing.assert_allclose(layer.shift, -values.mean(1), rtol=1e-6)
     np.testing.assert_allclose(layer.scale, 1 / values.std(1), rtol=1e-6)
@@ -273,7 +273,7 @@ def test_statistics_by_streaming_are_those_of_the_whole_set_in_float64():
 def test_a_frequency_that_is_always_silent_is_not_blown_up():
     layer = Standardisation(2, trained=False)
     layer.observe(torch.stack([torch.zeros(10), torch.randn(10)])[None, None])
-    layer.settle()
+    layer.use_statistics()
     assert layer(torch.full((1, 1, 2, 1), 1e-3)).abs().max() < 20
 
 

@@ -311,7 +311,7 @@ def test_hdemucs_builds_for_every_window(nfft):
         (Demucs, {"decoder_kernel": 2}, "decoder_kernel=2 must be odd; use 3"),
         (Demucs, {"kernel": 9}, "no length that kernel=9 and stride=4 .* resample=2; use resample=1, or"),
         (Demucs, {"lstm_layers": -1}, "lstm_layers=-1 and rescale=0.1 must be at least 0"),
-        (HDemucs, {"nfft": 512}, "nfft=512: the two branches do not meet; choose from 64, 256"),
+        (HDemucs, {"nfft": 512}, "nfft=512 does not bring both branches to one rate; choose from 64, 256"),
         (HDemucs, {"time_stride": 3}, "time_stride=3 must be even; use 4"),
         (HDemucs, {"hidden": 18}, "hidden=18, .* do not fit .*; use a hidden that is a multiple of norm_groups"),
         (HDemucs, {"dconv_comp": 17}, "dconv_comp=17 leaves no channel of hidden=16; use at most 16"),

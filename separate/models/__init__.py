@@ -1,1 +1,1 @@
-"""Networks: one file for each family.  A network maps signals to its heads and declares them in `provides`."""
+"""Networks, one file per family.  A network maps a mixture to named outputs, its heads, listed in `provides`."""

@@ -1,4 +1,4 @@
-"""Conv-TasNet: masks on a learned filterbank from a TCN, a stack of dilated temporal convolutions."""
+"""Conv-TasNet: masks from a temporal convolutional network (TCN) on a learned filterbank."""
 
 from __future__ import annotations
 
@@ -65,18 +65,19 @@ class ConvTasNet(nn.Module):
         self.decoder = Decoder(filters, channels, kernel)
 
     def forward(self, mixture: Float[Tensor, "B C T"]) -> dict[str, Float[Tensor, "B S C T"]]:
-        """-> waveforms."""
+        """The head `waveforms`."""
         features = self.encoder(mixture)  # (B, M, N)
         x = self.norm(features.transpose(1, 2)).transpose(1, 2)
         x = self.stack(self.bottleneck(x).transpose(1, 2)).transpose(1, 2)  # (B, M, Sc)
         return {"waveforms": self.decoder(self.masks(x) * features.unsqueeze(1), mixture.shape[-1])}
 
     def valid_length(self, length: int) -> int:
+        """The smallest multiple of kernel / 2 samples >= length."""
         return self.encoder.valid_length(length)
 
 
 class FilterMasks(nn.Module):
-    """An activation and a 1x1 convolution to the masks of N filters for each source."""
+    """An activation, a 1x1 convolution and an activation to the masks of N filters for each source."""
 
     def __init__(self, features: int, sources: int, filters: int, inner_activation: str, activation: str) -> None:
         super().__init__()
@@ -89,7 +90,7 @@ class FilterMasks(nn.Module):
         return self.activation(rearrange(self.linear(self.prelu(x)), "b m (s n) -> b s m n", s=self.sources))
 
 
-BLOCK_NAMES = {  # torchaudio's -> ours
+BLOCK_NAMES = {  # torchaudio's: ours
     "conv_layers.0": "expand",
     "conv_layers.1": "expand_prelu",
     "conv_layers.2": "expand_norm",
@@ -100,7 +101,7 @@ BLOCK_NAMES = {  # torchaudio's -> ours
 
 
 def state_from_torchaudio(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The weights of a `torchaudio.models.ConvTasNet` with the names of `ConvTasNet`, which loads them strictly.
+    """Rename the weights of a `torchaudio.models.ConvTasNet` for `ConvTasNet.load_state_dict`.
 
     The `ConvTasNet` must have the same sizes, channels=1 and otherwise default options (activation="relu" for the
     weights of torchaudio's conv_tasnet_base).

@@ -22,7 +22,7 @@ from separate.numerics import precise
 from separate.resampling import resample
 from separate.shapes import Float
 
-QUIET = 1e-5  # added to the deviation of the mixture, which is 0 in silence
+QUIET = 1e-5  # added to the standard deviation of the mixture, which is 0 in silence
 
 
 class Demucs(nn.Module):
@@ -31,13 +31,13 @@ class Demucs(nn.Module):
     Encoder of `depth` levels: a convolution with `kernel` taps and `stride`, `inner_activation` (ReLU), and a 1x1
     convolution with a GLU; level n has `hidden` x growth^n channels.  Then bidirectional LSTM layers and a linear layer
     back to the same number of channels.
-    The decoder mirrors the encoder and adds the encoder's output at each level: a convolution with `decoder_kernel`
-    taps and a GLU, a transposed convolution, ReLU (none at the end).
+    The decoder mirrors the encoder.  Each level adds the encoder's output at that level, then has a convolution with
+    `decoder_kernel` taps and a GLU, a transposed convolution and a ReLU (none at the end).
     resample: the network works at this multiple of the sample rate of the mixture (the paper: 2).
-    normalise: standardise the mixture to mean 0 and deviation 1 over all channels and samples; each estimate is
-    multiplied by its deviation and gets an equal share of its mean.
-    rescale: at initialisation, divide the weights and the bias of each convolution by sqrt(deviation of the weights /
-    rescale); 0: no change.
+    normalise: standardise the mixture to mean 0 and standard deviation 1 over all channels and samples; each estimate
+    is multiplied by the standard deviation of the mixture and gets an equal share of its mean.
+    rescale: at initialisation, divide the weights and the bias of each convolution by sqrt(standard deviation of the
+    weights / rescale); 0: no change.
     padding: zeros, reflect or replicate, for the decoder's convolutions, which keep the length, and for the mixture,
     which is padded to the next valid length.
     """
@@ -95,7 +95,7 @@ class Demucs(nn.Module):
                     rescale_(module, rescale)
 
     def valid_length(self, length: int) -> int:
-        """The least number of samples >= length that all convolutions of the encoder use completely."""
+        """The smallest number of samples >= length of which the convolutions of the encoder leave none out."""
         frames = length * self.resample
         for _ in range(self.depth):
             frames = max(1, ceil((frames - self.kernel) / self.stride) + 1)
@@ -111,7 +111,7 @@ class Demucs(nn.Module):
         )
 
     def forward(self, mixture: Float[Tensor, "B C T"]) -> dict[str, Float[Tensor, "B S C T"]]:
-        """-> waveforms."""
+        """The head `waveforms`."""
         length = mixture.shape[-1]
         x = mixture
         if self.normalise:
@@ -136,6 +136,7 @@ class Demucs(nn.Module):
 
 
 def check_kernels(kernel: int, stride: int, decoder_kernel: int) -> None:
+    """ValueError for a kernel below its stride, and for an even decoder_kernel."""
     if kernel < stride:
         raise ValueError(f"kernel={kernel} must be at least stride={stride}, or samples would be left out")
     if decoder_kernel % 2 == 0:
@@ -143,6 +144,7 @@ def check_kernels(kernel: int, stride: int, decoder_kernel: int) -> None:
 
 
 def encoder_level(inputs: int, width: int, kernel: int, stride: int, inner_activation: str) -> nn.Module:
+    """A strided convolution, an activation, and a 1x1 convolution with a GLU."""
     return nn.Sequential(
         nn.Conv1d(inputs, width, kernel, stride),
         make_inner_activation(inner_activation),
@@ -164,7 +166,7 @@ class Centre(nn.Module):
 
 
 def resampled(x: Float[Tensor, "*B _"], old: int, new: int) -> Float[Tensor, "*B _"]:
-    """(..., T) -> (..., ceil(T new / old)), in float32 under autocast too, because these are samples."""
+    """Resample (..., T) to (..., ceil(T new / old)), also under autocast in at least float32, as these are samples."""
     if old == new:
         return x
     with torch.autocast(x.device.type, enabled=False):
@@ -173,7 +175,7 @@ def resampled(x: Float[Tensor, "*B _"], old: int, new: int) -> Float[Tensor, "*B
 
 @torch.no_grad()
 def rescale_(convolution: nn.Conv1d | nn.ConvTranspose1d, reference: float) -> None:
-    """Divide weights and bias by sqrt(deviation of the weights / reference), in place."""
+    """Divide weights and bias by sqrt(standard deviation of the weights / reference), in place."""
     factor = (reference / convolution.weight.std()).sqrt()
     convolution.weight *= factor
     if convolution.bias is not None:

@@ -1,4 +1,4 @@
-"""Dual-path RNN: masks on a learned filterbank from recurrent layers within and across chunks."""
+"""Dual-path RNN: masks from recurrent layers within and across chunks, on a learned filterbank."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ class DPRNN(nn.Module):
 
     filters: of the encoder and decoder; kernel: their length in samples, with a hop of kernel / 2; chunk: frames of a
     chunk, with a hop of chunk / 2, best near sqrt(2 x frames of an excerpt) (the paper: 100 with kernel 16, 150 with 8,
-    200 with 4, 250 with 2, its best); bottleneck: features between the blocks; blocks: each one an intra- and an
-    inter-chunk recurrent layer of `units` in each direction with linear layer, normalisation and residual connection;
+    200 with 4, 250 with 2, its best); bottleneck: features between the blocks; blocks: their number, each with an
+    intra- and an inter-chunk recurrent layer of `units` in each direction with linear layer, normalisation and residual
+    connection;
     recurrent: lstm, gru or rnn; dropout: after each recurrent layer; activation: of the masks.
 
     The defaults are the paper's, with the kernel and chunk of its fastest network; experiment=dprnn_paper has those of
@@ -25,8 +26,8 @@ class DPRNN(nn.Module):
 
     The encoder's filters see all channels of a mixture, and the decoder returns the same number for each source.
     causal=True: the inter-chunk layers run forward only and all normalisation is cumulative.  The layers within a chunk
-    remain bidirectional, so the output at a sample depends on at most (chunk - 1) kernel / 2 + kernel - 1 later
-    samples: this is the algorithmic latency.
+    remain bidirectional, so the output at a sample depends on up to (chunk - 1) kernel / 2 + kernel - 1 later samples,
+    the algorithmic latency.
     """
 
     provides = ("waveforms",)
@@ -66,7 +67,7 @@ class DPRNN(nn.Module):
         self.decoder = Decoder(filters, channels, kernel)
 
     def forward(self, mixture: Float[Tensor, "B C T"]) -> dict[str, Float[Tensor, "B S C T"]]:
-        """-> waveforms."""
+        """The head `waveforms`."""
         features = self.encoder(mixture)  # (B, M, N)
         x = self.bottleneck(self.norm(features.transpose(1, 2)).transpose(1, 2))
         x = rearrange(frame(x.transpose(1, 2), self.chunk, self.chunk // 2), "b f j k -> b j k f")
@@ -77,11 +78,12 @@ class DPRNN(nn.Module):
         return {"waveforms": self.decoder(self.activation(masks) * features.unsqueeze(1), mixture.shape[-1])}
 
     def valid_length(self, length: int) -> int:
+        """The smallest multiple of kernel / 2 samples >= length."""
         return self.encoder.valid_length(length)
 
 
 class Block(nn.Module):
-    """A dual-path block (Fig. 1B) for J chunks of K frames: a path along the frames, one along the chunks."""
+    """A dual-path block (Fig. 1B) for J chunks of K frames: a path along the frames, then one along the chunks."""
 
     def __init__(self, features: int, recurrent: str, units: int, causal: bool, dropout: float) -> None:
         super().__init__()
@@ -94,7 +96,7 @@ class Block(nn.Module):
 
 
 class Path(nn.Module):
-    """A recurrent layer along the steps of each group, a linear layer and a norm over all dimensions but B."""
+    """A recurrent layer along the steps of each group, a linear layer, and a norm over all dimensions but B."""
 
     def __init__(
         self, features: int, recurrent: str, units: int, bidirectional: bool, causal: bool, dropout: float
@@ -106,7 +108,7 @@ class Path(nn.Module):
         self.norm = CumulativeNorm(features) if causal else make_norm("global", features)
 
     def forward(self, x: Float[Tensor, "B groups steps F"], across: bool = False) -> Float[Tensor, "B groups steps F"]:
-        """across: the steps are chunks, otherwise the groups are; a causal norm accumulates over chunks."""
+        """across: the steps are chunks; otherwise the groups are chunks.  A causal norm accumulates over chunks."""
         y = self.linear(self.dropout(self.recurrent(x.flatten(0, 1))))
         y = rearrange(y, "(b g) n f -> b f g n", b=len(x))
         if across:

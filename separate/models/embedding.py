@@ -1,4 +1,4 @@
-"""Networks that embed each bin of the spectrogram: deep clustering, attractors, chimera."""
+"""Networks with an embedding of each time-frequency bin: deep clustering, attractors, chimera."""
 
 from __future__ import annotations
 
@@ -31,13 +31,14 @@ MEMBERSHIPS = ("hard", *SOFT)
 
 
 class Clusters(nn.Module):
-    """Masks from embeddings: each bin is assigned to the nearest of S centres, or shared among all of them.
+    """Masks from embeddings: assign each bin to the nearest of S centres, or share it among them.
 
     For interchangeable sources, k-means finds the centres in the audible bins of the recording: those within `level`
     dB of the loudest.  For named sources, the centres are running means from training (the fixed attractors of Chen et
     al., 2017).
-    membership: hard (the nearest), softmax (shares by similarity) or sigmoid (each source separately).
-    starts: number of k-means starts, of which the best is used.
+    membership: of a bin in the sources; hard (1 for the nearest centre), softmax (shares by similarity, with a sum of
+    1) or sigmoid (of the similarity to each centre separately).
+    starts: number of k-means starts, of which the best one is used.
     """
 
     centres: Tensor
@@ -63,7 +64,7 @@ class Clusters(nn.Module):
     def forward(
         self, embeddings: Float[Tensor, "B F N D"], mixture: Complex[Tensor, "B C F N"]
     ) -> Float[Tensor, "B S C F N"]:
-        """-> masks, the same in all channels."""
+        """Masks (B, S, C, F, N), the same in all channels."""
         points = rearrange(embeddings.float(), "b f n d -> b (n f) d")
         if self.interchangeable:
             weights = rearrange(audible(mixture, self.level), "b f n -> b (n f)")
@@ -82,9 +83,9 @@ class Clusters(nn.Module):
         mixture: Complex[Tensor, "B C F N"],
         assignments: Float[Tensor, "B S F N"],
     ) -> Float[Tensor, "B S C F N"]:
-        """Masks by the attractors of the true sources, differentiable.  assignments: shares of the sources in each bin.
+        """Differentiable masks from the attractors of the true sources.  assignments: share of each source in each bin.
 
-        With membership=hard they are shares by softmax, which have a gradient.
+        membership=hard uses softmax here, because hard masks have no gradient.
         """
         points = rearrange(embeddings.float(), "b f n d -> b (n f) d")
         weights = assignments * audible(mixture, self.level).unsqueeze(1)
@@ -99,15 +100,18 @@ class Clusters(nn.Module):
         assignments: Float[Tensor, "B S F N"],
         momentum: float = 0.05,
     ) -> None:
-        """Move the centres of named sources towards those of a training batch, except for silent sources."""
+        """Update the running centres of named sources with the attractors of a training batch.
+
+        momentum: weight of the batch, 1 for a centre that is still 0.  The centre of a silent source stays.
+        """
         points = rearrange(embeddings.float(), "b f n d -> 1 (b n f) d")
         weights = assignments * audible(mixture, self.level).unsqueeze(1)
         weights = rearrange(weights, "b s f n -> 1 (b n f) s")
         with torch.autocast(points.device.type, enabled=False):
-            found = attractors(points, weights)[0]
-        fresh = self.centres.abs().sum(dim=1) == 0
-        step = torch.where(fresh, 1.0, momentum) * (weights.sum(dim=(0, 1)) > 0)
-        self.centres.lerp_(found, step.unsqueeze(1))
+            of_batch = attractors(points, weights)[0]
+        unset = self.centres.abs().sum(dim=1) == 0
+        step = torch.where(unset, 1.0, momentum) * (weights.sum(dim=(0, 1)) > 0)
+        self.centres.lerp_(of_batch, step.unsqueeze(1))
 
 
 def _masks(shares: Tensor, mixture: Tensor) -> Tensor:
@@ -122,14 +126,14 @@ def attractors(points: Float[Tensor, "B P D"], weights: Float[Tensor, "B P S"]) 
 
 
 def similarity(points: Float[Tensor, "B P D"], weights: Float[Tensor, "B P S"]) -> Float[Tensor, "B P S"]:
-    """Inner products of embeddings and the attractors that they form.
+    """Inner products of the embeddings and their attractors.
 
-    A hand-written gradient needs only one product with the points and one tensor of their size.  Weights have no
+    The hand-written gradient needs only one product with the points and one tensor of their size.  Weights have no
     gradient.
     """
     with torch.autocast(points.device.type, enabled=False):
-        found: Tensor = _Similarity.apply(points, _shares(weights))
-    return found
+        scores: Tensor = _Similarity.apply(points, _shares(weights))
+    return scores
 
 
 def _shares(weights: Tensor) -> Tensor:
@@ -155,10 +159,13 @@ class _Similarity(torch.autograd.Function):
 
 
 def unit_length(x: Float[Tensor, "*B D"]) -> Float[Tensor, "*B D"]:
-    """x / |x| along the last dimension, in float32, and 0 for x = 0.  Half the memory passes of torch's normalize."""
+    """x / |x| along the last dimension, in float32, and 0 for x = 0.
+
+    It needs half as many memory passes as torch.nn.functional.normalize.
+    """
     with torch.autocast(x.device.type, enabled=False):
-        found: Tensor = _UnitLength.apply(x.float())
-    return found
+        unit: Tensor = _UnitLength.apply(x.float())
+    return unit
 
 
 class _UnitLength(torch.autograd.Function):
@@ -180,7 +187,7 @@ class _UnitLength(torch.autograd.Function):
 
 
 class EmbeddingHead(nn.Module):
-    """A linear layer and an activation from features to embeddings of each bin.
+    """A linear layer and an activation from the features of a frame to the embedding of each bin.
 
     With mel bands in the representation, the outputs of the bands are mapped to the bins before the activation.
     """
@@ -210,10 +217,10 @@ class EmbeddingHead(nn.Module):
 class DeepClustering(AnyLength):
     """Embeddings of unit length, close to each other in bins that the same source dominates (Hershey et al., 2016).
 
-    Channels share the embeddings.  `Clusters` makes the masks, without a gradient, so this network needs a loss on
+    Channels share the embeddings.  `Clusters` makes the masks, without a gradient, so this network needs a loss of
     embeddings.
     representation, floor, normalisation, groups, mels: see `RepresentationOptions`.  With mels the embedding of a bin
-    is the weighted mean of those of its bands.
+    is the weighted mean of the embeddings of its bands.
     """
 
     provides: tuple[str, ...] = ("embeddings",)
@@ -254,17 +261,17 @@ class DeepClustering(AnyLength):
         self.clusters = Clusters(sources, dimensions, interchangeable, membership, level, starts)
 
     def forward(self, spectrogram: Complex[Tensor, "B C F N"]) -> dict[str, Float[Tensor, "B F N D"]]:
-        """-> embeddings."""
+        """The head `embeddings`, (B, F, N, D)."""
         return {"embeddings": self.embeddings(self.body(spectrogram), self.body.representation)}
 
 
 class Attractor(DeepClustering):
     """Deep attractor network (Chen et al., 2017): masks by the similarity of embeddings to centres.
 
-    The default has 600 units in each direction, the authors' code 300; see experiment=attractor_paper.
-
-    In training the centres are the attractors of the true sources, and the masks are differentiable, so every loss on
+    In training the centres are the attractors of the true sources, and the masks are differentiable, so every loss of
     masks or waveforms trains this network.  In evaluation `Clusters` finds the centres.
+
+    The default has 600 units in each direction, the authors' code 300; see experiment=attractor_paper.
     """
 
     provides = ("embeddings", "masks")
@@ -276,7 +283,7 @@ class Attractor(DeepClustering):
 class Chimera(AnyLength):
     """A recurrent body with a head for embeddings and one for masks (Luo et al., 2017; Wang et al., 2018, chimera++).
 
-    Channels share the embeddings.  separates_by: masks, or embeddings (by `Clusters`).
+    Channels share the embeddings.  separates_by: the head that separates, masks or embeddings (with `Clusters`).
     representation, floor, normalisation, groups, mels: see `RepresentationOptions`.
     """
 
@@ -322,7 +329,7 @@ class Chimera(AnyLength):
     def forward(
         self, spectrogram: Complex[Tensor, "B C F N"]
     ) -> dict[str, Float[Tensor, "B F N D"] | Float[Tensor, "B S C F N"]]:
-        """-> embeddings (B, F, N, D) and masks (B, S, C, F, N)."""
+        """The heads `embeddings`, (B, F, N, D), and `masks`, (B, S, C, F, N)."""
         x, representation = self.body(spectrogram), self.body.representation
         masks = self.masks(representation.to_bins(self.mask_head(x)))
         return {"embeddings": self.embeddings(x, representation), **masks}

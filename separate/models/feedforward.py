@@ -15,10 +15,10 @@ class FeedForward(AnyLength):
     """Linear layers over a frame and its neighbours, and one mask for each source (Huang et al., 2015).
 
     The input is a frame with `left_context` frames before it and `right_context` after it; at the ends the first and
-    the last frame are repeated.  Then `layers` of `units` with activation and dropout, and a linear layer to S x C
-    masks.  With right_context=0 and a causal normalisation (batch, layer, learnable, whiten, none) the masks up to a
-    frame do not depend on later frames.
-    complex_masks: masks with real and imaginary part, both passed through the activation.
+    the last frame are repeated.  `layers` layers of `units` follow, each with an activation and dropout, then a linear
+    layer to S x C masks.  With right_context=0 and a causal normalisation (batch, layer, learnable, whiten, none) the
+    masks up to a frame do not depend on later frames.
+    complex_masks: masks with a real and an imaginary part, each passed through the activation.
     representation, floor, normalisation, groups, mels: see `RepresentationOptions`.
     """
 
@@ -56,7 +56,7 @@ class FeedForward(AnyLength):
         options = RepresentationOptions(representation, floor, normalisation, groups, mels, sample_rate)
         self.representation = Representation(channels, bins, options)
         features = channels * self.representation.bands
-        # a linear layer over the frames of a context, as a convolution, which avoids a copy of them
+        # the linear layer over a frame and its context, as a convolution: the frames are not copied
         self.first = nn.Conv1d(features, units, left_context + 1 + right_context)
         self.start = nn.Sequential(make_inner_activation(inner_activation), nn.Dropout(dropout))
         self.rest = nn.Sequential()
@@ -67,7 +67,7 @@ class FeedForward(AnyLength):
         self.head = MaskHead(units, self.representation.bands, self.masks)
 
     def forward(self, spectrogram: Complex[Tensor, "B C F N"]) -> dict[str, Inexact[Tensor, "B _ C F N"]]:
-        """-> masks or complex_masks (B, S, C, F, N)."""
+        """The head `masks` or `complex_masks`, (B, S, C, F, N)."""
         x = rearrange(self.representation(spectrogram), "b c f n -> b (c f) n")
         x = self.start(self.first(pad(x, *self.context, "replicate")))
         x = self.rest(rearrange(x, "b h n -> b n h"))

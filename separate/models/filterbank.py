@@ -1,4 +1,4 @@
-"""Learned filterbanks: an encoder from overlapping frames to features, and a decoder by overlap-add."""
+"""Learned filterbanks: an encoder of overlapping frames, and a decoder by overlap-add."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ def frame(waveform: Float[Tensor, "B C T"], kernel: int, stride: int) -> Float[T
 
 
 def overlap_add(frames: Float[Tensor, "*B M kernel"], stride: int, length: int) -> Float[Tensor, "*B {length}"]:
-    """The adjoint of `frame`."""
+    """Overlap-add frames that are `stride` samples apart, and keep `length` samples: the adjoint of `frame`."""
     count, kernel = frames.shape[-2:]
     total = frames.new_zeros(*frames.shape[:-2], count + kernel // stride - 1, stride)
-    for piece in range(kernel // stride):
-        total[..., piece : piece + count, :] += frames[..., piece * stride : (piece + 1) * stride]
+    for part in range(kernel // stride):
+        total[..., part : part + count, :] += frames[..., part * stride : (part + 1) * stride]
     before = kernel - stride
     return total.flatten(-2)[..., before : before + length]
 
@@ -50,12 +50,12 @@ class Filterbank(nn.Module):
         nn.init.kaiming_uniform_(self.weight, a=math.sqrt(5))
 
     def valid_length(self, length: int) -> int:
-        """The least number of samples >= length that fills all frames."""
+        """The smallest number of samples >= length that is a multiple of the stride, so that all frames are full."""
         return math.ceil(length / self.stride) * self.stride
 
 
 class Encoder(Filterbank):
-    """Waveform to features of N filters, each of which sees all channels.
+    """Waveform to the outputs of N filters, each of which sees all channels.
 
     M = ceil(T / stride) + kernel / stride - 1 frames, for any T >= 1.  activation: see
     `separate.models.layers.make_activation`.
@@ -73,7 +73,7 @@ class Encoder(Filterbank):
 
 
 class Decoder(Filterbank):
-    """Features to waveforms: each feature weights a filter of all C channels."""
+    """Features to waveforms: each feature weights a filter that spans all C channels."""
 
     def forward(self, features: Float[Tensor, "B S M N"], length: int) -> Float[Tensor, "B S C {length}"]:
         frames = features @ self.weight.flatten(1)

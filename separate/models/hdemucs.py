@@ -1,4 +1,4 @@
-"""Hybrid Demucs: a U-Net on the waveform and one on the spectrogram, with common inner levels."""
+"""Hybrid Demucs: a U-Net on the waveform and one on the spectrogram, with shared inner levels."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from separate.models.layers import check_positive
 from separate.shapes import Float
 from separate.stft import weighted_overlap_add
 
-WINDOWS = (64, 256, 1024, 2048, 4096, 16384)  # for which both branches meet at one rate, each level dividing by 4
+WINDOWS = (64, 256, 1024, 2048, 4096, 16384)  # with these both branches reach the same rate, as each level divides by 4
 
 
 class HDemucs(nn.Module):
@@ -26,9 +26,10 @@ class HDemucs(nn.Module):
     left and the branches are added; the levels after that divide by `time_stride`.
     nfft: window of the STFT in samples, with a hop of nfft / 4; torchaudio suggests 4096 and depth=6 for 44.1 kHz,
     2048 and 6 for 16 to 32 kHz, 1024 and 5 for 8 kHz.
-    freq_emb: weight of an embedding of the bins, 0 for none; emb_scale: its learning rate relative to all other
-    weights; emb_smooth: initialise it smooth along frequency.  context, context_enc: samples that the 1x1 convolutions
-    of decoder and encoder see on each side.  norm_starts: first level with group normalisation, in norm_groups groups.
+    freq_emb: weight of an embedding of the bin index, 0 for none; emb_scale: its learning rate relative to all other
+    weights; emb_smooth: make it vary smoothly with frequency at first.  context, context_enc: samples that the 1x1
+    convolutions of decoder and encoder see on each side.  norm_starts: first level with group normalisation, in
+    norm_groups groups.
     Residual branch of each level: dconv_depth dilated layers with 1/dconv_comp of the channels, initially scaled by
     dconv_init, with local attention from level dconv_attn on and BLSTM layers from level dconv_lstm on.
     """
@@ -79,21 +80,21 @@ class HDemucs(nn.Module):
                 encoder.norm1.requires_grad_(False)
 
     def valid_length(self, length: int) -> int:
-        """The least number of samples >= length that torchaudio's network accepts; it refuses some very short ones."""
+        """The smallest number of samples >= length that torchaudio's network accepts; it refuses very short mixtures."""
         # it reflects the end by 1.5 steps plus the rest of the last step, and can add less than one step of zeros
         while length < self.step // 2 * 3 + -length % self.step - (self.step - 2):
             length += 1
         return length
 
     def forward(self, mixture: Float[Tensor, "B C T"]) -> dict[str, Float[Tensor, "B S C T"]]:
-        """-> waveforms."""
+        """The head `waveforms`."""
         length = mixture.shape[-1]
         padded = nn.functional.pad(mixture, (0, self.valid_length(length) - length))
         return {"waveforms": self.network(padded)[..., :length]}
 
 
 def check_options(hidden: int, options: Mapping[str, Any]) -> None:
-    """ValueError for options that torchaudio's network does not check."""
+    """ValueError for values out of range that torchaudio's network would not refuse itself."""
     positive = ("growth", "depth", "time_stride", "emb_scale", "norm_groups", "dconv_depth", "dconv_comp")
     check_positive(hidden=hidden, **{name: options[name] for name in positive})
     for name in ("context", "context_enc", "freq_emb"):
@@ -101,7 +102,9 @@ def check_options(hidden: int, options: Mapping[str, Any]) -> None:
             raise ValueError(f"{name}={options[name]} must be at least 0")
     nfft, depth, stride, compression = (options[name] for name in ("nfft", "depth", "time_stride", "dconv_comp"))
     if nfft not in WINDOWS:
-        raise ValueError(f"nfft={nfft}: the two branches do not meet; choose from {', '.join(map(str, WINDOWS))}")
+        raise ValueError(
+            f"nfft={nfft} does not bring both branches to one rate; choose from {', '.join(map(str, WINDOWS))}"
+        )
     if stride % 2:
         raise ValueError(f"time_stride={stride} must be even; use {stride + 1}")
     least = nfft.bit_length() // 2 - 1
@@ -113,7 +116,7 @@ def check_options(hidden: int, options: Mapping[str, Any]) -> None:
 
 @cache
 def _network_class() -> Any:
-    """torchaudio's network with the window of its transforms on the device, so that the host never waits for it."""
+    """torchaudio's network with the window of its STFT on the device, so that the host never waits for a copy."""
     from torchaudio.models import HDemucs as Network
 
     class OnDevice(Network):

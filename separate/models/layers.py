@@ -33,25 +33,34 @@ PADDINGS = ("zeros", "reflect", "replicate")
 RECURRENT: dict[str, type[nn.RNNBase]] = {"lstm": nn.LSTM, "gru": nn.GRU, "rnn": nn.RNN}
 
 
-def choose(name: str, table: Mapping[str, Choice], what: str) -> Choice:
-    """table[name]; ValueError for an unknown name, with the known ones.  what: activation, pooling ..."""
+def choose(name: str, table: Mapping[str, Choice], kind: str) -> Choice:
+    """Look up a name in a table; ValueError for an unknown name, which lists the known ones.
+
+    kind: what the name stands for, for the message: activation, pooling ...
+    """
     if name not in table:
-        raise ValueError(f"unknown {what} {name}; choose from {', '.join(table)}")
+        raise ValueError(f"unknown {kind} {name}; choose from {', '.join(table)}")
     return table[name]
 
 
 def make_activation(name: str) -> nn.Module:
-    """sigmoid, softmax (over dimension 1), tanh, relu, leaky_relu (slope 0.2), prelu or none."""
+    """Activation of an output: sigmoid, softmax (over dimension 1), tanh, relu, leaky_relu (slope 0.2), prelu or none.
+
+    ValueError for another name.
+    """
     return choose(name, ACTIVATIONS, "activation")()
 
 
 def make_inner_activation(name: str) -> nn.Module:
-    """Between two layers: relu, leaky_relu (slope 0.2), prelu, tanh, sigmoid, elu, gelu, silu or none."""
+    """Activation between two layers: relu, leaky_relu (slope 0.2), prelu, tanh, sigmoid, elu, gelu, silu or none.
+
+    ValueError for another name.
+    """
     return choose(name, INNER_ACTIVATIONS, "activation")()
 
 
 def check_padding(padding: str, causal: bool = False) -> None:
-    """ValueError for an unknown padding, or for reflection in a causal network."""
+    """ValueError for an unknown padding, and for reflection in a causal network."""
     choose(padding, dict.fromkeys(PADDINGS), "padding")
     if causal and padding == "reflect":
         raise ValueError(
@@ -86,47 +95,52 @@ def check_positive(**sizes: float) -> None:
 
 
 def check_at_most(most: int, **sizes: int) -> None:
-    """ValueError for a size above `most`: for sizes that cost time or memory but no weights."""
+    """ValueError for a size above `most`.  For sizes that cost time or memory without adding weights."""
     for name, size in sizes.items():
         if size > most:
             raise ValueError(f"{name}={size} must be at most {most}")
 
 
 def check_dropout(dropout: float) -> None:
+    """ValueError unless the probability lies in [0, 1)."""
     if not 0 <= dropout < 1:
         raise ValueError(f"dropout={dropout} must lie in [0, 1)")
 
 
 def check_level(level: float) -> None:
-    """ValueError for a level of 0 dB or more, 0 dB being the level of the loudest bin."""
+    """ValueError unless the level, in dB re the loudest bin, is below 0."""
     if level >= 0:
         raise ValueError(f"level={level} must be below 0 dB, the loudest bin")
 
 
 class AnyLength(nn.Module):
-    """A network that needs no padding, whatever the number of samples or frames."""
+    """A network that takes any number of samples or frames without padding."""
 
     def valid_length(self, length: int) -> int:
+        """The length itself."""
         return length
 
 
 class PaddedConv1d(nn.Conv1d):
-    """Convolution with an odd kernel that keeps the length, (B, F, N) -> (B, G, N); with padding=None a valid one."""
+    """Convolution with an odd kernel that keeps the length, (B, F, N) -> (B, G, N).
+
+    padding=None: no padding, so the output is kernel - 1 frames shorter.
+    """
 
     def __init__(self, inputs: int, outputs: int, kernel: int, padding: str | None) -> None:
         super().__init__(inputs, outputs, kernel, padding=kernel // 2 if padding == "zeros" else 0)
-        self.how = padding
+        self.edges = padding
 
     def forward(self, x: Float[Tensor, "B _ _"]) -> Float[Tensor, "B _ _"]:
-        beyond = self.kernel_size[0] // 2
-        return super().forward(x if self.how in (None, "zeros") else pad(x, beyond, beyond, self.how))
+        margin = self.kernel_size[0] // 2
+        return super().forward(x if self.edges in (None, "zeros") else pad(x, margin, margin, self.edges))
 
 
 class Recurrent(nn.Module):
-    """Recurrent layers over a sequence.
+    """Recurrent layers over a sequence, (B, N, features) -> (B, N, width).
 
-    kind: lstm, gru or rnn; features: of the input; units: in each direction; width: features of the output; dropout:
-    between the layers.
+    kind: lstm, gru or rnn; features: of the input; units: in each direction; dropout: between the layers.
+    width: features of the output, units times the number of directions.
     """
 
     def __init__(
@@ -141,9 +155,9 @@ class Recurrent(nn.Module):
         super().__init__()
         check_positive(layers=layers, units=units)
         check_dropout(dropout)
-        make: Any = choose(kind, RECURRENT, "recurrent type")
+        layer_class: Any = choose(kind, RECURRENT, "recurrent type")
         self.width = units * (1 + bidirectional)
-        self.layers = make(
+        self.layers = layer_class(
             features,
             units,
             layers,
@@ -159,10 +173,10 @@ class Recurrent(nn.Module):
 
 
 class Masks(nn.Module):
-    """Turn the numbers of a network into masks by an activation.
+    """Turn the output of a network into masks with an activation.
 
-    K = `heads`: S x C, or twice that for complex masks: the activation is applied to real and imaginary parts.
-    ValueError for complex masks with an activation that is never negative.
+    K = `heads` is S x C for real masks and 2 S C for complex masks, whose real and imaginary parts each pass through
+    the activation.  ValueError for complex masks with an activation that is never negative.
     """
 
     SIGNED = ("tanh", "leaky_relu", "prelu", "none")
@@ -180,7 +194,7 @@ class Masks(nn.Module):
         self.activation = make_activation(activation_name)
 
     def forward(self, x: Float[Tensor, "B K F N"]) -> dict[str, Inexact[Tensor, "B _ _ F N"]]:
-        """-> the head `masks` or `complex_masks`, (B, S, C, F, N)."""
+        """The head `masks` or `complex_masks`, (B, S, C, F, N)."""
         if not self.complex_masks:
             return {"masks": self.activation(rearrange(x, "b (s c) f n -> b s c f n", s=self.sources))}
         parts = self.activation(rearrange(x, "b (s p c) f n -> b s p c f n", s=self.sources, p=2))

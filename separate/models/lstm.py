@@ -19,7 +19,7 @@ from separate.shapes import Float
 
 layer_forward = torch.ops.aten.mkldnn_rnn_layer
 layer_backward = torch.ops.aten.mkldnn_rnn_layer_backward
-LSTM = 2  # oneDNN's number of the cell
+LSTM = 2  # oneDNN's code for the type of cell
 
 
 def is_supported(layers: nn.RNNBase, x: Tensor) -> bool:
@@ -39,11 +39,11 @@ def is_supported(layers: nn.RNNBase, x: Tensor) -> bool:
 
 
 def bidirectional_lstm(layers: nn.LSTM, x: Float[Tensor, "B N features"]) -> Float[Tensor, "B N _"]:
-    """The output of `layers` for x: 2 x units features.
+    """The output of `layers` for x, with 2 x units features.
 
     torch computes one direction after the other and splits each of their small products among all threads, which wait
-    for each other several times per frame.  Here each direction has half of the threads, and they wait once per layer,
-    which is faster and less sensitive to other programs on the same cores.  Without dropout, outputs and float32
+    for each other several times per frame.  Here each direction has half of the threads, and the threads wait once per
+    layer, which is faster and less sensitive to other programs on the same cores.  Without dropout, outputs and float32
     gradients are bit for bit those of torch, for any number of threads.  bfloat16 gradients of the two directions are
     added in float32.
     """
@@ -60,13 +60,13 @@ def bidirectional_lstm(layers: nn.LSTM, x: Float[Tensor, "B N features"]) -> Flo
 def dropout(x: Float[Tensor, "*B"], probability: float) -> Float[Tensor, "*B"]:
     """Set values to zero with a probability in [0, 1), rounded to 1/65536, and scale the others to keep the mean.
 
-    It draws 16 random bits for each value; torch draws 64, one number after the other.
+    Faster than torch's, because it draws 16 random bits for each value instead of 64.
     """
     if not probability:
         return x
-    words = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None)  # all of the int64s
-    level = min(round(probability * 2**16), 2**16 - 1) - 2**15
-    dropped = words.view(torch.int16)[: x.numel()].view(x.shape) < level
+    words = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None)  # the full range of int64
+    threshold = min(round(probability * 2**16), 2**16 - 1) - 2**15
+    dropped = words.view(torch.int16)[: x.numel()].view(x.shape) < threshold
     return x.masked_fill(dropped, 0) * (1 / (1 - probability))
 
 
@@ -78,17 +78,17 @@ class _Layer(torch.autograd.Function):
         x, units = x.contiguous(), weights[1].shape[1]
         start = x.new_zeros(1, x.shape[1], units)
 
-        def run(way: int) -> Sequence[Tensor]:
-            with torch.set_grad_enabled(train):  # oneDNN stores what the gradient needs
-                own = [weight.detach() for weight in weights[4 * way : 4 * way + 4]]
+        def run(direction: int) -> Sequence[Tensor]:
+            with torch.set_grad_enabled(train):  # oneDNN then stores its workspace for the gradient
+                own = [weight.detach() for weight in weights[4 * direction : 4 * direction + 4]]
                 return layer_forward(
-                    x.detach(), *own, start, start, bool(way), [], LSTM, units, 1, True, False, False, train
+                    x.detach(), *own, start, start, bool(direction), [], LSTM, units, 1, True, False, False, train
                 )
 
-        ahead, back = _both(run)
+        forwards, backwards = _run_directions(run)
         if train:
-            ctx.save_for_backward(x, start, *weights, *ahead, *back)
-        return torch.cat([ahead[0], back[0]], dim=-1)
+            ctx.save_for_backward(x, start, *weights, *forwards, *backwards)
+        return torch.cat([forwards[0], backwards[0]], dim=-1)
 
     @staticmethod
     @once_differentiable
@@ -97,39 +97,40 @@ class _Layer(torch.autograd.Function):
         weights, outputs = saved[:8], saved[8:]
         units = start.shape[-1]
 
-        def run(way: int) -> Sequence[Tensor]:
-            out, hidden, cell, workspace = outputs[4 * way : 4 * way + 4]
-            own = gradient[..., way * units : (way + 1) * units].contiguous()
+        def run(direction: int) -> Sequence[Tensor]:
+            out, hidden, cell, workspace = outputs[4 * direction : 4 * direction + 4]
+            d_out = gradient[..., direction * units : (direction + 1) * units].contiguous()
             return layer_backward(
-                *(x, *weights[4 * way : 4 * way + 4], start, start, out, hidden, cell, own, None, None),
-                *(bool(way), LSTM, units, 1, True, True, False, [], False, workspace),
+                *(x, *weights[4 * direction : 4 * direction + 4], start, start, out, hidden, cell, d_out, None, None),
+                *(bool(direction), LSTM, units, 1, True, True, False, [], False, workspace),
             )
 
-        ahead, back = _both(run)
-        return (ahead[0] + back[0], None, *ahead[1:5], *back[1:5])
+        forwards, backwards = _run_directions(run)
+        return (forwards[0] + backwards[0], None, *forwards[1:5], *backwards[1:5])
 
 
-def _both(run: Callable[[int], Sequence[Tensor]]) -> list[Sequence[Tensor]]:
+def _run_directions(run: Callable[[int], Sequence[Tensor]]) -> list[Sequence[Tensor]]:
+    """[run(0), run(1)], forward and backward in time, in parallel if there is more than one thread."""
     threads = torch.get_num_threads()
-    return list(map(run, (0, 1)) if threads == 1 else _two_threads(threads).map(run, (0, 1)))
+    return list(map(run, (0, 1)) if threads == 1 else _direction_pool(threads).map(run, (0, 1)))
 
 
 @lru_cache(maxsize=1)
-def _two_threads(threads: int) -> ThreadPoolExecutor:
-    """Two threads that have half of `threads` each."""
+def _direction_pool(threads: int) -> ThreadPoolExecutor:
+    """Two Python threads, each of which computes with half of torch's `threads`."""
     started = Barrier(3)
 
     def start() -> None:
-        torch.get_num_threads()  # reads the number of the process, which would later undo the next line
+        torch.get_num_threads()  # torch reads the setting of the process once; later it would undo the next line
         torch.set_num_threads(max(threads // 2, 1))
         started.wait()
 
     pool = ThreadPoolExecutor(2, "lstm", start)
-    with signals_held():  # oneDNN must not meet a signal: see `protect_native_code`
+    with signals_held():  # no signal may interrupt oneDNN: see `protect_native_code`
         for _ in range(2):
             pool.submit(torch.get_num_threads)
     started.wait()
-    torch.set_num_threads(threads)  # for this thread, and for MKL, which has one number for all
+    torch.set_num_threads(threads)  # for this thread, and for MKL, which has one setting for all threads
     return pool
 
 

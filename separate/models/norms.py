@@ -16,10 +16,13 @@ EPSILON = 1e-8  # added to the variances, as in the papers' formulas
 def cumulative_statistics(
     total: Float[Tensor, "*B M"], square: Float[Tensor, "*B M"], count: int
 ) -> tuple[Float[Tensor, "*B M"], Float[Tensor, "*B M"]]:
-    """Mean and variance of all values up to each step.  total, square: sums of `count` values and their squares."""
-    seen = count * torch.arange(1, total.shape[-1] + 1, device=total.device, dtype=total.dtype)
-    mean = total.cumsum(-1) / seen
-    return mean, (square.cumsum(-1) / seen - mean.square()).clamp_min(0)
+    """Mean and variance of all values up to each step.
+
+    total, square: sums of the values of each step and of their squares; count: number of values in a step.
+    """
+    counts = count * torch.arange(1, total.shape[-1] + 1, device=total.device, dtype=total.dtype)
+    mean = total.cumsum(-1) / counts
+    return mean, (square.cumsum(-1) / counts - mean.square()).clamp_min(0)
 
 
 class CumulativeNorm(nn.Module):
@@ -54,11 +57,14 @@ NORMS: dict[str, Callable[[int], nn.Module]] = {  # each of (B, F, M)
 
 
 def make_norm(name: str, features: int, causal: bool = False) -> nn.Module:
-    """Normalisation of (B, F, M): global (gLN), cumulative (cLN) or batch; global is refused where causal."""
-    make = choose(name, NORMS, "norm")
+    """Normalisation of (B, F, M): global (gLN), cumulative (cLN) or batch.
+
+    ValueError for another name, and for global with causal=True.
+    """
+    norm_class = choose(name, NORMS, "norm")
     if causal and name == "global":
         raise ValueError(
             "norm=global averages over the whole recording, which is not causal; use norm=cumulative or norm=batch "
             "with causal=true"
         )
-    return make(features)
+    return norm_class(features)

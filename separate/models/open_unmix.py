@@ -1,4 +1,4 @@
-"""Open-Unmix: masks from recurrent layers, one network for each source."""
+"""Open-Unmix: masks from recurrent layers, with one network for each source."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from separate.stft import mel_filterbank
 
 
 class OpenUnmix(AnyLength):
-    """One network for each source, in parallel (Stöter et al., 2019).
+    """Open-Unmix: one network for each source, in parallel (Stöter et al., 2019).
 
     Each has a learned shift and scale of the magnitudes up to `bandwidth`, a linear layer to `hidden` features, three
-    LSTM layers with a skip around them, two linear layers to all bins, learned scale and shift, and a ReLU.  Batch
-    normalisation follows each linear layer.  bandwidth in Hz, None keeps all bins; hidden: features of both directions
+    LSTM layers with a skip around them, two linear layers to all bins, a learned scale and shift, and a ReLU.  Batch
+    normalisation follows each linear layer.  bandwidth: in Hz, None for all bins; hidden: features of both directions
     together.
     representation, floor, normalisation, groups, mels: see `RepresentationOptions`.  mels: bands up to `bandwidth` at
     the input, and over all bins at the output, where they are mapped to the bins before the learned scale and shift.
@@ -69,15 +69,15 @@ class OpenUnmix(AnyLength):
         )
 
     def forward(self, spectrogram: Complex[Tensor, "B C F N"]) -> dict[str, Float[Tensor, "B S C F N"]]:
-        """-> masks, at least 0 and without an upper bound."""
+        """The head `masks`, at least 0 and without an upper bound."""
         return {"masks": torch.stack([part(spectrogram) for part in self.parts], dim=1)}
 
 
 class SourceNetwork(nn.Module):
-    """The network of one source: complex spectrogram -> its mask.
+    """The network of one source: complex spectrogram -> mask.
 
-    representation: of the lowest bins, the network's input; hidden: features; make_recurrent: makes the layers in the
-    middle; to_bins: matrix from the output bands to all bins.
+    representation: the input, of the bins up to the bandwidth; hidden: number of features; make_recurrent: returns new
+    recurrent layers; to_bins: matrix from the output bands to all bins, None without mel bands.
     """
 
     to_bins: Tensor | None
@@ -120,7 +120,7 @@ class SourceNetwork(nn.Module):
         return torch.relu(x * self.scale + self.shift).mT
 
 
-NAMES = {
+NAMES = {  # openunmix's: ours
     "input_mean": "representation.normalise.shift",
     "input_scale": "representation.normalise.scale",
     "output_scale": "scale",
@@ -136,7 +136,7 @@ NAMES = {
 
 
 def state_from_openunmix(states: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    """The weights of an `OpenUnmix` from those of openunmix's networks, one for each source in their order."""
+    """Weights for an `OpenUnmix`, from the state dicts of openunmix's networks in the order of the sources."""
     renamed = {}
     for number, state in enumerate(states):
         for name, value in state.items():

@@ -11,7 +11,7 @@ from separate.shapes import Complex, Float, Inexact
 
 
 class RecurrentBody(nn.Module):
-    """A representation and recurrent layers over its frames; width: features of its output."""
+    """A representation, and recurrent layers over its frames.  width: features of the output."""
 
     def __init__(self, representation: Representation, recurrent: Recurrent) -> None:
         super().__init__()
@@ -28,12 +28,13 @@ class RecurrentBody(nn.Module):
 class MaskInference(AnyLength):
     """Recurrent layers over the frames of a spectrogram, and one mask for each source (Weninger et al., 2014).
 
-    Representation, `layers` x `units` (in each direction) with dropout between them, and a linear layer to S x C masks.
+    The representation, `layers` recurrent layers of `units` in each direction with dropout between them, and a linear
+    layer to S x C masks.
     With bidirectional=False and a causal normalisation (batch, layer, learnable, whiten, none) the masks up to a frame
     do not depend on later frames.
-    The default sizes are smaller than the papers'.  The input is in decibels with batch normalisation; the papers have
-    mel bands normalised by the statistics of the training set.  See experiment=blstm_paper.
-    complex_masks: masks with real and imaginary part (Williamson et al., 2016), both passed through the activation.
+    The default sizes are smaller than the papers'.  The default input is in decibels with batch normalisation; the
+    papers use mel bands, normalised by the statistics of the training set.  See experiment=blstm_paper.
+    complex_masks: masks with real and imaginary part (Williamson et al., 2016), each passed through the activation.
     representation, floor, normalisation, groups, mels: see `RepresentationOptions`.
     """
 
@@ -70,12 +71,12 @@ class MaskInference(AnyLength):
         self.head = MaskHead(self.body.width, features.bands, self.masks)
 
     def forward(self, spectrogram: Complex[Tensor, "B C F N"]) -> dict[str, Inexact[Tensor, "B _ C F N"]]:
-        """-> masks or complex_masks (B, S, C, F, N)."""
+        """The head `masks` or `complex_masks`, (B, S, C, F, N)."""
         return self.masks(self.body.representation.to_bins(self.head(self.body(spectrogram))))
 
 
 class MaskHead(nn.Module):
-    """A linear layer from features to the K masks of M bands."""
+    """A linear layer from features to K masks of M bands."""
 
     def __init__(self, features: int, bands: int, masks: Masks) -> None:
         super().__init__()

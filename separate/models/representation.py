@@ -1,4 +1,4 @@
-"""The input of spectrogram networks: scaled magnitudes, optionally in mel bands, normalised."""
+"""The input of spectrogram networks: magnitudes, scaled and normalised, optionally in mel bands."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ SCALES: dict[str, Callable[[Tensor, float], Tensor]] = {
 class RepresentationOptions:
     """The input options of all spectrogram networks.
 
-    scale: linear, db or power; floor: the least magnitude of scale=db, in dB re 1.
-    normalisation, separately for each frequency unless stated:
+    scale: linear, db or power; floor: lower limit of the magnitudes with scale=db, in dB re 1.
+    normalisation, of each channel and frequency separately unless stated otherwise:
       batch     over batch and frames (Ioffe and Szegedy, 2015)
       instance  over the frames of each example
       group     over the frames and frequencies of each group (Wu and He, 2018)
       layer     over channels and frequencies of each frame: causal
-      learnable trained shift and scale, initialised as by whiten
-      whiten    mean and deviation of the training set, measured once
+      learnable shift and scale of each frequency, initialised like whiten and then trained
+      whiten    mean and standard deviation of each frequency in the training set, measured once before training
       peak      divided by the largest magnitude of each example: linear magnitudes lie in [0, 1]
-      none
+      none      unchanged
     groups: number of groups of neighbouring frequencies, for normalisation=group; None: one per channel.
-    mels: number of mel bands that the bins are summed into, None for no bands; they need the sample_rate in Hz.
+    mels: number of mel bands into which the bins are summed, None for no bands; mel bands need the sample_rate in Hz.
     """
 
     scale: str = "db"
@@ -48,9 +48,9 @@ class RepresentationOptions:
 
 
 class Representation(nn.Module):
-    """Complex spectrogram of F bins -> real features of M bands (without mels M = F), and masks of bands -> of bins.
+    """Turn a complex spectrogram of F bins into real features of M bands, and masks of bands into masks of bins.
 
-    ValueError for options that do not fit the number of channels and bins.
+    M = F without mels.  ValueError for options that do not fit the number of channels and bins.
     """
 
     mel: Tensor | None
@@ -66,30 +66,30 @@ class Representation(nn.Module):
             self.register_buffer("mel", None)
         else:
             if options.sample_rate is None:
-                raise ValueError(f"mels={mels} needs the sample rate")
+                raise ValueError(f"mels={mels} needs the sample rate; set sample_rate, in Hz")
             self.bands = mels
             self.register_buffer("mel", mel_filterbank(bins, options.sample_rate, mels), persistent=False)
-        make = choose(options.normalisation, NORMALISATIONS, "normalisation")
+        normalisation = choose(options.normalisation, NORMALISATIONS, "normalisation")
         if groups is not None and not 1 <= groups <= channels * self.bands:
             raise ValueError(f"groups={groups} must lie between 1 and {channels * self.bands}, channels x frequencies")
-        self.normalise: Any = make(channels, self.bands, groups or channels)
+        self.normalise: Any = normalisation(channels, self.bands, groups or channels)
 
     def forward(
         self, spectrogram: Complex[Tensor, "B C F N"], silence: int = 0
     ) -> Float[Tensor, "B C {self.bands} N+{silence}"]:
-        """silence: number of silent frames to append; statistics over frames do not count them."""
+        """silence: number of silent frames to append; the statistics of the normalisation leave them out."""
         features = self.scaled(nn.functional.pad(spectrogram, (0, silence)) if silence else spectrogram)
-        counted = {"frames": spectrogram.shape[-1]} if isinstance(self.normalise, OverFrames) else {}
-        normal: Tensor = self.normalise(features, **counted)
-        return normal
+        limit = {"frames": spectrogram.shape[-1]} if isinstance(self.normalise, ExampleNormalisation) else {}
+        normalised: Tensor = self.normalise(features, **limit)
+        return normalised
 
     def observe(self, spectrogram: Complex[Tensor, "B C F N"]) -> None:
-        """Add a batch of the training set to the statistics of learnable and whiten, see `observers`."""
+        """Add a batch of the training set to the statistics for normalisation=learnable and whiten, see `observers`."""
         self.normalise.observe(self.scaled(spectrogram[:, :, : self.bins]))
 
-    def settle(self) -> None:
-        """Start from the statistics of what was observed."""
-        self.normalise.settle()
+    def use_statistics(self) -> None:
+        """Initialise shift and scale from the observed statistics."""
+        self.normalise.use_statistics()
 
     def scaled(self, spectrogram: Complex[Tensor, "B C F N"]) -> Float[Tensor, "B C _ N"]:
         """The features before normalisation."""
@@ -99,12 +99,12 @@ class Representation(nn.Module):
         return self.scale(magnitude, self.floor)
 
     def to_bins(self, masks: Float[Tensor, "*B M N"]) -> Float[Tensor, "*B _ N"]:
-        """Masks of the bands to masks of the bins: the mean of a bin's bands, weighted as in the filterbank."""
+        """Masks of bands to masks of bins: the mean over the bands of a bin, weighted as in the mel filterbank."""
         return masks if self.mel is None else self.mel.T @ masks
 
 
 class BatchNormalisation(nn.BatchNorm1d):
-    """Each channel and frequency by its mean and deviation over batch and frames; running ones in evaluation."""
+    """Standardise each channel and frequency over batch and frames; in evaluation with the running statistics."""
 
     def __init__(self, channels: int, bands: int) -> None:
         super().__init__(channels * bands)
@@ -114,18 +114,18 @@ class BatchNormalisation(nn.BatchNorm1d):
         return rearrange(normal, "b (c f) n -> b c f n", c=features.shape[1])
 
 
-class OverFrames(nn.Module):
-    """Base class of normalisations by statistics of the first `frames` frames of each example, None for all."""
+class ExampleNormalisation(nn.Module):
+    """Base class of normalisations by the statistics of each example, over its first `frames` frames or, None, all."""
 
 
 def standardised(features: Float[Tensor, "*B N"], frames: int | None, over: tuple[int, ...]) -> Float[Tensor, "*B N"]:
-    """Standardise by the mean and deviation of the first `frames` frames over the dimensions `over`."""
+    """Subtract the mean of the first `frames` frames over the dimensions `over`, and divide by the standard deviation."""
     variance, mean = torch.var_mean(features[..., :frames], dim=over, keepdim=True, correction=0)
     return (features - mean) * torch.rsqrt(variance + 1e-5)
 
 
-class InstanceNormalisation(OverFrames):
-    """Each channel and frequency by its mean and deviation over the frames, then a learned scale and shift."""
+class InstanceNormalisation(ExampleNormalisation):
+    """Standardise each channel and frequency over the frames, then apply a learned scale and shift."""
 
     def __init__(self, channels: int, bands: int) -> None:
         super().__init__()
@@ -136,11 +136,11 @@ class InstanceNormalisation(OverFrames):
         return standardised(features, frames, (-1,)) * self.weight + self.bias
 
 
-class GroupNormalisation(OverFrames):
-    """Each group of neighbouring frequencies by the mean and deviation of its features over all frames.
+class GroupNormalisation(ExampleNormalisation):
+    """Standardise each group of neighbouring frequencies over the group and all frames, then scale and shift each row.
 
-    The channels x bands rows are divided into `groups` of equal size, or of two sizes that differ by one row.  Then
-    each row gets a learned scale and shift.
+    The channels x bands rows are divided into `groups` of equal size, or of two sizes that differ by one row.  Scale
+    and shift are learned.
     """
 
     def __init__(self, channels: int, bands: int, groups: int) -> None:
@@ -155,15 +155,15 @@ class GroupNormalisation(OverFrames):
         return torch.cat(parts, dim=1).reshape(features.shape) * self.weight + self.bias
 
 
-class PeakNormalisation(OverFrames):
-    """Each example divided by its largest absolute feature over channels, frequencies and frames; silence stays 0."""
+class PeakNormalisation(ExampleNormalisation):
+    """Divide each example by its largest absolute feature over channels, frequencies and frames; silence stays 0."""
 
     def forward(self, features: Float[Tensor, "B C M N"], frames: int | None = None) -> Float[Tensor, "B C M N"]:
         return features / features[..., :frames].abs().amax(dim=(1, 2, 3), keepdim=True).clamp_min(1e-8)
 
 
 class LayerNormalisation(nn.LayerNorm):
-    """Each frame by its mean and deviation over channels and frequencies."""
+    """Standardise each frame over channels and frequencies, then apply a learned scale and shift."""
 
     def __init__(self, channels: int, bands: int) -> None:
         super().__init__([channels, bands])
@@ -173,10 +173,10 @@ class LayerNormalisation(nn.LayerNorm):
 
 
 class Standardisation(nn.Module):
-    """(x + shift) scale for each frequency, the same in all channels, initialised with statistics of the training set.
+    """(x + shift) scale for each frequency, the same in all channels, with the statistics of the training set.
 
-    Before the training, `observe` takes the set batch by batch, in float64 (Chan et al., 1983), and `settle` sets shift
-    to the negative mean and scale to the inverse deviation.  Until then the features are unchanged.
+    Before training, `observe` takes the set batch by batch, in float64 (Chan et al., 1983); `use_statistics` then sets
+    shift to the negative mean and scale to the inverse standard deviation.  Until then the features are unchanged.
     trained: shift and scale are parameters that training changes (Stöter et al., 2019); otherwise they are constant.
     """
 
@@ -199,7 +199,7 @@ class Standardisation(nn.Module):
 
     @torch.no_grad()
     def observe(self, features: Float[Tensor, "B C M N"]) -> None:
-        """Add features, not normalised, to the statistics."""
+        """Add features before normalisation to the statistics."""
         values = rearrange(features, "b c f n -> f (b c n)").cpu().double()
         variance, mean = torch.var_mean(values, dim=1, correction=0)
         count, old = values.shape[1], self.count
@@ -209,8 +209,8 @@ class Standardisation(nn.Module):
         self.squares = self.squares + count * variance + difference.square() * (old * count / self.count)
 
     @torch.no_grad()
-    def settle(self) -> None:
-        """Set shift and scale.  A deviation counts as at least 1e-4 of the largest, which limits the scale."""
+    def use_statistics(self) -> None:
+        """Set shift and scale.  Standard deviations below 1e-4 of the largest one count as that, which limits the scale."""
         deviation = (self.squares / max(self.count, 1)).sqrt()
         deviation = deviation.clamp_min(max(1e-4 * deviation.max().item(), 1e-12))
         self.shift.copy_(-self.mean)
@@ -230,6 +230,6 @@ NORMALISATIONS: dict[str, Callable[[int, int, int], nn.Module]] = {  # of channe
 
 
 def observers(network: nn.Module) -> list[Representation]:
-    """The representations in a network that measure statistics of the training set before the training."""
+    """The representations in a network that need the statistics of the training set before training."""
     parts = (part for part in network.modules() if isinstance(part, Representation))
     return [part for part in parts if isinstance(part.normalise, Standardisation)]

@@ -1,4 +1,4 @@
-"""TasNet: masks on a gated, learned filterbank from recurrent layers."""
+"""TasNet: masks from recurrent layers on a gated, learned filterbank."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ SILENCE = 1e-6  # added in quadrature to the norm of a segment: -120 dB re a nor
 class TasNet(nn.Module):
     """Luo & Mesgarani, 2018 ("TasNet: time-domain audio separation network for real-time ... speech separation").
 
-    Segments of `kernel` samples without overlap (40, 5 ms at 8 kHz), each divided by its L2 norm, by which its
-    estimates are multiplied; `filters` features from a gated encoder, relu(x U) sigmoid(x V) (eq. 4); layer
+    Segments of `kernel` samples without overlap (40, 5 ms at 8 kHz), each divided by its L2 norm; the estimates are
+    multiplied by that norm; `filters` features from a gated encoder, relu(x U) sigmoid(x V) (eq. 4); layer
     normalisation of each segment; `layers` recurrent layers of `units` (in each direction) with an identity skip
     around each pair of layers except the first pair; masks by softmax over the sources; a linear decoder.
     recurrent: lstm, gru or rnn; dropout: between the layers; activation: of the masks.
 
-    The encoder's filters see all channels of a mixture, which share the norm, and the decoder returns the same number
-    for each source.  With bidirectional=False the output of a segment does not depend on later segments: the
-    algorithmic latency is one segment, `kernel` samples.
+    The encoder's filters see all channels of a mixture, the norm is taken over all channels, and the decoder returns
+    the same number for each source.  With bidirectional=False the output of a segment does not depend on later
+    segments: the algorithmic latency is one segment, `kernel` samples.
     """
 
     provides = ("waveforms",)
@@ -60,7 +60,7 @@ class TasNet(nn.Module):
         self.decoder = Decoder(filters, channels, kernel, stride=kernel)
 
     def forward(self, mixture: Float[Tensor, "B C T"]) -> dict[str, Float[Tensor, "B S C T"]]:
-        """-> waveforms."""
+        """The head `waveforms`."""
         length, kernel = mixture.shape[-1], self.encoder.kernel
         mixture = nn.functional.pad(mixture, (0, self.valid_length(length) - length))
         segments = rearrange(mixture, "b c (m l) -> b c m l", l=kernel)
@@ -76,4 +76,5 @@ class TasNet(nn.Module):
         return {"waveforms": estimates.flatten(3)[..., :length]}
 
     def valid_length(self, length: int) -> int:
+        """The smallest multiple of `kernel` samples >= length."""
         return self.encoder.valid_length(length)

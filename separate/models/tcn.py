@@ -1,4 +1,4 @@
-"""TCN: stacks of dilated temporal convolution blocks, the separator of Conv-TasNet."""
+"""Temporal convolutional network (TCN): stacks of dilated convolution blocks, the separator of Conv-TasNet."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from separate.shapes import Float
 
 @dataclass(frozen=True)
 class TemporalOptions:
-    """Sizes and options of all blocks, by the letters of Luo & Mesgarani, 2019.
+    """Sizes and options of all blocks, with the symbols of Luo & Mesgarani, 2019.
 
     features: B; hidden: H; skip: Sc, 0 for no skip paths; kernel: P, taps of the depthwise convolution.
     norm: global, cumulative or batch; causal: the depthwise convolution pads only before the first frame.
@@ -64,10 +64,10 @@ class TemporalBlock(nn.Module):
 class TemporalStack(nn.Module):
     """`repeats` x `layers` temporal blocks with dilations 1, 2, 4 ... 2^(layers - 1) and residual connections.
 
-    The output is the sum of the blocks' skip paths, or without skip paths that of the last residual connection.  On the
-    CPU, in float32 or float64, with norm=global or cumulative, PReLU and zero padding, all blocks are one function with
-    a hand-written gradient (`StackFunction`), which is faster and needs a fraction of the memory; otherwise they are
-    modules.
+    The output is the sum of the skip paths of the blocks or, without skip paths, the output of the last residual
+    connection.  On the CPU, in float32 or float64, with norm=global or cumulative, PReLU and zero padding, one function
+    with a hand-written gradient (`StackFunction`) computes all blocks, which is faster and needs a fraction of the
+    memory; otherwise the blocks run as modules.
     """
 
     def __init__(self, options: TemporalOptions, layers: int = 8, repeats: int = 3) -> None:
@@ -103,6 +103,7 @@ class TemporalStack(nn.Module):
         )
 
     def plain(self, x: Float[Tensor, "B F M"]) -> Float[Tensor, "B _ M"]:
+        """The output, computed by the modules."""
         total: Tensor | None = None
         for block, plan in zip(self.blocks, self.plans, strict=True):
             update = block(x)
@@ -114,5 +115,6 @@ class TemporalStack(nn.Module):
         return x if total is None else total
 
     def fused(self, x: Float[Tensor, "B F M"]) -> Float[Tensor, "B _ M"]:
+        """The output, computed by the hand-written function."""
         parameters = [parameter for block in self.blocks for parameter in block.parameters()]
         return StackFunction.apply(x, self.skip, self.plans, torch.is_grad_enabled(), *parameters)

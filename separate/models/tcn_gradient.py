@@ -1,4 +1,4 @@
-"""The blocks of a TCN as one function with a hand-written gradient, for the CPU."""
+"""The blocks of a temporal convolutional network (TCN) as one function with a hand-written gradient, for the CPU."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ leaky_relu_backward = torch.ops.aten.leaky_relu_backward.grad_input
 class Plan(NamedTuple):
     """The options of a block.
 
-    centre: the tap at the output's own frame; first: the first feature of the stream that the block adds to.
+    centre: index of the tap at the frame of the output; first: first feature of the stream that the block adds to;
+    cumulative: kind of the norms.
     """
 
     dilation: int
@@ -51,7 +52,7 @@ class Weights(NamedTuple):
 
 
 class Example(NamedTuple):
-    """One example in a block: the tensors that the passes of the block read and write."""
+    """One example in a block: the tensors that the forward and backward pass of the block read and write."""
 
     stream: Tensor  # (M, F + S), residual signal and sum of the skip paths, or their gradient
     x: Tensor  # (M, F + 1), the input and a column of ones for the bias
@@ -68,8 +69,8 @@ class StackFunction(torch.autograd.Function):
 
         y = x W' + b,  a = prelu(y),  n = g (r a + q) + h,   z = conv(n),  c = prelu(z),  m likewise,  out = m V' + d
 
-    r = 1 / deviation and q = -mean / deviation are numbers, so a norm needs no memory pass: g r and g q + h go into the
-    taps and the constant of the next convolution, or into the weights and bias of the product.
+    r = 1 / standard deviation and q = -mean / standard deviation are numbers, so a norm needs no memory pass: g r and
+    g q + h go into the taps and the constant of the next convolution, or into the weights and bias of the product.
     Its gradient needs no further sums.  With e the gradient of m, u = r c + q, K the number of values, and G the
     gradient of out:  Q = G' u, which V needs too, gives
 
@@ -127,7 +128,7 @@ class StackFunction(torch.autograd.Function):
 
 
 class GlobalMoments(NamedTuple):
-    """One mean and variance for the whole of a, (M, H), as r = 1 / deviation and q = -mean / deviation."""
+    """Mean and variance of the whole of a, (M, H), as r = 1 / standard deviation and q = -mean / standard deviation."""
 
     r: float
     q: float
@@ -135,12 +136,14 @@ class GlobalMoments(NamedTuple):
     @classmethod
     def of(cls, a: Tensor) -> GlobalMoments:
         mean = a.sum().item() / a.numel()
-        square = torch.linalg.vector_norm(a, dim=1).double().square().sum().item() / a.numel()  # row by row: accurate
+        square = (
+            torch.linalg.vector_norm(a, dim=1).double().square().sum().item() / a.numel()
+        )  # row by row, for accuracy
         r = (max(square - mean**2, 0.0) + EPSILON) ** -0.5
         return cls(r, -mean * r)
 
     def restore(self, a: Tensor) -> None:
-        """Make a the values that the formulas scale by r and shift by q: no change."""
+        """Turn a into the values that the formulas scale by r and shift by q: here no change."""
 
     def backward(self, a: Tensor, e: Tensor, totals: tuple[Tensor, Tensor], add: AddGradient) -> None:
         """Overwrite a with its gradient.  totals: the sums of e and of e u; add(x, gain): add gain * e to x."""
@@ -152,7 +155,7 @@ class GlobalMoments(NamedTuple):
 class CumulativeMoments(NamedTuple):
     """A mean and variance up to each frame; a is normalised in place, so that r = 1 and q = 0."""
 
-    rows: Tensor  # (M, 1), 1 / deviation
+    rows: Tensor  # (M, 1), 1 / standard deviation
     means: Tensor  # (M, 1)
     r: float = 1.0
     q: float = 0.0
@@ -182,7 +185,7 @@ class CumulativeMoments(NamedTuple):
         seen = a.shape[1] * torch.arange(1, len(a) + 1)
         d_variance = -r.square() * torch.linalg.vecdot(e, a) / 2
         d_mean = -r * e.sum(1) - 2 * mean * d_variance
-        offset, slope = (later(d / seen) for d in (d_mean, 2 * d_variance))
+        offset, slope = (reversed_cumsum(d / seen) for d in (d_mean, 2 * d_variance))
         a.mul_((slope / r).to(a)[:, None]).add_((offset + slope * mean).to(a)[:, None])
         a.addcmul_(e, self.rows)
 
@@ -191,13 +194,13 @@ AddGradient = Callable[[Tensor, float], None]
 Moments = GlobalMoments | CumulativeMoments
 
 
-def later(x: Tensor) -> Tensor:
+def reversed_cumsum(x: Tensor) -> Tensor:
     """The sum of each value and all later ones.  (M,) -> (M,)"""
     return x.flip(0).cumsum(0).flip(0)
 
 
 def shifts(plan: Plan, taps: int, frames: int) -> list[tuple[slice, slice]]:
-    """For each tap the frames that it writes to and the equally many that it reads, without those beyond the ends."""
+    """For each tap, the frames that it writes to and as many frames that it reads, without those beyond the ends."""
     pairs = []
     for tap in range(taps):
         offset = max(-frames, min(frames, (tap - plan.centre) * plan.dilation))
@@ -207,7 +210,7 @@ def shifts(plan: Plan, taps: int, frames: int) -> list[tuple[slice, slice]]:
 
 
 def depthwise(a: Tensor, out: Tensor, weights: Weights, moments: Moments, plan: Plan) -> None:
-    """Write to `out` the convolution of the normalised a, padded with zeros, with the taps.  a, out: (M, H)"""
+    """Convolve the normalised a, padded with zeros, with the taps, and write the result to `out`.  a, out: (M, H)"""
     taps = weights.taps
     scaled = taps * (weights.scale1 * moments.r)
     constants = taps * (weights.scale1 * moments.q + weights.shift1)
@@ -229,7 +232,7 @@ def correlations(dz: Tensor, a: Tensor, spare: Tensor, taps: int, plan: Plan) ->
 
 
 def prelu_backward(gradient: Tensor, x: Tensor, slope: Tensor, spare: Tensor) -> Tensor:
-    """Turn the gradient of prelu(x) into that of x; return the slope's, a sum over x < 0.  x: (M, H)"""
+    """Turn the gradient of prelu(x) into that of x, in place, and return that of the slope.  x: (M, H)"""
     d_slope = torch.clamp(x, max=0, out=spare).mul_(gradient).sum()
     leaky_relu_backward(gradient, x, float(slope), False, grad_input=gradient)
     return d_slope
@@ -253,7 +256,7 @@ def forward_block(example: Example, scratch: Tensor, weights: Weights, plan: Pla
 def backward_block(
     example: Example, moments: tuple[Moments, Moments], scratch: Sequence[Tensor], weights: Weights, plan: Plan
 ) -> tuple[Tensor, ...]:
-    """Gradients of the parameters; the stream's gradient is overwritten with the one before the block."""
+    """Gradients of the parameters; turn the gradient of the stream after the block into the one before it, in place."""
     w, (dz, dy, spare) = weights, scratch
     first, second = moments
     leaky_relu(example.z, float(w.slope2), out=dz)
@@ -274,7 +277,7 @@ def backward_block(
 def output_backward(
     stream: Tensor, a: Tensor, spare: Tensor, moments: Moments, weights: Weights, plan: Plan
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of the second norm and the product to the stream; a, prelu(z), is overwritten with its gradient."""
+    """Gradients of the second norm and of the output weights; overwrite a = prelu(z) with its gradient."""
     w = weights
     moments.restore(a)
     after = stream[:, plan.first :]
@@ -293,7 +296,7 @@ def output_backward(
 def depthwise_backward(
     dz: Tensor, a: Tensor, spare: Tensor, moments: Moments, weights: Weights, plan: Plan
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of the first norm and the depthwise convolution; a, prelu(y), is overwritten with its gradient."""
+    """Gradients of the first norm and of the depthwise convolution; overwrite a = prelu(y) with its gradient."""
     w = weights
     moments.restore(a)
     counts, products = correlations(dz, a, spare, len(w.taps), plan)
@@ -306,4 +309,4 @@ def depthwise_backward(
             into[read].addcmul_(dz[written], tap * (w.scale1 * gain))
 
     moments.backward(a, spare, (w.scale1 @ d_shift, w.scale1 @ d_scale), through_taps)
-    return d_scale, d_shift, d_taps.T, counts[plan.centre]  # the centre's counts are of all frames
+    return d_scale, d_shift, d_taps.T, counts[plan.centre]  # the centre tap counts all frames

@@ -25,12 +25,12 @@ from separate.models.representation import Representation, RepresentationOptions
 from separate.numerics import precise
 from separate.shapes import Complex, Float, Inexact, Int
 
-DROPPED = 3  # decoder layers with dropout, the deepest ones
+DROPOUT_LEVELS = 3  # the deepest levels of the decoder have dropout
 
 
 @dataclass(frozen=True)
 class LevelOptions:
-    """Options of the levels, see `UNet`; ValueError for sizes out of range."""
+    """Options of the levels, see `UNet`; ValueError for values out of range."""
 
     filters: Sequence[int]
     kernel: int
@@ -51,12 +51,12 @@ class LevelOptions:
         check_padding(self.padding)
         if not self.filters or self.kernel % 2 == 0:
             raise ValueError(
-                f"filters={list(self.filters)} and kernel={self.kernel}: at least one level, and an odd kernel"
+                f"filters={list(self.filters)} and kernel={self.kernel} must be at least one level and an odd kernel"
             )
 
     @property
     def step(self) -> int:
-        """Bins and frames of the input must be a multiple of this."""
+        """stride^levels; the numbers of bins and of frames must be multiples of it."""
         return self.stride ** len(self.filters)
 
 
@@ -65,13 +65,13 @@ class PaddedConv2d(nn.Conv2d):
 
     def __init__(self, inputs: int, outputs: int, stride: int, dilation: int, options: LevelOptions) -> None:
         kernel = options.kernel
-        self.beyond = dilation * (kernel - 1) // 2
-        self.how = options.padding
-        super().__init__(inputs, outputs, kernel, stride, self.beyond if self.how == "zeros" else 0, dilation)
+        self.margin = dilation * (kernel - 1) // 2
+        self.edges = options.padding
+        super().__init__(inputs, outputs, kernel, stride, self.margin if self.edges == "zeros" else 0, dilation)
 
     def forward(self, x: Float[Tensor, "B _ F N"]) -> Float[Tensor, "B _ _ _"]:
-        if self.how != "zeros":
-            x = pad(pad(x, self.beyond, self.beyond, self.how).mT, self.beyond, self.beyond, self.how).mT
+        if self.edges != "zeros":
+            x = pad(pad(x, self.margin, self.margin, self.edges).mT, self.margin, self.margin, self.edges).mT
         return super().forward(x)
 
 
@@ -110,7 +110,7 @@ UP: dict[str, Callable[[int, int, LevelOptions], nn.Module]] = {
 
 
 class Levels(nn.Module):
-    """Encoder, decoder and the skips between them, on patches of whole steps; see `UNet`."""
+    """Encoder, decoder and skips, for patches whose bins and frames are multiples of stride^levels; see `UNet`."""
 
     def __init__(self, channels: int, outputs: int, options: LevelOptions) -> None:
         super().__init__()
@@ -127,7 +127,7 @@ class Levels(nn.Module):
         widths = [*reversed(filters[:-1]), outputs]
         for level, (inputs, width) in enumerate(zip(reversed(filters), widths, strict=True)):
             convolution = up(inputs * (1 if level == 0 else 2), width, options)
-            dropped = nn.Dropout2d(options.dropout if level < DROPPED else 0.0)
+            dropped = nn.Dropout2d(options.dropout if level < DROPOUT_LEVELS else 0.0)
             rest = [nn.BatchNorm2d(width), make_inner_activation(options.up_activation), dropped]
             self.decoder.append(nn.Sequential(convolution, *(rest if level < len(filters) - 1 else [])))
 
@@ -143,12 +143,12 @@ class Levels(nn.Module):
 
 
 class UNet(nn.Module):
-    """Convolutions down, transposed convolutions up, and skips between them (Jansson et al., 2017).
+    """U-Net: an encoder of convolutions, a decoder of transposed convolutions, and skips (Jansson et al., 2017).
 
-    Each level has `filters` channels: a kernel x kernel convolution with a step of `stride` in frequency and time,
+    Each level has `filters` channels: a kernel x kernel convolution with `stride` in frequency and time,
     batch normalisation and `down_activation`.  The decoder mirrors the encoder, with `up_activation` and with dropout
-    in its three deepest levels.  The bins (or mel bands) are cut to a multiple of stride^levels; the bins above take
-    the output of the last kept one.
+    in its three deepest levels.  The bins (or mel bands) are cut to a multiple of stride^levels; the mask of the
+    highest remaining one also serves those above it.
     downsampling: stride, max or average (pooling); upsampling: transposed, nearest or bilinear; kernel: odd; padding:
     of all convolutions except the transposed ones.  joint=False: one network for each source, as in the paper.
     representation, floor, normalisation, groups, mels: see `RepresentationOptions`.
@@ -215,14 +215,14 @@ class UNet(nn.Module):
         self.networks = nn.ModuleList(Levels(channels, outputs, levels) for _ in range(networks))
 
     def valid_length(self, frames: int) -> int:
-        """The least number of frames >= `frames` that patches cover (with patch=None: whole steps)."""
+        """The smallest number of frames >= `frames` that patches cover (patch=None: a multiple of stride^levels)."""
         if self.patch is None:
             return -(-frames // self.step) * self.step
         hop = max(1, self.patch // 2)
         return self.patch + max(0, -(-(frames - self.patch) // hop)) * hop
 
     def forward(self, spectrogram: Complex[Tensor, "B C F N"]) -> dict[str, Inexact[Tensor, "B _ C F N"]]:
-        """-> masks or complex_masks (B, S, C, F, N)."""
+        """The head `masks` or `complex_masks`, (B, S, C, F, N)."""
         frames = spectrogram.shape[-1]
         if self.training:
             step = width = self.training_width(frames)
@@ -243,7 +243,7 @@ class UNet(nn.Module):
         return {name: cross_fade(masks, place, last + width)[..., :frames]}
 
     def training_width(self, frames: int) -> int:
-        """Frames of a patch in training: at most `patch`, and at most the whole steps in an excerpt of `frames`."""
+        """Frames of a patch in training, a multiple of stride^levels: at most `patch` and at most `frames`, if possible."""
         if self.patch is None or frames < self.step:
             return -(-frames // self.step) * self.step
         return min(self.patch, frames // self.step * self.step)
@@ -252,7 +252,7 @@ class UNet(nn.Module):
 def cross_fade(
     patches: Inexact[Tensor, "*B m n"], place: Int[Tensor, "m n"], frames: int
 ) -> Inexact[Tensor, "*B {frames}"]:
-    """Overlap m patches of n frames, which lie at the frames `place`, with weights that sum to 1."""
+    """Cross-fade m patches of n frames with weights that sum to 1.  place: the frame indices of each patch."""
     count, width = place.shape
     if count == 1:
         return patches.squeeze(-2)

@@ -1,4 +1,4 @@
-"""U-Net on the waveform."""
+"""Wave-U-Net: a U-Net on the waveform."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from separate.shapes import Float
 
 
 class Interpolation(nn.Module):
-    """Upsampling by 2: a new value between each two values, and the last value repeated.
+    """Upsample by 2: insert a value between each two neighbours, and repeat the last value.
 
     The new value is w x(n) + (1 - w) x(n + 1) with w = 0.5, or w learned for each feature in (0, 1), initially 0.5
     (Stoller et al., 2018).
@@ -41,7 +41,7 @@ class Interpolation(nn.Module):
 UPSAMPLING: dict[str, Callable[[int], nn.Module]] = {
     "linear": lambda features: Interpolation(features, learned=False),
     "learned": lambda features: Interpolation(features, learned=True),
-    # three taps: each new value depends on its two neighbours, as in interpolation, but on all features
+    # three taps: each new value depends on its two neighbours, as in interpolation, and on all features
     "transposed": lambda features: nn.ConvTranspose1d(features, features, 3, stride=2, padding=1, output_padding=1),
 }
 
@@ -54,8 +54,8 @@ class WaveUNet(nn.Module):
     taps, an activation.  The mixture is concatenated before the last convolution (1 tap) and the `activation`.  The
     defaults are the paper's M1; its best network, M4, has context=True and difference=True.
     upsampling: linear, learned (interpolation with a weight for each feature) or transposed (convolution).
-    context: the convolutions inside are not padded, so that all samples have full context; the network pads the
-    mixture by `context_length` samples on each side.  The authors train with the song around the excerpt instead.
+    context: the convolutions are not padded, so that all samples have full context; instead the network pads the
+    mixture by `context_length` samples on each side.  The authors take these samples from the song around the excerpt.
     padding: zeros, reflect or replicate.  inner_activation: leaky_relu in the paper.
     difference: the last source is the mixture minus the others, so that the estimates sum to the mixture.
     """
@@ -90,17 +90,17 @@ class WaveUNet(nn.Module):
         self.padding = padding
         self.levels, self.up_kernel = levels, up_kernel
         upsample = choose(upsampling, UPSAMPLING, "upsampling")
-        inside = None if context else padding
+        inner_padding = None if context else padding
 
-        widths = [filters * level for level in range(1, levels + 2)]  # the last one of the middle
+        widths = [filters * level for level in range(1, levels + 2)]  # the last one is that of the middle
         self.down = nn.ModuleList(
-            convolution(inputs, outputs, down_kernel, inside, inner_activation)
+            convolution(inputs, outputs, down_kernel, inner_padding, inner_activation)
             for inputs, outputs in zip([channels, *widths], widths[:-1], strict=False)
         )
-        self.middle = convolution(widths[-2], widths[-1], down_kernel, inside, inner_activation)
+        self.middle = convolution(widths[-2], widths[-1], down_kernel, inner_padding, inner_activation)
         self.upsample = nn.ModuleList(upsample(below) for below in reversed(widths[1:]))
         self.up = nn.ModuleList(
-            convolution(level + below, level, up_kernel, inside, inner_activation)
+            convolution(level + below, level, up_kernel, inner_padding, inner_activation)
             for level, below in zip(reversed(widths[:-1]), reversed(widths[1:]), strict=True)
         )
         self.output = nn.Conv1d(filters + channels, (sources - difference) * channels, 1)
@@ -111,7 +111,7 @@ class WaveUNet(nn.Module):
         initialise(self)
 
     def valid_length(self, length: int) -> int:
-        """The least number of samples >= length for which the output has that length without a cut."""
+        """The smallest number of samples >= length for which the output needs no cropping."""
         if not self.context:
             return length
         scale = 2**self.levels
@@ -119,7 +119,7 @@ class WaveUNet(nn.Module):
         return -(-(length + cut) // scale) * scale - cut
 
     def forward(self, mixture: Float[Tensor, "B C T"]) -> dict[str, Float[Tensor, "B S C T"]]:
-        """-> waveforms."""
+        """The head `waveforms`."""
         length = mixture.shape[-1]
         x = mixture
         if self.context:
@@ -145,6 +145,7 @@ class WaveUNet(nn.Module):
 
 
 def convolution(inputs: int, outputs: int, kernel: int, padding: str | None, inner_activation: str) -> nn.Module:
+    """A convolution and an activation.  padding: see `PaddedConv1d`."""
     return nn.Sequential(PaddedConv1d(inputs, outputs, kernel, padding), make_inner_activation(inner_activation))
 
 
@@ -156,7 +157,7 @@ def check_odd(**kernels: int) -> None:
 
 
 def initialise(network: nn.Module) -> None:
-    """Initialise all convolutions as in the authors' code; with torch's initialisation deep levels would fade."""
+    """Initialise all convolutions as in the authors' code; torch's default makes the signal fade in the deep levels."""
     for module in network.modules():
         if isinstance(module, nn.Conv1d):
             nn.init.xavier_uniform_(module.weight)
@@ -164,7 +165,7 @@ def initialise(network: nn.Module) -> None:
 
 
 def joined(skip: Float[Tensor, "B F N"], x: Float[Tensor, "B G M"]) -> Float[Tensor, "B F+G _"]:
-    """Concatenate min(N, M) steps: the middle of a longer skip, the beginning of a longer x."""
+    """Concatenate min(N, M) samples: crop a longer skip to its middle, and a longer x to its beginning."""
     x = x[..., : skip.shape[-1]]
     start = (skip.shape[-1] - x.shape[-1]) // 2
     return torch.cat((skip[..., start : start + x.shape[-1]], x), dim=1)

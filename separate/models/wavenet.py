@@ -25,7 +25,7 @@ from separate.shapes import Float
 class DilatedConv1d(nn.Conv1d):
     """Dilated convolution without bias that keeps the length.
 
-    causal: an output sees no later samples; otherwise equally many before and after, with an odd one after.
+    causal: an output sees no later samples.  Otherwise it sees as many after as before, or one more.
     """
 
     def __init__(
@@ -36,10 +36,10 @@ class DilatedConv1d(nn.Conv1d):
         after = span - before
         even = before if before == after and padding == "zeros" else 0  # torch pads evenly without a copy
         super().__init__(inputs, outputs, kernel, dilation=dilation, padding=even, bias=False)
-        self.uneven, self.how = (before - even, after - even), padding
+        self.uneven, self.edges = (before - even, after - even), padding
 
     def forward(self, x: Float[Tensor, "B _ T"]) -> Float[Tensor, "B _ T"]:
-        return super().forward(pad(x, *self.uneven, self.how) if any(self.uneven) else x)
+        return super().forward(pad(x, *self.uneven, self.edges) if any(self.uneven) else x)
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class GatedOptions:
 
 
 class GatedLayer(nn.Module):
-    """Activation x sigmoid of a dilated convolution, and a 1x1 convolution to a residual and a skip path.
+    """A dilated convolution, gated by activation x sigmoid, and a 1x1 convolution to a residual and a skip path.
 
     last: no layer follows, so the input is returned unchanged.
     """
@@ -78,10 +78,10 @@ class WaveNet(AnyLength):
     """A WaveNet that maps samples to samples (Rethage, Pons and Serra, 2018; Lluís, Pons and Serra, 2019).
 
     A convolution to `residual` channels; `stacks` times `layers` gated layers with dilations 1, 2, 4 ...; the sum of
-    their `skip` channels passes through convolutions with `final` channels, each after `final_activation`, and one
-    with 1 tap to the samples, which are not bounded.  An output sees (kernel - 1) x stacks x (2^layers - 1) samples
-    around itself and a few more.  kernel, final_kernel: taps; causal: no output depends on later samples; padding: of
-    all layers; inner_activation: of the signal in a gated layer.
+    their `skip` channels passes through convolutions with `final` channels, each after `final_activation`, and through
+    a 1x1 convolution to the samples, which are not bounded.  An output sees (kernel - 1) x stacks x (2^layers - 1)
+    samples around itself and a few more.  kernel, final_kernel: taps; causal: no output depends on later samples;
+    padding: of all layers; inner_activation: of the signal in a gated layer.
     All samples are estimated and count in the loss; the authors' loss covers only the middle 1,601 samples.
     The defaults are those of Lluís et al.; Rethage et al. have stacks=3, residual=128, skip=128.
     """
@@ -129,7 +129,7 @@ class WaveNet(AnyLength):
                 nn.init.xavier_uniform_(module.weight)  # as in the authors' code
 
     def forward(self, mixture: Float[Tensor, "B C T"]) -> dict[str, Float[Tensor, "B S C T"]]:
-        """-> waveforms."""
+        """The head `waveforms`."""
         x = self.input(mixture)
         total: Any = 0
         for layer in self.layers:

@@ -127,4 +127,4 @@ def measure(state: State, training: Training) -> None:
             for part in parts:
                 part.observe(spectrogram)
     for part in parts:
-        part.settle()
+        part.use_statistics()
