@@ -1,4 +1,4 @@
-"""k-means of a batch of point sets, computed in blocks of points."""
+"""Weighted k-means of a batch of point sets, computed in blocks of points."""
 
 from __future__ import annotations
 
@@ -13,16 +13,17 @@ from separate.models.layers import check_positive
 from separate.numerics import block, precise, settled, wide
 from separate.shapes import Float, Int
 
-TOLERANCE = 1e-4  # re the mean variance of a dimension: the shift of the centres below which a start has converged
+TOLERANCE = 1e-4  # squared shift of the centres below which k-means has converged, re the mean variance of a dimension
 
 
 @dataclass(frozen=True)
 class Search:
-    """Effort of k-means.  starts: initialisations, of which the one with the least inertia wins; iterations: at most.
+    """Options of k-means.
 
+    starts: number of initialisations, of which the one with the smallest inertia wins; iterations: the largest number.
     seed: the only source of randomness, on every device.
-    sample: larger sets are fitted to this many points drawn by weight, so that time and memory hardly grow with the
-    set.
+    sample: the centres of a larger set are fitted to this number of points, drawn by weight, so that time and memory
+    hardly grow with the set.
     """
 
     starts: int = 4
@@ -43,9 +44,9 @@ def kmeans(
 ) -> Float[Tensor, "B {clusters} D"]:
     """Centres (B, K, D) that minimise the inertia sum_p w_p min_k |x_p - c_k|^2 of each of B point sets.
 
-    points: (B, P, D) float; weights: (B, P) >= 0, None: all 1.  Points of weight 0 do not count, unless all weights are
-    0. Lloyd's algorithm from greedy k-means++ (Arthur and Vassilvitskii, 2007).  An empty cluster moves to the farthest
-    point; with fewer distinct points than clusters, centres coincide.
+    points: (B, P, D) float; weights: (B, P) >= 0, None for equal weights.  Points of weight 0 are ignored, unless all
+    weights are 0.  Lloyd's algorithm, initialised by greedy k-means++ (Arthur and Vassilvitskii, 2007).  An empty
+    cluster moves to the farthest point; with fewer distinct points than clusters, centres coincide.
     Computed in at least float32, returned in the dtype of the points.  ValueError for shapes that do not match.
     """
     check_positive(clusters=clusters, starts=search.starts, iterations=search.iterations, sample=search.sample)
@@ -59,12 +60,12 @@ def kmeans(
         x = x - origin
         centres = _plus_plus(x, w, clusters, search.starts, generator)  # (B, R, K, D)
         weighted = torch.cat([x * w.unsqueeze(2), w.unsqueeze(2)], dim=2)  # (B, N, D + 1)
-        still = TOLERANCE * (w * x.square().mean(2)).sum(1, keepdim=True)  # (B, 1)
+        tolerance = TOLERANCE * (w * x.square().mean(2)).sum(1, keepdim=True)  # (B, 1)
         for _ in range(search.iterations):
             moved = _lloyd(x, weighted, centres)
             shift = (moved - centres).square().sum((2, 3))  # (B, R)
             centres = moved
-            if settled((shift <= still).all()):
+            if settled((shift <= tolerance).all()):
                 break
         gain = torch.bmm(_scores(x, centres).amax(2), w.unsqueeze(2))  # (B, R, 1): inertia = constant - 2 gain
         best = gain.argmax(1).reshape(-1, 1, 1, 1).expand(-1, 1, *centres.shape[2:])
@@ -73,7 +74,7 @@ def kmeans(
 
 @torch.no_grad()
 def assign(points: Float[Tensor, "B P D"], centres: Float[Tensor, "B K D"]) -> Int[Tensor, "B P"]:
-    """The index of the nearest centre of each point, int32."""
+    """Index of the centre nearest to each point, int32."""
     labels = points.new_empty(points.shape[:2], dtype=torch.int32)
     for span, x in _blocks(points, centres):
         labels[:, span] = _nearest(x, centres)
@@ -81,7 +82,7 @@ def assign(points: Float[Tensor, "B P D"], centres: Float[Tensor, "B K D"]) -> I
 
 
 def _blocks(points: Tensor, centres: Tensor) -> Iterator[tuple[slice, Tensor]]:
-    """Spans, and their points (B, L, D) in at least float32."""
+    """Blocks of L points: their span, and the points (B, L, D) in at least float32."""
     batch, count, size = points.shape
     length = block(points, batch * max(size, centres.shape[1]))
     for start in range(0, count, length):
@@ -91,7 +92,8 @@ def _blocks(points: Tensor, centres: Tensor) -> Iterator[tuple[slice, Tensor]]:
 
 
 def _nearest(x: Tensor, centres: Tensor) -> Tensor:
-    return _offset_scores(x, centres).max(1).indices  # argmax across rows is thirty times slower on a CPU
+    """Index of the centre (B, K, D) nearest to each point (B, N, D).  -> (B, N)"""
+    return _offset_scores(x, centres).max(1).indices  # argmax over dimension 1 is thirty times slower on a CPU
 
 
 def _scores(x: Tensor, centres: Tensor) -> Tensor:
@@ -110,21 +112,24 @@ def _offset_scores(x: Tensor, centres: Tensor) -> Tensor:
 
 
 def _lloyd(x: Tensor, weighted: Tensor, centres: Tensor) -> Tensor:
-    """One round: the mean of the points (B, N, D) nearest to each centre (B, R, K, D).  weighted: w x and w."""
+    """One round of Lloyd's algorithm: move each centre (B, R, K, D) to the mean of its nearest points (B, N, D).
+
+    weighted: (B, N, D + 1), w x and w.
+    """
     scores = _scores(x, centres)
     best = scores.amax(2, keepdim=True)  # (B, R, 1, N)
-    mine = torch.eq(scores, best, out=scores)  # a tie counts for both
-    sums = torch.bmm(mine.flatten(1, 2), weighted).unflatten(1, centres.shape[1:3])  # (B, R, K, D + 1)
+    nearest = torch.eq(scores, best, out=scores)  # a tie counts for both
+    sums = torch.bmm(nearest.flatten(1, 2), weighted).unflatten(1, centres.shape[1:3])  # (B, R, K, D + 1)
     mass = sums[..., -1:]
     empty = mass == 0
     moved = sums[..., :-1] / mass
-    if x.device.type != "cpu" or empty.any():  # other devices would wait for the answer
+    if x.device.type != "cpu" or empty.any():  # on other devices the host would wait for empty.any()
         return torch.where(empty, _farthest(x, weighted[..., -1], best.squeeze(2), empty.squeeze(3)), moved)
     return moved
 
 
 def _farthest(x: Tensor, w: Tensor, best: Tensor, empty: Tensor) -> Tensor:
-    """For empty cluster number n the point that is n-th farthest from all centres.  -> (B, R, K, D)"""
+    """For the n-th empty cluster, the point that is n-th farthest from its nearest centre.  -> (B, R, K, D)"""
     distance = x.square().sum(2).unsqueeze(1) - 2 * best  # (B, R, N)
     distance = distance.clamp_min(0).masked_fill(w.unsqueeze(1) == 0, -1)
     ranked = distance.topk(min(empty.shape[2], x.shape[1])).indices
@@ -133,9 +138,9 @@ def _farthest(x: Tensor, w: Tensor, best: Tensor, empty: Tensor) -> Tensor:
 
 
 def _plus_plus(x: Tensor, w: Tensor, clusters: int, starts: int, generator: torch.Generator) -> Tensor:
-    """k-means++: centres (B, R, K, D) drawn from the points by their squared distance to the centres drawn before.
+    """k-means++: draw centres (B, R, K, D) from the points, by squared distance to the nearest centre drawn before.
 
-    Greedy as in scikit-learn: of 2 + log K candidates the one with the least inertia is kept.
+    Greedy as in scikit-learn: of 2 + log K candidates keep the one with the smallest inertia.
     """
     square, w = x.square().sum(2)[:, None, None], w[:, None, None]  # (B, 1, 1, N)
     candidates = _take(x, _draw(w.squeeze(2).expand(-1, starts, -1), 1, generator))  # (B, R, 1, D)
@@ -171,7 +176,7 @@ def _sample(points: Tensor, weights: Tensor | None, count: int, generator: torch
         w = torch.where(w.sum(1, keepdim=True) > 0, w, 1)
         return points.to(dtype), w / w.sum(1, keepdim=True)
     chance = 1 - torch.rand(batch, count, generator=generator, dtype=torch.float64)
-    chance = (torch.arange(count) + chance) / count  # stratified: one in each of `count` equal parts of (0, 1]
+    chance = (torch.arange(count) + chance) / count  # stratified: one number in each of `count` equal parts of (0, 1]
     chance = chance.to(points.device, wide(points), non_blocking=True)
     index = (chance * bins).ceil().long() - 1
     if weights is not None:
@@ -180,7 +185,7 @@ def _sample(points: Tensor, weights: Tensor | None, count: int, generator: torch
         passed, wanted, by_weight = torch.zeros_like(total), chance * total, torch.zeros_like(index)
         for part in parts:
             below = part.to(wide(points)).cumsum(1)
-            by_weight += torch.searchsorted(below, wanted - passed)  # 0, the whole block, or the points before
+            by_weight += torch.searchsorted(below, wanted - passed)  # 0, the whole block, or the points before it
             passed += below[:, -1:]
         index = torch.where(total > 0, by_weight, index)
     index = index.clamp(0, bins - 1)

@@ -1,4 +1,4 @@
-"""Compatibility of losses and networks, and the message that refuses a pair that cannot work."""
+"""Compatibility of losses and networks, with an error that names the pairs that work."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ DIFFERENTIABLE = ("masks", "complex_masks", "waveforms")  # heads that give diff
 
 
 def check_pair(loss: Loss, network: Any) -> None:
-    """UsageError unless the network has all heads that the loss needs, and the loss trains the head it separates by."""
+    """UsageError unless the network has all heads that the loss needs, and the loss trains the head that separates."""
     if trains(loss, network):
         return
     head = getattr(network, "separates_by", None)
@@ -38,11 +38,15 @@ def trains(loss: Loss, network: Any) -> bool:
 
 
 def _lacks_sources(loss: Loss, network: Any) -> bool:
+    """Whether the network trains on isolated sources, which the loss does without."""
     return loss.without_sources and getattr(network, "trains_on_sources", False)
 
 
 def suits(needs: Iterable[str], provides: Iterable[str], head: str | None = None) -> bool:
-    """Whether a loss with these needs trains a network with these heads.  head: the one it separates by, of several."""
+    """Whether a loss with these needs trains a network with these heads.
+
+    head: the head by which the network separates, masks or embeddings, if it can choose.
+    """
     given = set(provides)
     if head != "embeddings" and given & set(DIFFERENTIABLE):
         given.add("estimates")
@@ -56,7 +60,7 @@ def suits(needs: Iterable[str], provides: Iterable[str], head: str | None = None
 
 
 def losses_for(network: Any) -> list[str]:
-    """The names of our losses that train a network."""
+    """Names of the losses in conf/loss that train a network."""
     from separate import targets
     from separate.loss_builder import LossBuilder
 
@@ -69,7 +73,7 @@ def losses_for(network: Any) -> list[str]:
 
 
 def models_for(loss: Loss) -> list[str]:
-    """The names of our models that a loss trains, with the option that makes them fit."""
+    """Names of the models in conf/model that a loss trains, with the option that makes them fit, if one is needed."""
     found = []
     for name, spec in shipped("model").items():
         module, _, attribute = spec["_target_"].rpartition(".")

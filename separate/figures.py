@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from separate.data.batch import Batch
     from separate.separator import Separation, Separator
 
-logging.getLogger("matplotlib.font_manager").setLevel(logging.WARNING)  # its INFO lines would be in our output
+logging.getLogger("matplotlib.font_manager").setLevel(logging.WARNING)  # keeps its INFO messages out of our output
 
 RANGE = 70  # dB below the loudest bin of the mixture
 
@@ -27,7 +27,7 @@ RANGE = 70  # dB below the loudest bin of the mixture
 class SeparatedExamples:
     """A separator and its separations of the first validation examples, each a batch of one.
 
-    sources: the names of the references, which the estimates follow in order.
+    sources: names of the references; the estimates are in the same order.
     """
 
     separator: Separator
@@ -57,17 +57,20 @@ def spectrograms(separated: SeparatedExamples) -> Iterator[tuple[str, Figure]]:
 FIGURES: tuple[FigureFunction, ...] = (learned_filters, spectrograms)  # drawn in every run
 
 
-def with_own(names: Sequence[str], trust: Sequence[str] | None = None) -> list[FigureFunction]:
-    """`FIGURES` and the user's own, by the dotted names of their functions.  trust: as in `instantiate.build`."""
+def load_figures(names: Sequence[str], trust: Sequence[str] | None = None) -> list[FigureFunction]:
+    """`FIGURES` and the user's own figures.
+
+    names: dotted names of their functions; trust: as in `instantiate.build`.
+    """
     from separate.instantiate import build
 
     return [*FIGURES, *(build({"_target_": name, "_partial_": True}, "logger.figures", trust) for name in names)]
 
 
 def separation_figure(batch: Batch, separation: Separation, sources: Sequence[str], sample_rate: int) -> Figure:
-    """The first example of a batch: the mixture, and a row for each source with reference, estimate and mask.
+    """Plot the first example of a batch: the mixture, and a row for each source with reference, estimate and mask.
 
-    Mean over the channels; time in seconds, frequency in kHz, level in dB down to 70 below the loudest bin of the
+    Mean over the channels; time in seconds, frequency in kHz, level in dB, down to 70 dB below the loudest bin of the
     mixture.
     """
     assert batch.stft is not None
@@ -86,32 +89,32 @@ def separation_figure(batch: Batch, separation: Separation, sources: Sequence[st
     figure = Figure(figsize=(4 * (len(columns) + 1), 2.4 * len(sources) + 0.6), layout="constrained")
     axes = figure.subplots(len(sources), len(columns) + 1, squeeze=False, sharex=True, sharey=True)
     level = {"origin": "lower", "aspect": "auto", "extent": extent, "vmin": top - RANGE, "vmax": top, "cmap": "magma"}
-    share = {"origin": "lower", "aspect": "auto", "extent": extent, "vmin": 0, "vmax": 1, "cmap": "viridis"}
+    unit = {"origin": "lower", "aspect": "auto", "extent": extent, "vmin": 0, "vmax": 1, "cmap": "viridis"}
     shown = axes[0, 0].imshow(mixture, **level)
     axes[0, 0].set_title("mixture")
     for blank in axes[1:, 0]:
         blank.set_visible(False)
     axes[0, 0].tick_params(labelbottom=True)
     axes[0, 0].set(xlabel="seconds", ylabel="kHz")
-    of_mask = None
+    mask_image = None
     for row, source in enumerate(sources):
         for column, (title, images) in enumerate(columns, start=1):
-            drawn = axes[row, column].imshow(images[row], **(share if title == "mask" else level))
-            of_mask = drawn if title == "mask" else of_mask
+            drawn = axes[row, column].imshow(images[row], **(unit if title == "mask" else level))
+            mask_image = drawn if title == "mask" else mask_image
             axes[row, column].set_title(printable(f"{source}: {title}"), parse_math=False)
         axes[row, 1].set_ylabel("kHz")
     for axis in axes[-1]:
         axis.set_xlabel("seconds")
-    figure.colorbar(shown, ax=axes[:, -2 if of_mask else -1].tolist(), label="dB")
-    if of_mask:
-        figure.colorbar(of_mask, ax=axes[:, -1].tolist(), label="mask")
+    figure.colorbar(shown, ax=axes[:, -2 if mask_image else -1].tolist(), label="dB")
+    if mask_image:
+        figure.colorbar(mask_image, ax=axes[:, -1].tolist(), label="mask")
     return figure
 
 
 def filters_figure(weight: Tensor, sample_rate: int) -> Figure:
-    """The filters of a learned encoder, weight (N, C, L), sorted by peak frequency.
+    """Plot the filters of a learned encoder, weight (N, C, L), sorted by peak frequency.
 
-    The first channel of each filter, scaled to a maximum of 1; time in ms, frequency in kHz, level in dB below the
+    The first channel of each filter, scaled to a peak of 1; time in ms, frequency in kHz, level in dB below the
     peak.
     """
     filters = weight.detach().float().cpu().numpy()[:, 0]

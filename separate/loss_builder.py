@@ -1,4 +1,4 @@
-"""Build losses from specifications, and by the names of their files in conf/loss."""
+"""Build losses from their specification, or from the name of a file in conf/loss."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from separate.targets import Target
 
 @dataclass(frozen=True)
 class LossBuilder:
-    """Builds losses for one training.
+    """Builds the losses of a training.
 
-    target: the configured one; interchangeable, sources: those of the data; trust: as in `instantiate.build`.
+    target: the configured target; interchangeable, sources: properties of the data; trust: as in `instantiate.build`.
     """
 
     target: Target
@@ -25,14 +25,15 @@ class LossBuilder:
     trust: Sequence[str] | None = None
 
     def build(self, spec: Mapping[str, Any], where: str = "loss") -> Any:
-        """The object that a specification names; terms of a weighted sum are built by name."""
+        """Build the loss of a specification; a weighted sum builds its terms with `by_name`."""
         context = {"target": self.target, "interchangeable": self.interchangeable, "sources": self.sources}
         return build(spec, where, self.trust, build_term=self.by_name, **context)
 
     def by_name(self, name: str, options: Mapping[str, Any] | None = None) -> Any:
-        """The loss of conf/loss/NAME.yaml, or of the class `_target_` in the options.
+        """Build the loss of conf/loss/NAME.yaml, or of the class `_target_` in the options.
 
-        options: replace those of the file; target: the name or the specification of another target.
+        options: replace those of the file; the option `target` is the name or the specification of another target.
+        UsageError for an unknown loss or target.
         """
         where, options = f"loss.terms.{name}", dict(options or {})
         spec = options if "_target_" in options else {**_file(name), **options}

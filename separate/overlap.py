@@ -1,4 +1,4 @@
-"""Separate long recordings in overlapping, cross-faded chunks, so that memory does not grow with their length."""
+"""Separation of long recordings in overlapping, cross-faded chunks, so that memory does not grow with their length."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from separate.errors import UsageError
 from separate.losses.permutation import match
 from separate.shapes import Float
 
-TURN = 0.02  # seconds in which a polarity is inverted: half a period of 25 Hz, so that no audible tone gets steeper
+INVERSION = 0.02  # seconds in which a polarity is inverted, half a period of 25 Hz: no audible tone gets steeper
 
 
 @dataclass(frozen=True)
@@ -20,16 +20,17 @@ class Matching:
     """How a chunk is matched to the one before it.
 
     interchangeable: permute its sources for the best agreement in the overlap.
-    polarities: kept; or source or channel, for networks that find the polarity of each source, or of each channel of a
-    source, anew in each chunk.  Chunks are then matched regardless of polarity, and where two disagree, the quieter one
-    is inverted.  If that is the earlier one, the source passes through zero in the first 20 ms of the overlap.
+    polarities: kept, or for networks whose output has an arbitrary polarity in each chunk: source, if it is common to
+    the channels of a source, or channel.  Chunks are then matched regardless of polarity, and where two disagree, the
+    quieter one is inverted.  If that is the earlier one, the source passes through zero in the first 20 ms of the
+    overlap.
     """
 
     interchangeable: bool = False
     polarities: str = "kept"
 
 
-IN_ORDER = Matching()  # sources and polarities as they are
+IN_ORDER = Matching()  # keeps the order and the polarity of the sources
 
 
 def blocks(
@@ -42,17 +43,19 @@ def blocks(
 ) -> Iterator[Tensor]:
     """Yield the estimates (S, C, n) of a recording in order, `length` samples in all, at least 1.
 
-    separate: maps (start, stop) in samples to the estimates of that span, (S, C, stop - start).
+    separate: maps (start, stop), in samples, to the estimates of that span, (S, C, stop - start).
     chunk: seconds separated at a time; overlap: seconds that two chunks share, at most half of one.  In the overlap
     they are cross-faded with weights that sum to 1 and vanish at the ends of the chunks, where the network has least
-    context. UsageError for interchangeable sources without overlap.
+    context.  UsageError for interchangeable sources without overlap.
     """
     size = max(1, round(chunk * sample_rate))
     shared = min(round(overlap * sample_rate), size // 2)
     fade = torch.sin(torch.pi / 2 * (torch.arange(shared) + 0.5) / max(shared, 1)).square()
-    turn = torch.cos(torch.pi * ((torch.arange(shared) + 0.5) / max(1, round(TURN * sample_rate))).clamp_max(1))
+    ramp = torch.cos(torch.pi * ((torch.arange(shared) + 0.5) / max(1, round(INVERSION * sample_rate))).clamp_max(1))
     if matching.interchangeable and shared == 0 and length > size:
-        raise UsageError("overlap=0 leaves nothing to match interchangeable sources by from chunk to chunk; use more")
+        raise UsageError(
+            "overlap=0 leaves no samples to match interchangeable sources between chunks; use a larger one"
+        )
     tail: Tensor | None = None  # (S, C, shared), the end of the last chunk
     evidence: Tensor | None = None  # (S, C), the energy of the earlier chunks that have the polarity of the last one
     start = 0
@@ -63,7 +66,7 @@ def blocks(
             if matching.interchangeable:
                 estimates = match(tail, estimates, shared, signed=matching.polarities == "kept")
             if evidence is not None:
-                tail, estimates, evidence = align_polarity(tail, estimates, evidence, matching.polarities, turn)
+                tail, estimates, evidence = align_polarity(tail, estimates, evidence, matching.polarities, ramp)
             faded = tail * (1 - fade) + estimates[..., :shared] * fade
             estimates = torch.cat([faded, estimates[..., shared:]], dim=-1)
         elif matching.polarities != "kept" and shared > 0:
@@ -81,21 +84,22 @@ def align_polarity(
     estimates: Float[Tensor, "S C n"],
     evidence: Float[Tensor, "S C"],
     polarities: str,
-    turn: Float[Tensor, " turning"],
+    ramp: Float[Tensor, " ramp"],
 ) -> tuple[Float[Tensor, "S C shared"], Float[Tensor, "S C n"], Float[Tensor, "S C"]]:
-    """Tail, estimates and evidence with the same polarity in the overlap, so that the cross-fade does not cancel.
+    """Give tail and estimates the same polarity, so that they do not cancel in the cross-fade.
 
-    tail: (S, C, shared); estimates: (S, C, n >= shared); evidence: (S, C), the energy of earlier chunks.  Where tail
-    and estimates disagree, the one with less energy is inverted, since its polarity is less certain.  A tail is
-    multiplied by `turn` (shared), from 1 to -1, and so continues the samples already yielded without a step.
+    tail: (S, C, shared); estimates: (S, C, n >= shared); evidence: (S, C), the energy of earlier chunks with the
+    polarity of the tail.  Where tail and estimates disagree, the one with less energy is inverted, because its polarity
+    is less certain.  A tail is inverted by multiplication with `ramp` (shared), from 1 to -1, so that it continues the
+    samples already yielded without a step.  Returns tail, estimates and the new evidence.
     """
     shared = tail.shape[-1]
     products = (tail * estimates[..., :shared]).sum(-1)
     energy = estimates.double().square().sum(-1)
     if polarities == "source":
         products, energy, evidence = (x.sum(-1, keepdim=True).expand_as(x) for x in (products, energy, evidence))
-    against = products < 0
-    surer = against & (energy > evidence)
-    tail = torch.where(surer.unsqueeze(-1), tail * turn, tail)
-    estimates = torch.where((against & ~surer).unsqueeze(-1), -estimates, estimates)
-    return tail, estimates, torch.where(surer, energy, evidence + energy)
+    opposed = products < 0
+    invert_tail = opposed & (energy > evidence)
+    tail = torch.where(invert_tail.unsqueeze(-1), tail * ramp, tail)
+    estimates = torch.where((opposed & ~invert_tail).unsqueeze(-1), -estimates, estimates)
+    return tail, estimates, torch.where(invert_tail, energy, evidence + energy)

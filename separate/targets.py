@@ -1,11 +1,12 @@
-"""Training targets: MSA, PSA, tPSA, IBM, IRM, IAM, Wiener, PSM, cIRM and waveform.
+"""Training targets: spectrogram approximations, masks and waveforms (MSA, PSA, tPSA; IBM, IRM, IAM, Wiener, PSM, cIRM).
 
 A target maps the complex STFTs S_i of the sources (B, S, C, F, N) and Y of the mixture (B, C, F, N) to the reference
-of a loss.  R = Y - sum_i S_i is the rest of the mixture.  The domain of a target says what a loss compares with it:
-  spectrogram   real (B, S, C, F, N): mask |Y|
-  mask          real (B, S, C, F, N): the mask
-  complex_mask  complex (B, S, C, F, N): the compressed complex mask
-  waveform      (B, S, C, T), from samples (B, S, C, T) and (B, C, T): the estimates
+of a loss.  R = Y - sum_i S_i is the rest of the mixture.  The domain of a target determines the estimate that a loss
+compares with it:
+  spectrogram   mask |Y|; the target is real, (B, S, C, F, N)
+  mask          the mask; the target is real, (B, S, C, F, N)
+  complex_mask  the compressed complex mask; the target is complex, (B, S, C, F, N)
+  waveform      the waveform; the target maps samples (B, S, C, T) and (B, C, T) to (B, S, C, T)
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ DOMAINS = ("spectrogram", "mask", "complex_mask", "waveform")
 
 
 class Target(Protocol):
-    """A pure function of (sources, mixture) with a domain."""
+    """A pure function of (sources, mixture) with a domain, one of `DOMAINS`."""
 
     domain: str
 
@@ -94,7 +95,10 @@ def wiener(sources: Complex[Tensor, "B S C F N"], mixture: Complex[Tensor, "B C 
 def iam(
     sources: Complex[Tensor, "B S C F N"], mixture: Complex[Tensor, "B C F N"], limit: float = 10.0
 ) -> Float[Tensor, "B S C F N"]:
-    """Ideal amplitude mask, |S_i| / |Y|, at most `limit` (Wang, Narayanan and Wang, 2014: FFT-MASK, 10)."""
+    """Ideal amplitude mask, |S_i| / |Y|, at most `limit` (Wang, Narayanan and Wang, 2014, FFT-MASK, with limit 10).
+
+    ValueError for a limit of 0 or less.
+    """
     check_limit(limit)
     return (sources.abs() / mixture.abs().clamp_min(TINY).unsqueeze(1)).clamp_max(limit)
 
@@ -103,7 +107,10 @@ def iam(
 def psm(
     sources: Complex[Tensor, "B S C F N"], mixture: Complex[Tensor, "B C F N"], limit: float = 10.0
 ) -> Float[Tensor, "B S C F N"]:
-    """Phase-sensitive mask, |S_i| / |Y| cos(angle S_i - angle Y), in [-limit, limit] (Erdogan et al., 2015)."""
+    """Phase-sensitive mask, |S_i| / |Y| cos(angle S_i - angle Y), in [-limit, limit] (Erdogan et al., 2015).
+
+    ValueError for a limit of 0 or less.
+    """
     check_limit(limit)
     return (psa(sources, mixture) / mixture.abs().clamp_min(TINY).unsqueeze(1)).clamp(-limit, limit)
 
@@ -118,9 +125,9 @@ def cirm(sources: Complex[Tensor, "B S C F N"], mixture: Complex[Tensor, "B C F 
 def compress(
     complex_masks: Complex[Tensor, "*B"], limit: float = 10.0, steepness: float = 0.1
 ) -> Complex[Tensor, "*B"]:
-    """Compress a complex mask: K (1 - exp(-C x)) / (1 + exp(-C x)) = K tanh(C x / 2) of real and imaginary part x.
+    """Compress real and imaginary part x of complex masks to K (1 - exp(-C x)) / (1 + exp(-C x)) = K tanh(C x / 2).
 
-    K = limit and C = steepness (Williamson et al., 2016, eq. 9).
+    K = limit, C = steepness (Williamson et al., 2016, eq. 9).
     """
     parts = torch.view_as_real(complex_masks)
     return torch.view_as_complex(limit * torch.tanh(steepness / 2 * parts))
@@ -139,13 +146,13 @@ TARGETS: dict[str, Target] = {
 
 
 def check_limit(limit: float) -> None:
-    """ValueError unless the largest value of a mask is above 0."""
+    """ValueError unless the limit of a mask is above 0."""
     if not limit > 0:
         raise ValueError(f"limit={limit} must be above 0, e.g. limit=10")
 
 
 def audible(mixture: Complex[Tensor, "B C F N"], level: float) -> Float[Tensor, "B F N"]:
-    """1 in the bins within `level` dB (negative) of each example's loudest, else 0.
+    """1 in the bins at or above `level` dB (negative) re the loudest bin of the example, else 0.
 
     The powers of the channels are added.  A silent mixture has no audible bins.
     """
@@ -155,7 +162,7 @@ def audible(mixture: Complex[Tensor, "B C F N"], level: float) -> Float[Tensor, 
 
 
 def _with_rest(sources: Tensor, mixture: Tensor) -> Tensor:
-    """|S_i| and, last, |R|: (B, S + 1, C, F, N).  |R| within rounding of 0 is 0."""
+    """|S_i| and, last, |R|: (B, S + 1, C, F, N).  An |R| that is only rounding error becomes 0."""
     magnitude = sources.abs()
     rest = (mixture - sources.sum(dim=1)).abs()
     rest = rest * (rest > 1e-5 * magnitude.sum(dim=1))

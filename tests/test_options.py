@@ -226,7 +226,7 @@ LOSS_NAMES = [
     ("l1", {"source_weights": {"a": "heavy"}}, "must be names with numbers"),
     ("multi_resolution_stft", {"ffts": 1024}, "loss.ffts=1024 must be a list of integers"),
     ("multi_resolution_stft", {"ffts": [64]}, "must be equally many"),
-    ("multi_resolution_stft", {"hops": [700, 240, 50]}, "hop=700, window=600: no hop above its window"),
+    ("multi_resolution_stft", {"hops": [700, 240, 50]}, "hop=700, window=600 must satisfy 1 <= hop <= window <= fft"),
     ("si_sdr", {"zero_mean": "yes"}, "loss.zero_mean=yes must be true or false"),
     ("dc", {"level": 0.0}, "level=0.0 must be below 0 dB"),
 ]

@@ -136,7 +136,7 @@ def test_what_cannot_be_separated_is_refused():
 
 
 def test_interchangeable_sources_need_an_overlap_to_be_matched_in():
-    with pytest.raises(UsageError, match="overlap=0 leaves nothing to match"):
+    with pytest.raises(UsageError, match="overlap=0 leaves no samples to match"):
         separator(Split(), interchangeable=True)(noise(), 8000, chunk=0.5, overlap=0)
 
 

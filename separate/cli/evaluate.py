@@ -22,11 +22,11 @@ def _evaluate(cfg: DictConfig) -> float | None:
     from separate.data.storage.download import refuse_commands
     from separate.device import choose_device
     from separate.evaluation import recordings, report
-    from separate.evaluation.metrics import with_own
+    from separate.evaluation.metrics import load_metrics
     from separate.process import settle
 
     config = from_hydra(cfg, EvalConfig)
-    metrics = with_own(config.metrics)
+    metrics = load_metrics(config.metrics)
     path = checkpoint.find(config.run)
     print(f"checkpoint: {path}")
     contents = checkpoint.read(path)

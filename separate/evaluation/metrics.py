@@ -1,4 +1,4 @@
-"""Metrics of a separation: each is one function with a label, a unit and a direction."""
+"""Metrics of a separation: each is a function with a label, a unit and a direction."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ RESERVED = ("loss", "track", "source", "method")  # other columns of the same fi
 class Metric:
     """A function (estimates (B, S, C, T), references (B, S, C, T), mixture (B, C, T)), all float64 -> (B, S).
 
-    name: the key in `metrics.jsonl`, `scores.csv` and `summary.json`; label: the words of the tables.
+    name: the key in `metrics.jsonl`, `scores.csv` and `summary.json`; label: the heading in tables.
     """
 
     function: MetricFunction
@@ -29,7 +29,10 @@ class Metric:
     higher_is_better: bool
 
     def __call__(self, estimates: Tensor, references: Tensor, mixture: Tensor) -> Tensor:
-        """Scores (B, S); NaN and infinity of the wrong sign become the worst value, so that no mean can hide them."""
+        """Scores (B, S).  NaN becomes the worst value, -inf or inf, so that no mean can hide it.
+
+        UsageError if the function returns another shape.
+        """
         values = self.function(estimates, references, mixture)
         if values.shape != references.shape[:2]:
             raise UsageError(
@@ -41,41 +44,41 @@ class Metric:
 
     @property
     def heading(self) -> str:
-        """The label with its unit, as in `SI-SDR, dB`."""
+        """The label with its unit, e.g. "SI-SDR, dB"."""
         return f"{self.label}, {self.unit}" if self.unit else self.label
 
     @property
     def description(self) -> dict[str, str | bool]:
-        """Label, unit and direction, as `summary.json` holds them."""
+        """Label, unit and direction, for `summary.json`."""
         return {"label": self.label, "unit": self.unit, "higher_is_better": self.higher_is_better}
 
 
 def metric(label: str, unit: str = "", higher_is_better: bool = True) -> Callable[[MetricFunction], Metric]:
-    """Decorate a function as a metric that has its name."""
+    """Decorate a function as a metric with the same name."""
     return lambda function: Metric(function, function.__name__, label, unit, higher_is_better)
 
 
 @metric(label="SI-SDR", unit="dB")
 def si_sdr(estimates: Tensor, references: Tensor, mixture: Tensor) -> Tensor:
-    """Scale-invariant SDR; the channels of a source are one signal, so that a wrong balance costs."""
+    """Scale-invariant SDR; the channels of a source are one signal, so that a wrong stereo balance lowers it."""
     return sdr.si_sdr(estimates.flatten(-2), references.flatten(-2))
 
 
 @metric(label="SI-SDR improvement", unit="dB")
 def si_sdri(estimates: Tensor, references: Tensor, mixture: Tensor) -> Tensor:
-    """SI-SDR of the estimates less that of the mixture."""
+    """SI-SDR of the estimates minus SI-SDR of the mixture."""
     before = sdr.si_sdr(mixture.unsqueeze(1).flatten(-2), references.flatten(-2))
     return sdr.si_sdr(estimates.flatten(-2), references.flatten(-2)) - before
 
 
 @metric(label="SNR", unit="dB")
 def snr(estimates: Tensor, references: Tensor, mixture: Tensor) -> Tensor:
-    """Signal-to-noise ratio: levels and polarity count."""
+    """Signal-to-noise ratio: level and polarity of an estimate matter."""
     return sdr.snr(estimates.flatten(-2), references.flatten(-2))
 
 
 def by_name(metrics: Iterable[Metric]) -> dict[str, Metric]:
-    """{name: metric}; UsageError where two have the same name."""
+    """{name: metric}; UsageError for a reserved name and for two metrics with the same name."""
     found: dict[str, Metric] = {}
     for one in metrics:
         if one.name in (*RESERVED, *found):
@@ -87,8 +90,11 @@ def by_name(metrics: Iterable[Metric]) -> dict[str, Metric]:
 METRICS = by_name([si_sdr, si_sdri, snr])  # always computed, in this order
 
 
-def with_own(names: Sequence[str], trust: Sequence[str] | None = None) -> dict[str, Metric]:
-    """`METRICS` and the user's own, by the dotted names of their functions.  trust: as in `instantiate.build`."""
+def load_metrics(names: Sequence[str], trust: Sequence[str] | None = None) -> dict[str, Metric]:
+    """`METRICS` and the user's own metrics.
+
+    names: dotted names of their functions; trust: as in `instantiate.build`.  UsageError if one is not a metric.
+    """
     from separate.instantiate import build
 
     own = [build({"_target_": name, "_partial_": True}, "metrics", trust) for name in names]
@@ -102,6 +108,6 @@ def with_own(names: Sequence[str], trust: Sequence[str] | None = None) -> dict[s
 
 
 def higher_is_better(quantity: str, metrics: Mapping[str, Metric] = METRICS) -> bool:
-    """The direction of a monitored quantity, `valid/loss` or `valid/METRIC`."""
+    """Whether higher values of a monitored quantity, `valid/loss` or `valid/METRIC`, are better."""
     found = metrics.get(quantity.removeprefix("valid/"))
     return found is not None and found.higher_is_better

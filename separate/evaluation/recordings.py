@@ -1,4 +1,4 @@
-"""Score whole recordings: the model, the mixture as every estimate, and the tPSA mask of the true sources."""
+"""Score whole recordings: the model, the mixture as each estimate, and the tPSA mask of the true sources."""
 
 from __future__ import annotations
 
@@ -25,13 +25,17 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 METHODS = ("model", "mixture as estimate", "tPSA mask")
-PICTURED = 10  # seconds of the first recording
+PICTURE_SECONDS = 10  # of the first recording
 Row = dict[str, "str | float"]
 
 
 @dataclass
 class Results:
-    """rows: {track, source, method, and each metric} for each track, source and method; NaN for a silent source."""
+    """Scores of an evaluation.
+
+    rows: {track, source, method, and a score by each metric}, one for each track, source and method; NaN for a source
+    that is silent or the whole mixture.
+    """
 
     sources: list[str]
     metrics: Mapping[str, Metric]
@@ -42,7 +46,11 @@ class Results:
 def evaluate(
     separator: Separator, examples: Examples, chunk: float, overlap: float, metrics: Mapping[str, Metric] = METRICS
 ) -> Results:
-    """Separate every recording as `separate-infer` does, in chunks (seconds), and score it against its sources."""
+    """Separate every recording as `separate-infer` does, and score it against its sources.
+
+    chunk, overlap: in seconds.  UsageError for sources that do not fit the separator, SeparateError for estimates that
+    are not finite.
+    """
     _check_sources(separator, examples)
     stft = deepcopy(separator.stft).cpu()
     results = Results(examples.sources, metrics)
@@ -86,6 +94,7 @@ def tpsa_estimates(batch: Batch) -> Tensor:
 
 
 def _check_sources(separator: Separator, examples: Examples) -> None:
+    """UsageError unless the separator has the sources of the data, or at least as many interchangeable ones."""
     if separator.interchangeable:
         fits = len(separator.sources) >= len(examples.sources)
     else:
@@ -98,9 +107,10 @@ def _check_sources(separator: Separator, examples: Examples) -> None:
 
 
 def _picture(batch: Batch, estimates: Tensor, examples: Examples) -> Figure:
+    """Spectrograms of the first seconds of a recording.  estimates: (1, S, C, T)"""
     from separate.figures import separation_figure
 
-    frames = min(batch.mixture.shape[-1], PICTURED * examples.sample_rate)
+    frames = min(batch.mixture.shape[-1], PICTURE_SECONDS * examples.sample_rate)
     cut = Batch(batch.mixture[..., :frames], batch.sources[..., :frames], batch.tracks, batch.stft)
     shown = Separation(cut, {"waveforms": estimates[..., :frames]})
     return separation_figure(cut, shown, examples.sources, examples.sample_rate)

@@ -1,4 +1,4 @@
-"""The report of an evaluation: a table, CSV, JSON and one HTML page."""
+"""The report of an evaluation: a table for the terminal, CSV, JSON and one HTML page."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ dt { float: left; clear: left; width: 14em; color: #666 } dd { margin-left: 14em
 def summarise(results: Results, about: Mapping[str, Any]) -> dict[str, Any]:
     """{**about, tracks, sources_left_out, metrics: {metric: {label, unit, higher_is_better}}, scores}.
 
-    scores: {method: {source or all: {metric: {mean, median}}}}, without the sources that have no scores;
-    `all` gives every source of every track the same weight.  None where nothing could be scored.
+    scores: {method: {source or all: {metric: {mean, median}}}}, over the tracks in which the source has a score; None
+    if there are none.  `all` gives every source of every track the same weight.
     """
     scores: dict[str, Any] = {}
     for method in METHODS:
@@ -55,6 +55,7 @@ def summarise(results: Results, about: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _mean_and_median(rows: list[Row], metric: str) -> dict[str, float | None]:
+    """{mean, median} of the scores that are not NaN, or None."""
     values = [float(row[metric]) for row in rows if not math.isnan(float(row[metric]))]
     if not values:
         return dict.fromkeys(KINDS)
@@ -62,7 +63,7 @@ def _mean_and_median(rows: list[Row], metric: str) -> dict[str, float | None]:
 
 
 def table(summary: Mapping[str, Any]) -> str:
-    """The summary for a terminal: a row for each method and source, mean and median of each metric."""
+    """Format a summary for the terminal: a row for each method and source, with mean and median of each metric."""
     metrics = summary["metrics"]
     headings = [", ".join(filter(None, (metric["label"], metric["unit"]))) for metric in metrics.values()]
     lines = [
@@ -104,6 +105,7 @@ def write(results: Results, about: Mapping[str, Any], folder: Path) -> dict[str,
 
 
 def _page(results: Results, summary: Mapping[str, Any]) -> str:
+    """The HTML page, with its figures inside."""
     facts = "".join(
         f"<dt>{html.escape(key)}</dt><dd>{html.escape(str(value))}</dd>"
         for key, value in summary.items()
@@ -134,7 +136,7 @@ def _page(results: Results, summary: Mapping[str, Any]) -> str:
 
 
 def _distribution(results: Results) -> Figure:
-    """SI-SDR improvement by source, model beside tPSA mask: a dot for each track, a bar at the median."""
+    """SI-SDR improvement by source, of the model and the tPSA mask: a dot for each track, a bar at the median."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(2.2 * len(results.sources) + 2, 3.6), layout="constrained")

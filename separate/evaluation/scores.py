@@ -1,4 +1,4 @@
-"""Scores of a batch: the same for validation and for `separate-eval`."""
+"""Scores of a batch, for validation and for `separate-eval`."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from separate.separator import Separation
 
 
 def arrange(estimates: Tensor, sources: Tensor) -> Tensor:
-    """The best of the estimates (B, M, C, T) for the sources (B, S, C, T), in their order.  -> (B, S, C, T)"""
+    """Select the estimates (B, M, C, T) that fit the sources (B, S, C, T) best, in their order.  -> (B, S, C, T)"""
     return select(estimates, order_of(estimates, sources))
 
 
 def order_of(estimates: Tensor, sources: Tensor) -> Tensor:
-    """(B, S), the estimate of each source: the choice with the best mean SI-SDR of each example."""
+    """Index of the estimate of each source, (B, S): the pairing with the best mean SI-SDR of each example."""
     return best_permutation(-pairwise_si_sdr(estimates.flatten(-2).float(), sources.flatten(-2).float()))
 
 
 def arrange_separation(separation: Separation) -> Separation:
-    """The separation with estimates and masks in the order of the sources of its batch."""
+    """The separation with its estimates and masks in the order of the sources of the batch."""
     order = order_of(separation.estimates, separation.batch.sources)
     heads = {"waveforms": select(separation.estimates, order)}
     if (masks := separation.applied_masks) is not None:
@@ -39,19 +39,19 @@ def score(
     interchangeable: bool,
     metrics: Mapping[str, Metric] = METRICS,
 ) -> dict[str, Tensor]:
-    """{name of a metric: scores (B, S) float64}, computed in float64.
+    """{name of a metric: scores (B, S)}, computed in float64.
 
-    estimates: (B, M, C, T); sources: (B, S, C, T); mixture: (B, C, T).  Interchangeable sources are paired for the best
-    mean SI-SDR; estimates beyond their number are left out.
+    estimates: (B, M, C, T); sources: (B, S, C, T); mixture: (B, C, T).  interchangeable: pair estimates with
+    sources for the best mean SI-SDR, and leave out further estimates.
     NaN for a silent source and for a source that is the whole mixture.  An estimate that is not finite gets the worst
-    score, -inf dB, so that no mean can hide it.
+    score, e.g. -inf dB, so that no mean can hide it.
     """
     if interchangeable:
         estimates = arrange(estimates, sources)
     estimates, sources, mixture = (x.double() for x in (estimates, sources, mixture))
-    others = (mixture.unsqueeze(1) - sources).square().sum((-2, -1))
+    rest = (mixture.unsqueeze(1) - sources).square().sum((-2, -1))
     energy = sources.square().sum((-2, -1))
-    unscored = (energy == 0) | (others < 1e-10 * energy)  # 100 dB below: rounding of the mixture
+    unscored = (energy == 0) | (rest < 1e-10 * energy)  # the rest is 100 dB below: rounding of the mixture
     return {
         name: metric(estimates, sources, mixture).masked_fill(unscored, torch.nan) for name, metric in metrics.items()
     }

@@ -13,7 +13,7 @@ from separate.shapes import Float
 
 
 def si_sdr(estimate: Float[Tensor, "*#B T"], reference: Float[Tensor, "*#B T"]) -> Float[Tensor, ...]:
-    """Scale-invariant SDR in dB (Le Roux et al., 2019, eq. 5), means not removed.  (..., T) twice -> (...)
+    """Scale-invariant SDR in dB (Le Roux et al., 2019, eq. 5), without removal of the means.  (..., T) twice -> (...)
 
     Equal to 10 log10(r^2 / (1 - r^2)) with the cosine r between the signals, and so invariant to the gain of either.
     Undefined for silence, which gets the floor 10 log10(eps): -69 dB in float32, -157 dB in float64.
@@ -28,10 +28,10 @@ def si_sdr(estimate: Float[Tensor, "*#B T"], reference: Float[Tensor, "*#B T"]) 
 def pairwise_si_sdr(estimates: Float[Tensor, "B M _"], references: Float[Tensor, "_ S _"]) -> Float[Tensor, "B M S"]:
     """`si_sdr` of every estimate against every reference, in dB.  (B, M, T), (B, S, T) -> (B, M, S)
 
-    Computed from one Gram matrix of all signals in float64 (float32 on MPS), so that the cost hardly grows with the
-    number of pairs; the gradient is one more product.  Floor and ceiling are those of `si_sdr`, -69 and 69 dB for
+    Computed from one Gram matrix of all signals in float64 (float32 on MPS), so that the time hardly grows with the
+    number of pairs; the gradient takes one more product.  Floor and ceiling are those of `si_sdr`, -69 and 69 dB for
     float32 signals.  Between them it is exact; the float32 sums of `si_sdr` lose 0.1 dB at 50 dB.
-    ValueError where batch or length differ.
+    ValueError if batch or length differ.
     """
     if estimates.ndim != 3 or references.ndim != 3 or estimates.shape[::2] != references.shape[::2]:
         raise ValueError(
@@ -47,7 +47,7 @@ def pairwise_si_sdr(estimates: Float[Tensor, "B M _"], references: Float[Tensor,
 
 
 def snr(estimate: Float[Tensor, "*#B T"], reference: Float[Tensor, "*#B T"]) -> Float[Tensor, ...]:
-    """Signal-to-noise ratio in dB, 10 log10(|s|^2 / |s - e|^2); levels count.  (..., T) twice -> (...)
+    """Signal-to-noise ratio in dB, 10 log10(|s|^2 / |s - e|^2); the level matters.  (..., T) twice -> (...)
 
     A silent reference gives -inf, a perfect estimate +inf.
     """
@@ -56,7 +56,10 @@ def snr(estimate: Float[Tensor, "*#B T"], reference: Float[Tensor, "*#B T"]) -> 
 
 
 def inner_products(estimates: Float[Tensor, "B M T"], references: Float[Tensor, "B S T"]) -> Float[Tensor, "B M+S M+S"]:
-    """Inner products of the M + S signals of each example, (B, M, T), (B, S, T) -> (B, M + S, M + S) float64."""
+    """Inner products of the M + S signals of each example, (B, M, T), (B, S, T) -> (B, M + S, M + S).
+
+    In float64, or float32 on MPS.
+    """
     return _Gram.apply(estimates, references)
 
 
@@ -98,5 +101,6 @@ class _Gram(torch.autograd.Function):
 
 
 def _unit(signal: Tensor) -> Tensor:
+    """The signal divided by its L2 norm; silence stays 0."""
     energy = signal.square().sum(-1, keepdim=True)
     return signal * torch.rsqrt(energy + torch.finfo(signal.dtype).tiny ** 0.5)

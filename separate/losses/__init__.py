@@ -1,4 +1,4 @@
-"""Losses: each maps (Separation, Batch) to a scalar and its named parts."""
+"""Losses: each maps a separation and its batch to a scalar, and to named parts for the log."""
 
 from separate.losses.base import Loss, PairedLoss
 from separate.losses.clustering import AttractorLoss, ClusteringLoss

@@ -1,9 +1,9 @@
-"""Deep clustering: the distance between the affinities of embeddings and of sources, from D x D Gram matrices.
+"""Deep clustering: the distance between the affinities of embeddings and of sources, from small Gram matrices.
 
-V (B, P, D) holds the embedding of each time-frequency bin, Y (B, P, S) the share of each source in the bin (one-hot for
-a hard assignment), w (B, P) the weight of the bin.  With W = diag(w / sum of w) all losses here follow from V^T W V,
-V^T W Y and Y^T W Y, without a P x P affinity matrix.  Only V has a gradient.
-float16 and bfloat16 are computed in float32; the small matrices are summed in float64 (float32 on MPS).
+For P time-frequency bins, V (B, P, D) holds the embedding of each bin, Y (B, P, S) the share of each source in the bin
+(one-hot for a hard assignment), and w (B, P) the weight of the bin.  With W = diag(w / sum of w) all losses here follow
+from V^T W V, V^T W Y and Y^T W Y, without a P x P affinity matrix.  Only V has a gradient.
+float16 and bfloat16 inputs are computed in float32; the small matrices are summed in float64 (float32 on MPS).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch.autograd.function import once_differentiable
 from separate.numerics import block, precise, wide
 from separate.shapes import Bool, Float
 
-RIDGE = 1e-5  # re the mean eigenvalue, added to each; the rounding of float32 products is about 1e-6
+RIDGE = 1e-5  # added to each eigenvalue, re their mean; the rounding error of float32 products is about 1e-6
 
 
 def deep_clustering(
@@ -43,9 +43,10 @@ def whitened(
 ) -> Float[Tensor, " B"]:
     """D - tr((V^T W V)^-1 V^T W Y (Y^T W Y)^-1 Y^T W V), whitened k-means (Wang et al., 2018).  -> (B,)
 
-    Between D - S (each source has a direction of its own) and D (nothing in common); invariant to invertible maps of V.
+    Between D - S (the embeddings determine the sources linearly) and D (they are unrelated).  Invariant to invertible
+    maps of V.
     A ridge of 1e-5 of the mean eigenvalue gives finite values and gradients for silent sources, collapsed embeddings
-    and fewer bins than dimensions.  0 where all weights are 0; NaN where V has NaN.
+    and fewer bins than dimensions.  0 where all weights are 0, NaN where V has NaN.
     """
     vv, vy, yy, total = _weighted_grams(embeddings, assignments, weights)
     (of_v, failed_v), (of_y, failed_y) = _cholesky(vv), _cholesky(yy)
@@ -102,7 +103,7 @@ class _Grams(torch.autograd.Function):
 
 
 def _blocks(v: Tensor, y: Tensor, w: Tensor) -> Iterator[tuple[slice, Tensor, Tensor, Tensor, Tensor]]:
-    """Spans of bins: v (B, L, D), y (B, L, S), w (B, L, 1), in at least float32, and a buffer of the shape of v."""
+    """Blocks of L bins: their span, v (B, L, D), y (B, L, S), w (B, L, 1), in at least float32, and a buffer like v."""
     (batch, bins, size), dtype = v.shape, precise(v)
     length = min(bins, block(v, batch * size))
     work = v.new_empty(batch, length, size, dtype=dtype)
@@ -121,4 +122,5 @@ def _cholesky(gram: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _energy(gram: Tensor) -> Tensor:
+    """Squared Frobenius norm, (B, n, m) -> (B,)."""
     return gram.square().sum((1, 2))

@@ -1,4 +1,4 @@
-"""Base classes of losses: needs, targets, and the pairing of estimates with references."""
+"""Base classes of losses: required heads, targets, and the pairing of estimates with references."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 
 
 class Loss(nn.Module):
-    """A scalar to minimise, a function of a separation and its batch.  Subclasses implement `forward`.
+    """A function of a separation and its batch, to minimise.  Subclasses implement `forward`.
 
     needs: the heads that the network must have (`masks`, `complex_masks`, `embeddings`, `waveforms`), or `estimates`,
-    which networks with differentiable masks or waveforms give.
-    domains: the domains of the targets that it takes, see `separate.targets`, or None for any; ValueError for a target
-    of another domain.
-    without_sources: it sees mixtures alone.  most_estimates: the largest number of estimates that such a loss takes.
-    keeps_levels: whether it fixes level and polarity of the estimates; None for a loss that does not compare them.
+    which any network with differentiable masks or waveforms provides.
+    domains: the domains of the targets that the loss takes, see `separate.targets`, or None for any; ValueError for a
+    target of another domain.
+    without_sources: the loss needs mixtures only; most_estimates: then the largest number of estimates.
+    keeps_levels: whether the loss fixes level and polarity of the estimates; None if it does not compare estimates.
     """
 
     needs: tuple[str, ...] = ("estimates",)
@@ -39,14 +39,14 @@ class Loss(nn.Module):
         self.target = target
         self.domain = domain_of(target)
         if self.domains is not None and self.domain not in self.domains:
-            fitting = [name for name, other in TARGETS.items() if other.domain in self.domains]
+            usable = [name for name, other in TARGETS.items() if other.domain in self.domains]
             raise ValueError(
                 f"{type(self).__name__} compares a {' or '.join(self.domains)} and the target is a {self.domain}; "
-                f"it works with target={', '.join(fitting)}"
+                f"it works with target={', '.join(usable)}"
             )
 
     def prepare(self, batch: Batch) -> Batch:
-        """The batch that the network separates: the given one, or another made of it."""
+        """Return the batch that the network separates: the given one, or one made from it."""
         if self.spectral:
             _ = batch.source_spectrograms  # the STFT of the mixture is their sum, which saves a transform
         return batch
@@ -57,16 +57,16 @@ class Loss(nn.Module):
         return self.domain != "waveform"
 
     def forward(self, separation: Separation, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """The mean over the examples, (), and its parts by name for the log, {} for a loss of one part."""
+        """Return the mean loss over the examples, (), and its parts by name for the log, {} if there are none."""
         raise NotImplementedError("subclasses of Loss implement forward(separation, batch)")
 
 
 class PairedLoss(Loss):
     """A loss that compares each estimate with a reference.  Subclasses implement `signals` and `distance`.
 
-    interchangeable: pair estimates with references for the least loss of each example (Yu et al., 2017, utterance-level
-    PIT); otherwise in their order.
-    source_weights: the weight of each source by name, 1 if it is not named; sources: the names.
+    interchangeable: pair estimates with references so that the loss of each example is smallest (utterance-level
+    permutation invariant training, PIT, Yu et al., 2017); otherwise pair them in their order.
+    source_weights: the weight of each source by name, 1 for sources without an entry; sources: the names of all.
     """
 
     def __init__(
@@ -88,7 +88,7 @@ class PairedLoss(Loss):
         return pick(pairwise, best_permutation(pairwise.detach())).mean(), {}
 
     def mean(self, costs: Float[Tensor, "B S"]) -> Float[Tensor, ""]:
-        """(B, S) -> (), the mean weighted by source."""
+        """(B, S) -> (), the mean with the weights of the sources."""
         return costs.mean() if self.weights is None else (costs * self.weights).sum(1).mean() / self.weights.sum()
 
     def signals(self, separation: Separation, batch: Batch) -> tuple[Any, Any]:
@@ -109,18 +109,19 @@ class PairedLoss(Loss):
 
 
 def pick(pairwise: Float[Tensor, "B M S"], order: Int[Tensor, "B S"]) -> Float[Tensor, "B S"]:
-    """The losses of the chosen pairs.  pairwise: (B, M, S), order: (B, S) of `best_permutation` -> (B, S)"""
+    """The losses of the chosen pairs.  pairwise: (B, M, S); order: (B, S), from `best_permutation` -> (B, S)"""
     return pairwise.gather(1, order.unsqueeze(1)).squeeze(1)
 
 
 def domain_of(target: Target) -> str:
-    """The domain of a target, with arguments bound or not."""
+    """The domain of a target, which may be a functools.partial."""
     return getattr(getattr(target, "func", target), "domain", "function without a domain (see separate.targets.target)")
 
 
 def _source_weights(
     weights: Mapping[str, float] | None, sources: Sequence[str] | None, interchangeable: bool
 ) -> Tensor | None:
+    """The weights (S,), or None; ValueError for unknown sources, negative weights, and weights that are all 0."""
     if weights is None:
         return None
     if interchangeable:
@@ -130,7 +131,7 @@ def _source_weights(
         raise ValueError(
             f"source_weights={dict(weights)} must give sources of {', '.join(sources or ())} a weight of at least 0"
         )
-    found = torch.tensor([float(weights.get(name, 1.0)) for name in sources or ()])
-    if found.sum() == 0:
+    by_source = torch.tensor([float(weights.get(name, 1.0)) for name in sources or ()])
+    if by_source.sum() == 0:
         raise ValueError(f"source_weights={dict(weights)} leave nothing to learn; give a source a weight above 0")
-    return found
+    return by_source

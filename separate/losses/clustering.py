@@ -1,4 +1,4 @@
-"""Losses of embeddings: deep clustering, its whitened form, and attractors."""
+"""Losses of embeddings: deep clustering, whitened deep clustering, and deep attractors."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ OBJECTIVES: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
     "affinity": deep_clustering,
     "whitened": whitened,
 }
-WEIGHTS: dict[str, Callable[[Tensor, float], Tensor]] = {  # of the mixture's bins, (B, C, F, N) -> (B, F, N)
+WEIGHTS: dict[str, Callable[[Tensor, float], Tensor]] = {  # mixture (B, C, F, N), level -> weights (B, F, N)
     "level": audible,
     "magnitude": lambda mixture, level: mixture.abs().sum(dim=1),
     "none": lambda mixture, level: torch.ones_like(mixture[:, 0].real),
@@ -34,10 +34,10 @@ class ClusteringLoss(Loss):
 
     objective: affinity (Hershey et al., 2016, eq. 1) or whitened (Wang et al., 2018, eq. 9).
     weights: level leaves out the bins more than `level` dB below the loudest bin of the example (Hershey et al., 2016),
-    magnitude weights each bin by its share of the mixture's magnitude (Wang et al., 2018), none weights all alike.
+    magnitude weights each bin by the magnitude of the mixture (Wang et al., 2018), none weights all bins equally.
     target: a mask that assigns bins to sources, ibm by default; averaged over the channels.
-    A silent source owns no bin and changes nothing.  A silent mixture costs 0 with zero gradient, under whitened only
-    with level or magnitude.
+    A silent source owns no bin and has no effect.  A silent mixture costs 0 with zero gradient, except with
+    objective=whitened and weights=none.
     """
 
     needs = ("embeddings",)
@@ -66,7 +66,7 @@ class ClusteringLoss(Loss):
 class AttractorLoss(Loss):
     """Mean squared error of magnitudes masked by the attractors of the true sources (Chen et al., 2017, eq. 1).
 
-    Membership and level are those of the model, see `separate.models.embedding.Clusters`.
+    `membership` and `level` are options of the model, see `separate.models.embedding.Clusters`.
     The attractor of a silent source is the origin, and its reference is silence.
     """
 

@@ -1,4 +1,4 @@
-"""Mixture invariant training: separation learnt from mixtures alone, without isolated sources."""
+"""Mixture invariant training (MixIT): learn separation from mixtures, without isolated sources."""
 
 from __future__ import annotations
 
@@ -21,11 +21,12 @@ MOST_ESTIMATES = 12  # 4096 assignments to two mixtures
 
 
 class MixITLoss(Loss):
-    """MixIT: negative SNR in dB of two mixtures, each the sum of some estimates of their sum (Wisdom et al., 2020).
+    """MixIT: negative SNR in dB of two mixtures, each estimated by a sum of separated signals (Wisdom et al., 2020).
 
-    The network separates the sum of each example and the next one of the batch.  Of the 2^M assignments of M estimates
-    to the two mixtures, the best one counts.  threshold: SNR in dB at which the loss saturates.
-    A silent mixture costs the level of its estimates above -80 dB; that level counts as at least 20 dB below the sum.
+    The network separates the sum of each mixture and the next one of the batch.  Each of the M estimates is assigned to
+    one of the two mixtures; of the 2^M assignments, the one with the smallest loss counts.
+    threshold: SNR in dB at which the loss saturates.
+    The loss of a silent mixture is the level of its estimates above -80 dB re full scale, at least 20 dB below the sum.
     """
 
     without_sources = True
@@ -36,7 +37,7 @@ class MixITLoss(Loss):
         self.soft = softness(threshold)
 
     def prepare(self, batch: Batch) -> Batch:
-        """Add the next mixture to each mixture; add a single one to itself, rotated by half of its length."""
+        """Add the next mixture of the batch to each mixture; add a single one to itself, rotated by half its length."""
         first = batch.mixture
         second = first.roll(1, dims=0) if len(first) > 1 else first.roll(first.shape[-1] // 2, dims=-1)
         return Batch(first + second, torch.stack([first, second], dim=1), batch.tracks, batch.stft)
@@ -62,9 +63,9 @@ def _assignments(estimates: int, dtype: torch.dtype, device: torch.device) -> Te
 def best_assignment(
     estimates: Float[Tensor, "B M T"], mixtures: Float[Tensor, "B 2 T"], soft: float, floor: Float[Tensor, "B 2"]
 ) -> Float[Tensor, "B 2 M"]:
-    """The assignment with the least loss, 0 or 1.  (B, M, T), (B, 2, T) -> (B, 2, M)
+    """The assignment with the smallest loss, 0 or 1 for each mixture and estimate.  (B, M, T), (B, 2, T) -> (B, 2, M)
 
-    soft, floor (B, 2): as in the loss.  All errors follow from one Gram matrix,
+    soft, floor (B, 2): as in `negative_snr`.  All errors follow from one Gram matrix,
     |x - a E|^2 = |x|^2 - 2 a E x + a E E' a'.
     """
     assignments = _assignments(estimates.shape[1], estimates.dtype, estimates.device)

@@ -20,10 +20,11 @@ DISTANCES: dict[str, Callable[[Tensor], Tensor]] = {"l1": lambda x: x.abs(), "ms
 
 
 class SpectralLoss(PairedLoss):
-    """Mean over bins of |a - b| (l1) or its square (mse), with the target b.  Its domain determines a:
+    """Mean over bins of |a - b| (l1) or its square (mse), with the target b and an estimate a by its domain.
 
-    spectrogram: mask |Y| (signal approximation).  mask: the mask (mask approximation); bins in which the mixture is
-    silent do not count.  complex_mask: real and imaginary part of the compressed complex mask.
+    spectrogram: a is mask |Y| (signal approximation).
+    mask: a is the mask (mask approximation); bins in which the mixture is silent do not count.
+    complex_mask: a holds the real and imaginary parts of the compressed complex mask, with the same exception.
     A silent reference is compared like any other; a silent mixture costs 0 with zero gradient.
     """
 
@@ -47,10 +48,10 @@ class SpectralLoss(PairedLoss):
         target = self.target(batch.source_spectrograms, mixture)
         if self.domain == "spectrogram":
             return masks.float() * mixture.abs().unsqueeze(1), target
-        heard = (mixture.abs() > 0).unsqueeze(1)
+        not_silent = (mixture.abs() > 0).unsqueeze(1)
         if self.domain == "mask":
-            return masks.float() * heard, target * heard
-        parts = [torch.view_as_real(x * heard).movedim(-1, 2) for x in (compress(masks), target)]
+            return masks.float() * not_silent, target * not_silent
+        parts = [torch.view_as_real(x * not_silent).movedim(-1, 2) for x in (compress(masks), target)]
         return parts[0].flatten(2, 3), parts[1].flatten(2, 3)  # (B, S, 2 C, F, N)
 
     def distance(self, estimate: Tensor, reference: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
-"""Losses of waveforms; masks become waveforms through the differentiable inverse STFT.
+"""Losses of waveforms; the inverse STFT turns masks into waveforms, differentiably.
 
-The channels of a source are one long signal.
+The channels of a source are concatenated to one long signal.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 QUIET = 1e-8  # mean square added under a logarithm: -80 dB re full scale
 USUAL = 1e-2  # mean square of a mixture at a usual level, -20 dB re full scale
-SILENT = 1e-6  # re the energy of the mixture: a source below -60 dB counts as silent
-INACTIVE = 1e-2  # re the energy of the mixture: the floor, -20 dB, of the error of a silent source
+SILENT = 1e-6  # re the mean square of the mixture: a source at or below -60 dB counts as silent
+INACTIVE = 1e-2  # re the mean square of the mixture: floor, -20 dB, of the error of a silent source
 
 DISTANCES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "l1": lambda error, floor: error.abs().mean(-1),
@@ -37,17 +37,18 @@ def silence_floor(reference: Float[Tensor, "B S T"], mixture: Float[Tensor, "B T
     """The mean square to add to the error of a silent source; 0 for other sources.
 
     The logarithm of an error has an unbounded gradient near 0.  The error of a silent source therefore has a floor 20
-    dB below the mixture (Wisdom et al., 2021, the loss of inactive sources); a silent mixture counts as one at -20 dB.
+    dB below the mixture (Wisdom et al., 2021, loss of inactive sources); a silent mixture counts as -20 dB re full
+    scale.
     reference: (B, S, T); mixture: (B, T) -> (B, S)
     """
-    energy, of_mixture = reference.square().mean(-1), mixture.square().mean(-1, keepdim=True)
-    of_mixture = _usual_if_silent(of_mixture)
-    return INACTIVE * of_mixture * (energy <= SILENT * of_mixture)
+    energy, mixture_power = reference.square().mean(-1), mixture.square().mean(-1, keepdim=True)
+    mixture_power = _usual_if_silent(mixture_power)
+    return INACTIVE * mixture_power * (energy <= SILENT * mixture_power)
 
 
-def _usual_if_silent(of_mixture: Tensor) -> Tensor:
-    """Mean squares of mixtures; a silent mixture gets the usual level."""
-    return torch.where(of_mixture > QUIET, of_mixture, USUAL)
+def _usual_if_silent(mixture_power: Tensor) -> Tensor:
+    """Mean squares of mixtures, with the usual value for silent mixtures."""
+    return torch.where(mixture_power > QUIET, mixture_power, USUAL)
 
 
 class SampleLoss(PairedLoss):
@@ -78,8 +79,8 @@ class FlooredLoss(SampleLoss):
 class WaveformLoss(FlooredLoss):
     """Mean absolute error (l1), mean squared error (mse), or the latter in dB (log_mse, Heitkaemper et al., 2020).
 
-    A silent reference is compared like any other.  log_mse has a floor at -80 dB, for a silent reference 20 dB below
-    the mixture.
+    A silent reference is compared like any other.  log_mse has a floor at -80 dB re full scale, and for a silent
+    reference 20 dB below the mixture.
     """
 
     def __init__(
@@ -98,10 +99,10 @@ class WaveformLoss(FlooredLoss):
 
 
 class SISDRLoss(SampleLoss):
-    """Negative SI-SDR in dB (Le Roux et al., 2019).  zero_mean: subtract the means first, SI-SNR (Luo et al., 2018).
+    """Negative SI-SDR in dB (Le Roux et al., 2019).  zero_mean: subtract the means first (SI-SNR, Luo et al., 2018).
 
     A silent reference or estimate costs about 69 dB, the floor of `si_sdr` in float32, with a finite gradient.
-    Level and polarity of an estimate do not count.
+    Level and polarity of an estimate do not matter.
     """
 
     keeps_levels = False
@@ -140,16 +141,17 @@ def negative_snr(
 
 
 def softness(threshold: float) -> float:
-    """The share of the reference in the error at an SNR of `threshold` dB."""
+    """The energy of the error re the reference at an SNR of `threshold` dB."""
     return 10 ** (-threshold / 10)
 
 
 class SNRLoss(FlooredLoss):
-    """Negative SNR in dB, 10 log10((|s - e|^2 + t |s|^2) / |s|^2); levels count.
+    """Negative SNR in dB, 10 log10((|s - e|^2 + t |s|^2) / |s|^2); the level of an estimate matters.
 
-    threshold: SNR in dB at which the loss saturates, t = 10^(-threshold / 10) (Wisdom et al., 2020, eq. 3); None:
-    never. A silent reference costs the level of the estimate above -80 dB; that level counts as at least 20 dB below
-    the mixture.  A perfect estimate costs at most 80 dB less than the level of the reference.
+    threshold: SNR in dB at which the loss saturates, t = 10^(-threshold / 10) (Wisdom et al., 2020, eq. 3); None for
+    t = 0.
+    The loss for a silent reference is the level of the estimate above -80 dB re full scale, and at least that of an
+    estimate 20 dB below the mixture.  With t = 0 a perfect estimate has minus the level of the reference above -80 dB.
     """
 
     def __init__(
@@ -170,8 +172,9 @@ class SNRLoss(FlooredLoss):
 class SDSDRLoss(FlooredLoss):
     """Negative scale-dependent SDR in dB, 10 log10(|s - e|^2 / |a s|^2) with a = <e, s> / |s|^2 (Le Roux et al., 2019).
 
-    A silent reference costs the level of the estimate above -80 dB; that level counts as at least 20 dB below the
-    mixture.  An estimate orthogonal to its reference costs the level of the error above -80 dB.
+    The loss for a silent reference is the level of the estimate above -80 dB re full scale, and at least that of an
+    estimate 20 dB below the mixture.  For an estimate orthogonal to its reference it is the level of the error above
+    -80 dB.
     """
 
     def error(self, estimate: Tensor, reference: Tensor, floor: Tensor) -> Tensor:
@@ -181,13 +184,13 @@ class SDSDRLoss(FlooredLoss):
 
 
 class MultiResolutionSTFTLoss(SampleLoss):
-    """Spectral convergence and L1 of log magnitudes, mean over several STFTs (Yamamoto et al., 2020, eq. 3 to 6).
+    """Spectral convergence and L1 of log magnitudes, averaged over several STFTs (Yamamoto et al., 2020, eq. 3 to 6).
 
-    ffts, hops, windows: samples, of each resolution (Hann windows).  Magnitudes below 1e-4 count as 1e-4.
+    ffts, hops, windows: in samples, one of each for every STFT (Hann windows).  Magnitudes below 1e-4 count as 1e-4.
     Spectral convergence is relative to the reference, or to a level 20 dB below the mixture if that is higher.  For a
     silent reference it is relative to the mixture, and magnitudes below -20 dB re the mixture count as silent, as in
     `silence_floor`, so that a silent source does not outweigh the others.
-    The polarity of an estimate does not count.
+    The polarity of an estimate does not matter.
     """
 
     keeps_levels = False
@@ -204,20 +207,20 @@ class MultiResolutionSTFTLoss(SampleLoss):
     ) -> None:
         super().__init__(target, interchangeable, source_weights, sources)
         if not len(ffts) == len(hops) == len(windows) > 0:
-            raise ValueError(f"ffts={list(ffts)}, hops={list(hops)}, windows={list(windows)} must be equally many")
+            raise ValueError(
+                f"ffts={list(ffts)}, hops={list(hops)}, windows={list(windows)} must be equally many, at least one"
+            )
         for fft, hop, window in zip(ffts, hops, windows, strict=True):
             if not 1 <= hop <= window <= fft:
-                raise ValueError(
-                    f"fft={fft}, hop={hop}, window={window}: no hop above its window, no window above its fft"
-                )
+                raise ValueError(f"fft={fft}, hop={hop}, window={window} must satisfy 1 <= hop <= window <= fft")
         self.resolutions = list(zip(ffts, hops, windows, strict=True))
 
     def signals(self, separation: Separation, batch: Batch) -> tuple[list[Tensor], list[Reference]]:
         target = self.target(batch.sources, batch.mixture)
         silent = silence_floor(target.flatten(-2), batch.mixture.flatten(1)) > 0  # (B, S)
-        of_mixture = _usual_if_silent(batch.mixture.square().mean((1, 2)))[:, None, None]  # (B, 1, 1)
+        mixture_power = _usual_if_silent(batch.mixture.square().mean((1, 2)))[:, None, None]  # (B, 1, 1)
         references = [
-            Reference.of(magnitude, silent, of_mixture * window * 3 / 8)  # by Parseval's theorem
+            Reference.of(magnitude, silent, mixture_power * window * 3 / 8)  # by Parseval's theorem
             for magnitude, (_, _, window) in zip(self.magnitudes(target), self.resolutions, strict=True)
         ]
         return self.magnitudes(separation.estimates), references
@@ -225,55 +228,53 @@ class MultiResolutionSTFTLoss(SampleLoss):
     def magnitudes(self, waveform: Tensor) -> list[Tensor]:
         """(B, S, C, T) -> (B, S, C, F, N) for each resolution."""
         flat = waveform.flatten(0, -2)
-        found = []
+        magnitudes = []
         for fft, hop, window in self.resolutions:
             padded = flat if flat.shape[-1] > fft // 2 else _padded(flat, fft // 2 + 1)
-            taper = torch.hann_window(window, device=flat.device, dtype=flat.dtype)
-            power = (
-                torch.view_as_real(torch.stft(padded, fft, hop, window, taper, return_complex=True)).square().sum(-1)
-            )
-            found.append(power.clamp_min(QUIET).sqrt().reshape(*waveform.shape[:-1], *power.shape[-2:]))
-        return found
+            hann = torch.hann_window(window, device=flat.device, dtype=flat.dtype)
+            power = torch.view_as_real(torch.stft(padded, fft, hop, window, hann, return_complex=True)).square().sum(-1)
+            magnitudes.append(power.clamp_min(QUIET).sqrt().reshape(*waveform.shape[:-1], *power.shape[-2:]))
+        return magnitudes
 
     def matched(self, estimate: list[Tensor], reference: list[Reference]) -> Tensor:
         return torch.stack([r.distance(e) for e, r in zip(estimate, reference, strict=True)]).mean(0)
 
     def pairwise(self, estimate: list[Tensor], reference: list[Reference]) -> Tensor:
-        return self.matched([e.unsqueeze(2) for e in estimate], [r.beside_all() for r in reference])
+        return self.matched([e.unsqueeze(2) for e in estimate], [r.for_pairs() for r in reference])
 
 
 class Reference(NamedTuple):
-    """The reference in one resolution.
+    """The reference in one STFT.
 
-    magnitude: (..., C, F, N); scale: (..., C), the denominator of the spectral convergence; least: (..., C), the floor
+    magnitude: (..., C, F, N); scale: (..., C), the denominator of the spectral convergence; floor: (..., C), the floor
     of the magnitudes.
     """
 
     magnitude: Tensor
     scale: Tensor
-    least: Tensor
+    floor: Tensor
 
     @classmethod
     def of(cls, magnitude: Tensor, silent: Tensor, power: Tensor) -> Reference:
-        """magnitude: (B, S, C, F, N); silent: (B, S); power: (B, 1, 1), the mean over the bins of the mixture."""
+        """magnitude: (B, S, C, F, N); silent: (B, S); power: (B, 1, 1), the mean power of a bin of the mixture."""
         energy = magnitude.square().sum((-2, -1))
-        of_mixture = power * magnitude.shape[-2:].numel()
-        scale = torch.where(silent.unsqueeze(-1), of_mixture, torch.maximum(energy, INACTIVE * of_mixture)).sqrt()
-        least = (INACTIVE * power * silent.unsqueeze(-1)).clamp_min(QUIET).sqrt().expand_as(scale)
-        return cls(magnitude, scale, least)
+        mixture_power = power * magnitude.shape[-2:].numel()
+        scale = torch.where(silent.unsqueeze(-1), mixture_power, torch.maximum(energy, INACTIVE * mixture_power)).sqrt()
+        floor = (INACTIVE * power * silent.unsqueeze(-1)).clamp_min(QUIET).sqrt().expand_as(scale)
+        return cls(magnitude, scale, floor)
 
-    def beside_all(self) -> Reference:
-        """The reference with (B, S, ...) as (B, 1, S, ...), to pair it with all estimates."""
+    def for_pairs(self) -> Reference:
+        """The reference with shapes (B, 1, S, ...), to compare it with every estimate."""
         return Reference(*(x.unsqueeze(1) for x in self))
 
     def distance(self, estimate: Tensor) -> Tensor:
         """The loss of magnitudes (..., C, F, N), broadcast -> (...)."""
         error = (self.magnitude - estimate).square().sum((-2, -1)).clamp_min(QUIET**2).sqrt()
-        least = self.least[..., None, None]
-        logarithms = (torch.maximum(self.magnitude, least).log() - torch.maximum(estimate, least).log()).abs()
+        floor = self.floor[..., None, None]
+        logarithms = (torch.maximum(self.magnitude, floor).log() - torch.maximum(estimate, floor).log()).abs()
         return (error / self.scale + logarithms.mean((-2, -1))).mean(-1)
 
 
 def _padded(waveform: Tensor, length: int) -> Tensor:
-    """Zero-pad to the least length that an STFT can reflect at its ends."""
+    """Zero-pad to `length`, the smallest one that the STFT can reflect at its ends."""
     return torch.nn.functional.pad(waveform, (0, length - waveform.shape[-1]))

@@ -19,13 +19,14 @@ if TYPE_CHECKING:
 
 
 class WeightedSum(Loss):
-    """A sum of losses, each times its weight.  The parts are logged under their names, without weights.
+    """A weighted sum of losses.  The terms are logged by name, before weighting.
 
     terms: {name: weight} or {name: {weight: 0.5, target: psa, and options of that loss}}.  The name is that of a file
-    in conf/loss, or any name for a class of your own: {name: {_target_: package.module.Class, weight: 0.5}}.  A term
-    has the target of its file (tpsa, dc, si_sdr ...) or else the configured one (l1, mse), unless it names another.
+    in conf/loss, or any name together with a class of your own: {name: {_target_: package.module.Class, weight: 0.5}}.
+    A term has the target that it names, or else that of its file (tpsa, dc, si_sdr ...), or else the configured one
+    (l1, mse).
     build_term: maps a name and its options to a loss, see `separate.loss_builder`.
-    Interchangeable sources: all terms that pair estimates with references share one order, that of the least total.
+    interchangeable: all terms that pair estimates with references share the order with the smallest weighted sum.
     """
 
     domains = None  # each term checks its own target

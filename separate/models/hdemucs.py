@@ -80,7 +80,7 @@ class HDemucs(nn.Module):
                 encoder.norm1.requires_grad_(False)
 
     def valid_length(self, length: int) -> int:
-        """The smallest number of samples >= length that torchaudio's network accepts; it refuses very short mixtures."""
+        """The smallest number of samples >= length that torchaudio's network accepts; it refuses very short ones."""
         # it reflects the end by 1.5 steps plus the rest of the last step, and can add less than one step of zeros
         while length < self.step // 2 * 3 + -length % self.step - (self.step - 2):
             length += 1

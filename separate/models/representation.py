@@ -119,7 +119,7 @@ class ExampleNormalisation(nn.Module):
 
 
 def standardised(features: Float[Tensor, "*B N"], frames: int | None, over: tuple[int, ...]) -> Float[Tensor, "*B N"]:
-    """Subtract the mean of the first `frames` frames over the dimensions `over`, and divide by the standard deviation."""
+    """Subtract the mean of the first `frames` frames over the dimensions `over`; divide by their standard deviation."""
     variance, mean = torch.var_mean(features[..., :frames], dim=over, keepdim=True, correction=0)
     return (features - mean) * torch.rsqrt(variance + 1e-5)
 
@@ -210,7 +210,7 @@ class Standardisation(nn.Module):
 
     @torch.no_grad()
     def use_statistics(self) -> None:
-        """Set shift and scale.  Standard deviations below 1e-4 of the largest one count as that, which limits the scale."""
+        """Set shift and scale.  To limit the scale, a standard deviation is at least 1e-4 of the largest one."""
         deviation = (self.squares / max(self.count, 1)).sqrt()
         deviation = deviation.clamp_min(max(1e-4 * deviation.max().item(), 1e-12))
         self.shift.copy_(-self.mean)

@@ -243,7 +243,7 @@ class UNet(nn.Module):
         return {name: cross_fade(masks, place, last + width)[..., :frames]}
 
     def training_width(self, frames: int) -> int:
-        """Frames of a patch in training, a multiple of stride^levels: at most `patch` and at most `frames`, if possible."""
+        """Frames of a patch in training: a multiple of stride^levels, at most `patch` and, if possible, `frames`."""
         if self.patch is None or frames < self.step:
             return -(-frames // self.step) * self.step
         return min(self.patch, frames // self.step * self.step)

@@ -37,9 +37,9 @@ class RunLog:
         if options.tensorboard:
             from torch.utils.tensorboard import SummaryWriter
 
-            from separate.figures import with_own
+            from separate.figures import load_figures
 
-            self.figures = with_own(options.figures, trust)
+            self.figures = load_figures(options.figures, trust)
             self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)  # drops steps after this one
 
     def epoch(self, facts: dict[str, float], improved: bool) -> None:

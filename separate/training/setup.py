@@ -19,7 +19,7 @@ from separate.data.loader import load
 from separate.data.mixing.augmentation import AudioFormat
 from separate.data.mixing.augmenter import Augmenter
 from separate.device import choose_device
-from separate.evaluation.metrics import higher_is_better, with_own
+from separate.evaluation.metrics import higher_is_better, load_metrics
 from separate.instantiate import build_loss, build_optimizer, build_separator
 from separate.models.representation import observers
 from separate.separator import Separator
@@ -47,7 +47,7 @@ def prepare(
     train, valid, augment = _open_data(config, data, separator.stft, trust)
 
     separator.to(device)
-    metrics = with_own(config.get("metrics", []), trust)
+    metrics = load_metrics(config.get("metrics", []), trust)
     mode = "max" if higher_is_better(options.monitor, metrics) else "min"
     optimizer, scheduler = build_optimizer(config, separator.parameters(), mode, trust)
     fuse(optimizer, device)
