@@ -1,6 +1,6 @@
-"""A pretended CUDA device: tensors hold their values on the CPU, and whatever makes the host wait is recorded.
+"""A pretended CUDA device: tensors hold their values on the CPU, and operations that make the host wait are recorded.
 
-Tensors have real values, so that every branch runs and results can be compared.  What a GPU refuses is refused:
+Tensors have real values, so that every branch runs and results can be compared.  Like a GPU, the device refuses
 operations on tensors of both devices, and metrics that are read before their copy is done.
 `torch._subclasses.FakeTensorMode` also has such tensors, but without values, so that code that depends on them fails,
 and without a backward pass: with a CUDA build of torch and no driver, autograd asks for the missing device's context.
@@ -25,7 +25,7 @@ import separate
 
 CUDA = torch.device("cuda", 0)
 aten = torch.ops.aten
-# operations that give the host a number, or a shape that depends on values
+# operations that return a number to the host, or a shape that depends on values
 WAIT = {
     aten._local_scalar_dense, aten.equal, aten.nonzero, aten.masked_select, aten._unique2, aten.unique_dim,
     aten.unique_consecutive, aten.bincount, aten.repeat_interleave, aten._linalg_check_errors,
@@ -34,7 +34,7 @@ INDEX = {aten.index, aten.index_put, aten.index_put_}
 
 
 class OnCuda(Tensor):
-    """Claims to lie on CUDA; to the C++ of torch it is a meta tensor, for whose gradients autograd needs no device."""
+    """A tensor that reports a CUDA device; torch's C++ sees a meta tensor, so that autograd needs no device."""
 
     held: Tensor
 
@@ -53,7 +53,7 @@ class OnCuda(Tensor):
         return f"OnCuda({self.held!r})"
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        return self.held.__reduce_ex__(protocol)  # a checkpoint of it opens anywhere
+        return self.held.__reduce_ex__(protocol)  # so that its checkpoints open anywhere
 
     @classmethod
     def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -61,7 +61,7 @@ class OnCuda(Tensor):
 
 
 class Pretending(TorchDispatchMode):
-    """waits: the functions of `separate` in which the host has waited, in order; flying: copies that are not done."""
+    """waits: the functions of `separate` in which the host has waited, in order; flying: copies in progress."""
 
     def __init__(self) -> None:
         super().__init__()

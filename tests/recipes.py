@@ -1,4 +1,4 @@
-"""Recipes of the READMEs, followed to the letter: their files are written and their commands are run."""
+"""Recipes of the READMEs, followed exactly: their files are written and their commands are run."""
 
 from __future__ import annotations
 

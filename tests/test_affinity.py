@@ -1,4 +1,4 @@
-"""Deep clustering losses: the written-out affinity matrices in float64, gradients, invariances, silence."""
+"""Deep clustering losses: agreement with written-out affinity matrices in float64, gradients, invariances, silence."""
 
 import pytest
 import torch
@@ -27,7 +27,7 @@ def written_out(v: torch.Tensor, y: torch.Tensor, w: torch.Tensor) -> torch.Tens
 
 
 def written_out_whitened(v: torch.Tensor, y: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
-    """|V (V^T V)^-1/2 - Y (Y^T Y)^-1 Y^T V (V^T V)^-1/2|^2: whitened embeddings less their mean for each source."""
+    """|V (V^T V)^-1/2 - Y (Y^T Y)^-1 Y^T V (V^T V)^-1/2|^2: whitened embeddings minus their mean for each source."""
     v, y = v * w.sqrt()[..., None], y * w.sqrt()[..., None]
     values, vectors = torch.linalg.eigh(v.mT @ v)
     white = v @ vectors @ torch.diag_embed(values.rsqrt()) @ vectors.mT

@@ -1,4 +1,4 @@
-"""Our networks and losses beside independent implementations of the same, with the same weights and signals."""
+"""Networks and losses against independent implementations, with the same weights and signals."""
 
 import auraloss
 import openunmix.model

@@ -46,7 +46,7 @@ def test_a_tone_keeps_its_frequency_and_level_when_resampled():
     np.testing.assert_allclose(y[200:-200].numpy(), tone(440)[200 : len(y) - 200, 0], atol=1e-4)
 
 
-def test_past_the_end_there_is_silence(tmp_path):
+def test_reading_past_the_end_gives_silence(tmp_path):
     path = write(tmp_path / "a.wav", tone(440, 0.1))
     span = audio.read_span(path, audio.probe(path), 700, 200, 8000, 2)
     assert span.shape == (2, 200)
@@ -92,7 +92,7 @@ def test_a_wav_from_a_pipe_with_unknown_length_is_read(tmp_path):
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_a_sample_that_is_no_number_is_named(tmp_path, value):
+def test_a_sample_that_is_not_finite_is_named(tmp_path, value):
     samples = np.zeros(100, np.float32)
     samples[42] = value
     path = write(tmp_path / "a.wav", samples, subtype="FLOAT")
@@ -102,7 +102,7 @@ def test_a_sample_that_is_no_number_is_named(tmp_path, value):
     assert audio.read(path, 43, 57).shape == (1, 57)
 
 
-def test_what_is_created_is_read_back(tmp_path):
+def test_a_created_file_is_read_back(tmp_path):
     samples = rng.standard_normal((300, 2)).astype(np.float32)
     with audio.create(tmp_path / "a.wav", 300, 8000, 2) as file:
         file.write(samples[:100])
@@ -157,7 +157,7 @@ def test_a_tone_at_an_odd_rate_keeps_its_frequency_and_level():
     np.testing.assert_allclose(y[200:-200].numpy(), tone(440)[200 : len(y) - 200, 0], atol=1e-4)
 
 
-def test_what_a_kernel_takes_does_not_grow_with_the_rates():
+def test_the_memory_of_a_kernel_does_not_grow_with_the_rates():
     for old, new in (
         (44101, 8000),
         (11025, 2048),
@@ -194,7 +194,7 @@ def test_more_channels_than_anyone_records_are_refused(tmp_path):
     assert audio.probe(write(tmp_path / "b.wav", np.zeros((100, 64)))).channels == 64
 
 
-def test_a_file_that_has_changed_behind_its_header_is_refused(tmp_path):
+def test_a_file_that_changed_after_its_header_was_read_is_refused(tmp_path):
     path = write(tmp_path / "a.wav", tone(440))
     info = audio.probe(path)
     with pytest.raises(audio.UnreadableError, match=r"holds 1 channels at 8000 Hz, and held 2 at 16000 Hz"):
@@ -271,7 +271,7 @@ def test_silence_in_a_flac_file_may_be_longer_than_its_bytes(tmp_path):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_what_was_resampled_under_inference_can_have_a_gradient_afterwards(dtype):
+def test_resampling_has_a_gradient_after_it_was_first_used_in_inference_mode(dtype):
     x = torch.randn(1, 700, dtype=dtype)
     resampling.resampler.cache_clear()
     with torch.inference_mode():

@@ -1,4 +1,4 @@
-"""The cache: the same training with and without it, entries that are right or absent, and eviction."""
+"""The cache: the same training with and without it, entries that are complete or absent, and eviction."""
 
 import json
 import os
@@ -121,7 +121,7 @@ def test_pools_agree_within_rounding(pools, tmp_path):
             torch.testing.assert_close(other.spectrogram, one.spectrogram, atol=1e-5, rtol=0)
 
 
-def test_own_mixtures_are_cached_too(wsj0mix, tmp_path):
+def test_recorded_mixtures_are_cached_too(wsj0mix, tmp_path):
     for path in (wsj0mix / "tr" / "mix").iterdir():
         write(path, tone(3000), subtype="FLOAT")
     values = {"_target_": target("wsj0mix"), "root": str(wsj0mix), "sources": ["s1", "s2"], "interchangeable": True}
@@ -165,7 +165,7 @@ def test_a_changed_file_misses_and_a_moved_one_hits_by_its_content(songs, tmp_pa
     assert len(kept(tmp_path / "cache")) == count + 1 + (0 if content else 8)
 
 
-def test_other_parameters_are_other_entries(songs, tmp_path):
+def test_other_parameters_make_other_entries(songs, tmp_path):
     for changes in ({}, {"sample_rate": 4000}, {"channels": 1}):
         batches(stems(songs, **changes), cached("audio", tmp_path))
     batches(stems(songs), cached("audio", tmp_path, dtype="float16"))
@@ -186,7 +186,7 @@ def test_a_peak_that_int16_cannot_hold_is_refused(tmp_path):
         examples.draw(0, np.random.default_rng(0))
 
 
-def test_entries_say_what_they_were_made_from(songs, tmp_path):
+def test_entries_record_their_files_and_parameters(songs, tmp_path):
     batches(stems(songs), cached("audio", tmp_path))
     found = {tuple(entry.facts["paths"]): entry for entry in kept(tmp_path)}
     entry = found[(str(songs / "train" / "1" / "high.flac"),)]
@@ -240,7 +240,7 @@ for index in range(len(examples)):
 
 
 @pytest.mark.slow
-def test_a_build_that_is_killed_again_and_again_ends_in_the_same_cache(songs, tmp_path):
+def test_a_build_that_is_killed_repeatedly_ends_in_the_same_cache(songs, tmp_path):
     from dataclasses import asdict
 
     config = json.dumps(asdict(stems(songs)))

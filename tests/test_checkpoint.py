@@ -1,4 +1,4 @@
-"""Checkpoints: whole or absent, enough on their own, and nothing runs that is not trusted."""
+"""Checkpoints: complete or absent, sufficient on their own, and without code that is not trusted."""
 
 import os
 from pathlib import Path
@@ -13,7 +13,7 @@ from separate.instantiate import build_separator
 from tests.tiny import config_of
 
 
-def test_a_checkpoint_is_plain_and_enough_on_its_own(trained, tmp_path):
+def test_a_checkpoint_is_plain_and_sufficient_on_its_own(trained, tmp_path):
     copy = tmp_path / "somewhere else.ckpt"
     copy.write_bytes((trained / "runs" / "tiny" / "checkpoints" / "best.ckpt").read_bytes())
     contents = torch.load(copy, weights_only=True)
@@ -45,14 +45,14 @@ def test_a_run_is_found_by_folder_and_the_newest_by_itself(trained, tmp_path, mo
 
 
 @pytest.mark.parametrize("content", [b"", b"text, not tensors", b"PK\x03\x04 cut off"])
-def test_what_is_no_checkpoint_is_refused(tmp_path, content):
+def test_a_file_that_is_not_a_checkpoint_is_refused(tmp_path, content):
     path = tmp_path / "bad.ckpt"
     path.write_bytes(content)
     with pytest.raises(UsageError, match=r"bad.ckpt is not a checkpoint of separate-train"):
         checkpoint.read(path)
 
 
-def test_other_peoples_tensors_and_newer_formats_are_refused(tmp_path):
+def test_files_of_other_programs_and_newer_formats_are_refused(tmp_path):
     torch.save({"state_dict": {}}, tmp_path / "other.ckpt")
     with pytest.raises(UsageError, match="not a checkpoint"):
         checkpoint.read(tmp_path / "other.ckpt")
@@ -84,7 +84,7 @@ def test_a_checkpoint_builds_only_trusted_classes(trained, tmp_path):
         separate.load(path)
 
 
-def test_source_names_from_a_checkpoint_cannot_lead_elsewhere(trained, tmp_path):
+def test_source_names_from_a_checkpoint_cannot_point_to_other_folders(trained, tmp_path):
     contents = checkpoint.read(trained / "runs" / "tiny" / "checkpoints" / "best.ckpt")
     for name in ("../../etc/x", "/abs", "..", "all"):
         contents["config"]["data"]["sources"] = ["voice", "chords", name]
@@ -113,7 +113,7 @@ def test_a_full_disk_leaves_the_old_checkpoint_and_says_so(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_weights_of_the_first_format_are_read_by_their_names_of_today(trained, tmp_path):
+def test_weights_of_the_first_format_load_under_their_current_names(trained, tmp_path):
     contents = checkpoint.read(trained / "runs" / "tiny" / "checkpoints" / "best.ckpt")
     old = {"body.representation.normalise": "normalise", "body.recurrent.layers": "recurrent", "head.linear": "masks"}
     model = {}
@@ -129,7 +129,7 @@ def test_weights_of_the_first_format_are_read_by_their_names_of_today(trained, t
     checkpoint.restore(again)
 
 
-def test_a_unet_of_the_second_format_is_read_by_its_names_of_today(tmp_path):
+def test_a_unet_of_the_second_format_loads_under_its_current_names(tmp_path):
     config = config_of("unet")
     config["seed"] = 0
     separator = build_separator(config).eval()

@@ -1,4 +1,4 @@
-"""The configuration tree composes, builds, and refuses with a sentence that names the way out."""
+"""The configuration tree composes and builds, and refuses errors with a sentence that names the way out."""
 
 import subprocess
 import sys
@@ -72,7 +72,7 @@ def test_each_data_config_brings_the_transform_that_fits_it_and_both_can_be_over
     assert composed(f"data={data}", *LAYOUTS[data], "stft.hop=32").stft.hop == 32
 
 
-def test_the_defaults_are_those_promised():
+def test_the_defaults_are_those_documented():
     config = composed()
     assert config.data.name == "toy"
     assert config.model["_target_"].endswith("MaskInference")
@@ -185,7 +185,7 @@ def test_an_experiment_wins_over_the_defaults():
     assert composed("experiment=causal").model["bidirectional"] is False
 
 
-def test_evaluation_takes_the_runs_data_unless_told_otherwise():
+def test_evaluation_takes_the_data_of_the_run_unless_overridden():
     trained_on = asdict(composed("data=stems", "data.root=/a").data)
     with initialize_config_module("separate.conf", version_base="1.3"):
         own = from_hydra(compose("eval", []), EvalConfig)

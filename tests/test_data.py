@@ -114,7 +114,7 @@ def test_validation_covers_every_second_of_every_track(stems):
     assert [len(batches[i].tracks) for i in range(len(batches))] == [2, 1]
 
 
-def test_without_valid_the_last_tracks_of_train_are_held_out_and_it_says_so(stems, caplog):
+def test_without_valid_the_last_tracks_of_train_are_held_out_and_this_is_logged(stems, caplog):
     with caplog.at_level(logging.INFO):
         valid = open_split(stems_data(stems), "valid")
     train = open_split(stems_data(stems), "train")
@@ -209,7 +209,7 @@ def test_a_stem_shorter_than_the_mixture_file_is_named(stems):
         open_split(stems_data(stems), "test")
 
 
-def test_all_files_with_nan_are_named_when_the_first_is_met(wsj0mix):
+def test_all_files_with_nan_are_named_when_the_first_is_read(wsj0mix):
     for index in range(4):
         write(wsj0mix / "tr" / "s1" / f"{index}.wav", tone(300))  # 16 bit, beside float files that can hold NaN
     for index in (1, 3):
@@ -257,13 +257,13 @@ def test_a_single_track_cannot_be_both_trained_on_and_held_out(stems):
 
 
 @pytest.mark.parametrize("pause", [[0.1], [0.2, 0.1], [-0.2, -0.1]])
-def test_pauses_that_are_no_range_are_refused(pools, pause):
+def test_invalid_ranges_of_pauses_are_refused(pools, pause):
     words = r"data.pause.* must be (the least and the most|at least 0 and at most 3600) seconds"
     with pytest.raises(UsageError, match=words):
         open_split(speech_data("pools", pools, pause=pause), "train")
 
 
-def test_the_toy_band_refuses_what_it_does_not_play():
+def test_the_toy_data_refuses_unknown_sources_and_long_excerpts():
     with pytest.raises(UsageError, match="no source bass; data.sources can name voice, chords, drums"):
         open_split(toy_data(sources=["voice", "bass"]), "train")
     with pytest.raises(UsageError, match=r"longer than the songs.*at most 8"):

@@ -1,4 +1,4 @@
-"""Steps whose metrics are read one step later, as on a GPU, here on the CPU: nothing else changes."""
+"""Metrics that are read one step later, as on a GPU, tested on the CPU: nothing else changes."""
 
 from copy import deepcopy
 
@@ -69,7 +69,7 @@ class _Log:
         ("Adadelta", {}), ("NAdam", {}), ("RAdam", {}), ("Rprop", {}),
     ],
 )  # fmt: skip
-def test_no_optimizer_remembers_a_step_that_was_not_applied(name, options, tmp_path):
+def test_no_optimizer_state_changes_in_a_step_that_is_not_applied(name, options, tmp_path):
     states = []
     for lags in (False, True):
         state, training = start(tmp_path, clip=None)
@@ -101,7 +101,7 @@ def test_adam_is_fused_on_a_gpu_unless_the_user_chose(tmp_path):
 
 
 @pytest.mark.parametrize("begun", [True, None])
-def test_a_run_goes_on_with_the_kernels_of_the_device_that_it_is_on(begun, tmp_path):
+def test_a_resumed_run_uses_the_kernels_of_its_device(begun, tmp_path):
     state, training = start(tmp_path)
     state.optimizer = torch.optim.Adam(state.separator.parameters(), fused=begun)
     train_step(state, training, first_batch(training))
@@ -117,7 +117,7 @@ def test_a_run_goes_on_with_the_kernels_of_the_device_that_it_is_on(begun, tmp_p
         torch.testing.assert_close(ours, theirs)
 
 
-def test_a_step_gives_what_the_one_before_adds(tmp_path):
+def test_a_step_returns_the_metrics_of_the_step_before(tmp_path):
     state, training = start(tmp_path)
     training.lags = True
     batch = first_batch(training)
@@ -154,7 +154,7 @@ def test_a_checkpoint_holds_the_metrics_of_the_last_step(tmp_path):
 
 
 @pytest.mark.parametrize("lags", [False, True])
-def test_an_overflow_is_the_scalers_to_handle(lags, tmp_path):
+def test_an_overflow_is_left_to_the_gradient_scaler(lags, tmp_path):
     state, training = start(tmp_path)
     training.lags = lags
     state.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**127)
@@ -170,7 +170,7 @@ def test_an_overflow_is_the_scalers_to_handle(lags, tmp_path):
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_a_step_changes_no_buffer_but_those_of_a_checkpoint(model):
+def test_a_step_changes_only_buffers_that_checkpoints_save(model):
     separator = build_separator(config_of(model)).train()
     kept = {id(buffer) for buffer in statistics(separator)}
     others = {name: buffer for name, buffer in separator.named_buffers() if id(buffer) not in kept}

@@ -82,7 +82,7 @@ def test_every_model_and_every_loss_is_among_the_steps():
 
 
 @pytest.mark.parametrize(("model", "loss", "interchangeable"), STEPS)
-def test_a_step_gives_what_it_gives_on_the_cpu_and_waits_once_for_the_one_before(
+def test_a_step_agrees_with_the_cpu_and_waits_once_for_the_step_before(
     model, loss, interchangeable, device, waits, tmp_path
 ):
     config = config_for(model, loss, interchangeable)
@@ -95,7 +95,7 @@ def test_a_step_gives_what_it_gives_on_the_cpu_and_waits_once_for_the_one_before
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_scores_and_chunks_are_those_of_the_cpu(model, device):
+def test_scores_and_chunks_agree_with_the_cpu(model, device):
     torch.manual_seed(0)
     separator = build_separator(config_of(model, interchangeable=True)).eval()
     recording = 0.1 * torch.randn(500, generator=torch.Generator().manual_seed(2))
@@ -116,7 +116,7 @@ def test_scores_and_chunks_are_those_of_the_cpu(model, device):
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_the_host_waits_for_chunks_and_for_k_means_and_for_nothing_else(model, pretended):
+def test_the_host_waits_only_for_chunks_and_for_k_means(model, pretended):
     separator = build_separator(config_of(model, interchangeable=True)).eval().to(CUDA)
     batch = drawn_of().to(CUDA, separator.stft)
     with torch.inference_mode():
@@ -131,7 +131,7 @@ def test_the_host_waits_for_chunks_and_for_k_means_and_for_nothing_else(model, p
     assert chunks == ["separator.span", "separator.span"] * 2  # to the device and back, for each chunk
 
 
-def test_a_whole_training_is_that_of_the_cpu(device, tmp_path, monkeypatch):
+def test_a_whole_training_agrees_with_the_cpu(device, tmp_path, monkeypatch):
     monkeypatch.setattr(setup, "choose_device", torch.device)
     best = []
     for place in (CPU, device):
@@ -144,7 +144,7 @@ def test_a_whole_training_is_that_of_the_cpu(device, tmp_path, monkeypatch):
     assert best[1] == pytest.approx(best[0], rel=1e-3)
 
 
-def test_whatever_loads_batches_for_a_gpu_knows_it(device, tmp_path, monkeypatch):
+def test_all_loaders_of_a_training_pin_memory_for_a_gpu(device, tmp_path, monkeypatch):
     """The number of workers depends on it: of statistics, training and validation."""
     told = []
 
@@ -184,7 +184,7 @@ def test_beyond_sixteen_estimates_the_host_waits_for_the_costs(pretended):
     assert set(pretended.waits) == {"permutation._hungarian", "the test"}
 
 
-def test_clusters_are_those_of_the_cpu(device):
+def test_clusters_agree_with_the_cpu(device):
     points = torch.randn(2, 200, 3, generator=torch.Generator().manual_seed(0))
     points[:, :100] += 4
     for clusters in (2, 5):
@@ -224,7 +224,7 @@ def test_a_batch_is_changed_and_mixed_as_on_the_cpu_without_waiting(device, wait
         torch.testing.assert_close(getattr(found, name).cpu(), getattr(expected, name), rtol=1e-4, atol=1e-5)
 
 
-def test_the_pretended_device_refuses_what_a_gpu_refuses_and_tells_where_the_host_waits(pretended):
+def test_the_pretended_device_refuses_what_a_gpu_refuses_and_records_where_the_host_waits(pretended):
     x = torch.randn(3).to(CUDA)
     pretended.waits.clear()
     with pytest.raises(RuntimeError, match="expected all tensors on one device"):

@@ -1,4 +1,4 @@
-"""The doctor: every fault is named by path with its fix, and a healthy set has none."""
+"""The doctor: every fault is named by path with its remedy, and a healthy set has none."""
 
 import json
 import shutil
@@ -58,7 +58,7 @@ FAULTS = {
 
 
 @pytest.mark.parametrize("kind", FAULTS)
-def test_what_is_wrong_with_samples_is_named_by_path(healthy, kind):
+def test_faulty_samples_are_named_by_path(healthy, kind):
     stem, edit, reason = FAULTS[kind]
     path = healthy / "train" / "train 1" / f"{stem}.wav"
     change(path, edit)
@@ -154,7 +154,7 @@ def test_short_tracks_are_named(healthy):
 
 
 @pytest.mark.parametrize("looked_for", ["stems", "wsj0mix", "pools"])
-def test_a_wrong_layout_is_told_with_the_one_that_it_looks_like(healthy, wsj0mix, pools, looked_for):
+def test_a_wrong_layout_is_reported_with_the_one_that_fits(healthy, wsj0mix, pools, looked_for):
     roots = {"stems": healthy, "wsj0mix": wsj0mix, "pools": pools}
     for layout, root in roots.items():
         config = speech_data(looked_for, root) if looked_for != "stems" else stems_data(root)
@@ -201,7 +201,7 @@ def test_info_gives_levels_and_activity_with_a_picture(tmp_path, call):
     assert (tmp_path / "dataset.png").stat().st_size > 5000
 
 
-def test_the_cache_is_built_ahead_described_verified_and_cleared(healthy, call, tmp_path):
+def test_the_cache_is_prefetched_described_verified_and_cleared(healthy, call, tmp_path):
     arguments = ["data=stems", f"data.root={healthy}", "data.sources=[low,high]", "data.sample_rate=8000"]
     arguments += ["data.excerpt=1.0", f"cache.folder={tmp_path / 'cache'}"]
     code, out, _ = call(program, "cache", "build", *arguments, "cache=spectrogram", "stft=speech", cwd=tmp_path)

@@ -1,4 +1,4 @@
-"""What augmentation does to sound: pitch in cents, levels in dB, phases between channels, mixtures as sums."""
+"""Effects of augmentation on sound: pitch in cents, levels in dB, phases between channels, mixtures as sums."""
 
 import numpy as np
 import pytest
@@ -82,7 +82,7 @@ def frequency(audio):
 
 
 @pytest.mark.parametrize(("frames", "wanted"), [(7040, 6272), (6425, 7967), (16000, 13699), (1, 1), (1, 700), (700, 1)])
-def test_the_vocoder_gives_what_it_is_asked_for(frames, wanted):
+def test_the_vocoder_returns_the_requested_length(frames, wanted):
     assert vocode(noise(1, 1, frames), wanted, 8000).shape == (1, 1, wanted)
 
 
@@ -104,7 +104,7 @@ def test_a_run_at_a_tempo_whose_frames_round_up(call, tmp_path):
 @settings(max_examples=200, deadline=None)
 @given(st.integers(300, 60000), st.floats(0.5, 2.0), st.floats(0.5, 2.0), st.floats(-12, 12))
 @hypothesis_example(58953, 1.670250375745124, 1.2848606645615623, 0.927808119330118)  # the least to spare, 1 sample
-def test_an_excerpt_holds_what_is_read_of_it(frames, speed, tempo, semitones):
+def test_an_excerpt_is_long_enough_for_every_stretch(frames, speed, tempo, semitones):
     bounds = {"speed": [0.5, speed], "tempo": [0.5, tempo], "pitch": [semitones, 12.0]}
     longest = augmented(1, frames, **bounds).stretch.read_factor
     for pitched in (semitones, 12.0):
@@ -118,7 +118,7 @@ def test_an_excerpt_holds_what_is_read_of_it(frames, speed, tempo, semitones):
     ("speed", "tempo", "semitones", "heard"),
     [(1.25, 1.0, 0.0, 500), (1.0, 1.25, 0.0, 400), (1.0, 1.0, 12.0, 800), (0.8, 1.1, -12.0, 160), (1.0, 1.0, 0.0, 400)],
 )
-def test_speed_tempo_and_pitch_change_what_they_name(speed, tempo, semitones, heard):
+def test_speed_tempo_and_pitch_change_pitch_and_tempo_as_named(speed, tempo, semitones, heard):
     how = StretchPlan.of(4000, speed, tempo, semitones)
     assert how.read == pytest.approx(4000 * speed * tempo, rel=0.02)
     rhythm = tones(400, frames=how.read) * torch.from_numpy((np.arange(how.read) < how.read // 2).astype(np.float32))
@@ -150,7 +150,7 @@ def test_pitch_within_3_cents_and_tempo_within_a_thousandth(rate, seconds):
 
 @pytest.mark.parametrize("rate", [8000, 44100])
 @pytest.mark.parametrize(("speed", "tempo", "semitones"), [(1, 0.9, 0), (1, 1.13, 0), (1.07, 1, 0), (1.05, 0.93, 1.3)])
-def test_beats_fall_where_the_tempo_puts_them(rate, speed, tempo, semitones):
+def test_beats_are_where_the_tempo_puts_them(rate, speed, tempo, semitones):
     frames = 3 * rate
     how = StretchPlan.of(frames, speed, tempo, semitones)
     audio, places = hits(rate, how.read / rate, decay=0.004)
@@ -294,7 +294,7 @@ def test_vocoded_sources_add_up_to_the_vocoded_mixture():
 
 
 @pytest.mark.parametrize("turned", [[1.0, -1.0], [1.0, 1.0]])
-def test_channels_and_sources_that_cancel_are_stretched_all_the_same(turned):
+def test_channels_and_sources_that_cancel_are_stretched_too(turned):
     one, signs = noise(8000), torch.tensor(turned)
     whole = vocode(one[None, None], 7000, 8000)[0, 0]
     torch.testing.assert_close(
@@ -305,7 +305,7 @@ def test_channels_and_sources_that_cancel_are_stretched_all_the_same(turned):
     torch.testing.assert_close(opposed[0], -opposed[1])
 
 
-def test_stretching_asks_the_device_for_no_value():
+def test_stretching_reads_no_value_from_the_device():
     with FakeTensorMode():
         for asked in ((1.0, 1.1, 0.0), (1.0, 1.0, 2.0), (0.9, 1.0, 0.0)):
             how = StretchPlan.of(20000, *asked)
@@ -332,7 +332,7 @@ def test_a_recorded_mixture_stays_the_sum_of_its_references(wsj0mix, tmp_path, o
 
 
 @pytest.mark.parametrize("options", CHANGES, ids=lambda options: "+".join(options))
-def test_what_a_recorded_mixture_holds_beside_its_sources_is_stretched_with_them(wsj0mix, tmp_path, options):
+def test_the_rest_of_a_recorded_mixture_is_stretched_with_its_sources(wsj0mix, tmp_path, options):
     for path in (wsj0mix / "tr" / "mix").iterdir():
         number = int(path.stem)
         write(path, tone(250 + 50 * number) + tone(900 + 100 * number) + 0.3 * tone(3000), subtype="FLOAT")
@@ -427,7 +427,7 @@ def delayed(audio, response):
     return found
 
 
-def test_the_reference_is_what_the_room_leaves_of_a_source(tmp_path):
+def test_the_reference_is_the_chosen_part_of_the_reverberant_source(tmp_path):
     unit = np.sqrt(0.3**2 + 0.8**2 + 0.4**2 + 0.2**2)
     whole = {0: 0.3 / unit, 1: -0.8 / unit, 161: 0.4 / unit, 721: 0.2 / unit}
     parts = {"reverberant": [0, 1, 161, 721], "early": [0, 1, 161], "dry": [1]}

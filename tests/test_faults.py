@@ -1,6 +1,6 @@
-"""Unexpected faults: a sentence of their own, a traceback in a file, nothing half-written.
+"""Unexpected faults: the message is one sentence, the traceback goes to a file, and no file is left half-written.
 
-They are raised by a network of another package, in every place where it can fail.
+A network of another package raises them, in every place where it can fail.
 """
 
 import os
@@ -145,7 +145,7 @@ def fault(done: Done, what: str) -> Path:
     return path
 
 
-def test_a_fault_while_training_is_told_and_kept_in_the_run(own):
+def test_a_fault_while_training_is_reported_and_saved_in_the_run(own):
     done = run("train", *TRAIN, "run=broken", cwd=own, FAIL="key", AFTER="0")
     path = fault(done, f"KeyError: 'steps' (faulty.py, line {line('raise KeyError')})")
     assert path == own / "broken" / "traceback.txt"
@@ -165,20 +165,20 @@ def test_a_fault_before_the_run_has_begun_leaves_no_run(own):
 
 
 @pytest.mark.slow
-def test_a_fault_in_a_job_of_a_sweep_lets_the_others_go_on(own):
+def test_a_fault_in_a_job_of_a_sweep_does_not_stop_the_others(own):
     done = run("train", "-m", *TRAIN, "model.when=built,never,later", "hydra.sweep.dir=sweep", cwd=own)
     fault(done, f"LookupError: no such thing (faulty.py, line {line('raise LookupError')})")
     assert "job 0 failed: unexpected LookupError" in done.stdout
     assert sorted(path.parts[-3] for path in own.glob("sweep/*/checkpoints/best.ckpt")) == ["1", "2"]
 
 
-def test_a_fault_in_a_worker_is_told_by_what_was_raised_there(own):
+def test_a_fault_in_a_worker_is_reported_with_the_original_exception(own):
     done = run("train", *TRAIN, "data.workers=1", "model.when=worker", "run=worker", cwd=own)
     path = fault(done, f"KeyError: 'no such key' (faulty.py, line {line('no such key')})")
     assert "in DataLoader worker process 0" in path.read_text()
 
 
-def test_a_fault_while_scoring_is_told(own):
+def test_a_fault_while_scoring_is_reported(own):
     done = run("eval", "run=r", "trust=[faulty]", "device=cpu", cwd=own, FAIL="shape")
     assert fault(done, f"RuntimeError: shapes (faulty.py, line {line('raise RuntimeError')})").is_file()
     assert not (own / "r" / "eval").exists()
@@ -216,20 +216,20 @@ def test_a_fault_while_separating_leaves_no_stem(own, fail, what):
         ("infer", ["-c", "r", "--trust", "faulty", "-o", "o", "mix.wav"], "numpy", r"2.00 EiB .*; lower --chunk"),
     ],
 )
-def test_memory_that_cannot_be_had_is_said_with_what_takes_less(own, name, arguments, fail, sentence):
+def test_lack_of_memory_is_reported_with_options_that_need_less(own, name, arguments, fail, sentence):
     done = run(name, *arguments, cwd=own, FAIL=fail)
     assert done.returncode == 1, done.stderr
     assert "Traceback" not in done.stderr
     assert re.search(sentence, done.stderr.strip().splitlines()[-1]), done.stderr
 
 
-def test_a_worker_that_the_system_ends_is_told_as_lack_of_memory(own):
+def test_a_worker_killed_by_the_system_is_reported_as_lack_of_memory(own):
     done = run("train", *TRAIN, "data.workers=1", "model.when=killed", "run=killed", cwd=own)
     assert done.returncode == 1, done.stderr
     assert "the system ended a worker process, most likely because memory ran out; lower batch_size" in done.stderr
 
 
-def test_separating_that_is_terminated_leaves_nothing_behind(own):
+def test_a_separation_that_is_terminated_leaves_no_files(own):
     """SIGTERM, as a scheduler sends it, between two chunks."""
     (own / "terminated.py").write_text(
         "import faulty, os, signal, torch\n"
@@ -248,7 +248,7 @@ def test_separating_that_is_terminated_leaves_nothing_behind(own):
     assert list((own / "out").iterdir()) == []
 
 
-def test_a_fault_of_a_library_is_told_by_separate_data_too(stems, tmp_path):
+def test_a_fault_of_a_library_is_reported_by_separate_data_too(stems, tmp_path):
     (tmp_path / "matplotlib").mkdir()
     (tmp_path / "matplotlib" / "__init__.py").write_text("{}['broken']\n")
     arguments = ["info", "data=stems", f"data.root={stems}", "data.sources=[low,high]", "data.sample_rate=8000",
@@ -271,7 +271,7 @@ def test_a_picture_of_an_unknown_kind_is_refused(stems, call, tmp_path):
     assert code == 2 and "picture=a.xyz: no picture can be written as xyz; choose from" in err
 
 
-def test_where_no_traceback_can_be_written_the_sentence_says_so(tmp_path, monkeypatch):
+def test_a_traceback_that_cannot_be_written_is_mentioned_in_the_message(tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "nowhere"))
     found = to_user_error("separate-infer", KeyError("steps"))
     assert found.exit_code == 70

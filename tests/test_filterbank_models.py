@@ -107,7 +107,7 @@ def test_bfloat16_autocast_is_finite_and_near_float32(network):
 
 
 @pytest.mark.parametrize("network", NETWORKS)
-def test_examples_of_a_batch_do_not_touch_each_other(network):
+def test_examples_of_a_batch_are_independent(network):
     model, x = make(network).eval(), torch.randn(3, 1, 50)
     torch.testing.assert_close(model(x)["waveforms"][1:2], model(x[1:2])["waveforms"])
 
@@ -197,7 +197,7 @@ def test_a_causal_network_sees_the_future_by_its_latency_and_no_further(network,
 
 
 @pytest.mark.parametrize(("network", "option"), [(ConvTasNet, {"norm": "cumulative"}), (TasNet, {}), (DPRNN, {})])
-def test_a_network_that_is_not_causal_sees_it_all(network, option):
+def test_a_network_that_is_not_causal_sees_the_whole_mixture(network, option):
     model = make(network, **option).double()
     x = torch.randn(1, 1, 40, dtype=torch.double, requires_grad=True)
     (gradient,) = torch.autograd.grad(model(x)["waveforms"][0, 0, 0, 10], x)
@@ -220,7 +220,7 @@ def test_a_network_that_is_not_causal_sees_it_all(network, option):
         (DPRNN, {"blocks": 0}, "blocks=0 must be at least 1"),
     ],
 )
-def test_what_cannot_work_is_refused(network, options, message):
+def test_impossible_options_are_refused(network, options, message):
     with pytest.raises(ValueError, match=message):
         make(network, **options)
 
@@ -321,7 +321,7 @@ def test_the_hand_written_blocks_run_twice_backward_and_without_gradients():
         ({"inner_activation": "relu"}, False),
     ],
 )
-def test_the_hand_written_blocks_serve_float_on_the_cpu_and_plain_ones_the_rest(options, expected, monkeypatch):
+def test_the_hand_written_blocks_run_in_float_on_the_cpu_and_modules_elsewhere(options, expected, monkeypatch):
     made, x = stack(**options), torch.randn(2, 4, 9, dtype=torch.double)
     used = []
     function = tcn_gradient.StackFunction
@@ -377,7 +377,7 @@ def test_tasnet_follows_the_level_of_each_segment():
     torch.testing.assert_close(model(x * 0.01)["waveforms"], model(x)["waveforms"] * 0.01)
 
 
-def test_softmax_masks_of_tasnet_share_out_the_features():
+def test_softmax_masks_of_tasnet_sum_to_one_over_the_sources():
     """The estimates of two softmax-masked networks sum to the decoded features, whatever the masks."""
     model, x = make(TasNet).eval(), torch.randn(1, 1, 60)
     before = model(x)["waveforms"].sum(1)

@@ -1,4 +1,4 @@
-"""The list of remembered headers is right or absent, whatever its file holds."""
+"""The list of stored headers is correct or read again, whatever its file holds."""
 
 import hashlib
 import io
@@ -16,7 +16,7 @@ from tests.conftest import tone, write
 
 @pytest.fixture
 def files(tmp_path):
-    """Paths of three files, and the list that remembers their headers."""
+    """Paths of three files, and the list of their headers."""
     endings = ("wav", "flac", "wav")
     paths = [str(write(tmp_path / f"{i}.{ending}", tone(200, 0.1 * (i + 1)))) for i, ending in enumerate(endings)]
     memory = Headers(tmp_path / "memory", tmp_path)
@@ -55,7 +55,7 @@ DAMAGED = {
 
 @pytest.mark.parametrize("signed", [False, True], ids=["as it is", "with its checksum"])
 @pytest.mark.parametrize("what", DAMAGED)
-def test_a_forged_list_of_headers_is_made_again(files, what, signed, tmp_path):
+def test_a_forged_list_of_headers_is_replaced(files, what, signed, tmp_path):
     paths, memory = files
     right, _ = Headers().read(paths)
     content = archive({**arrays(memory), **DAMAGED[what]})
@@ -75,7 +75,7 @@ def test_every_value_of_the_list_is_under_its_checksum(files, change):
     assert memory.read(paths) == (right, [])
 
 
-def test_a_flipped_bit_anywhere_in_the_list_is_seen(files):
+def test_a_flipped_bit_anywhere_in_the_list_is_detected(files):
     paths, memory = files
     right, _ = Headers().read(paths)
     whole = memory.path.read_bytes()
@@ -96,7 +96,7 @@ def test_plain_samples_that_the_file_cannot_hold_are_read_again_though_the_check
     assert found == {path: info for path, info in right.items() if path.endswith("wav")}
 
 
-def test_a_flac_by_the_name_of_another_format_is_remembered(tmp_path, monkeypatch):
+def test_a_flac_file_named_as_another_format_is_stored(tmp_path, monkeypatch):
     """It holds more samples than a WAV of its size can."""
     path = str(write(tmp_path / "x.wav", tone(200, 2.0), format="FLAC"))
     right, _ = Headers(tmp_path / "memory", tmp_path).read([path])
@@ -123,7 +123,9 @@ class Trap:
     ids=["nothing", "short", "a cut archive", "a pickle", "a pickled object", "no arrays"],
 )
 @pytest.mark.parametrize("signed", [False, True])
-def test_what_is_no_list_of_headers_is_replaced_and_never_run(files, content, signed, tmp_path, monkeypatch):
+def test_a_file_that_is_not_a_list_of_headers_is_replaced_and_never_executed(
+    files, content, signed, tmp_path, monkeypatch
+):
     monkeypatch.chdir(tmp_path)
     paths, memory = files
     right, _ = Headers().read(paths)
@@ -138,7 +140,7 @@ def stamp(path: str) -> tuple[int, int]:
     return status.st_size, status.st_mtime_ns
 
 
-def test_what_is_right_is_remembered(files, monkeypatch):
+def test_stored_headers_are_not_read_again(files, monkeypatch):
     paths, memory = files
     right, _ = Headers().read(paths)
     monkeypatch.setattr("separate.data.storage.headers._probe", lambda path: Info(1, 8000, 1))

@@ -102,7 +102,7 @@ def test_a_number_outside_its_range_is_refused_by_key_value_range_and_example(ov
         ("model._target_=torch.nn.Identity", "torch.nn.Identity is not a network, or does not declare its heads"),
     ],
 )
-def test_sections_of_open_choice_refuse_what_they_cannot_use(override, message):
+def test_sections_with_open_keys_refuse_unusable_values(override, message):
     with pytest.raises(UsageError) as error:
         config = asdict(composed(*override.split()))
         separator = build_separator(config)
@@ -164,14 +164,14 @@ def test_values_are_shown_on_one_short_line():
         (["data.licence=\0"], "licence"),
     ],
 )
-def test_what_cannot_be_composed_is_refused_in_a_sentence(call, tmp_path, overrides, message):
+def test_overrides_that_cannot_be_composed_are_refused_in_a_sentence(call, tmp_path, overrides, message):
     assert message in refused(call, separate.cli.train, *overrides, "run=x", cwd=tmp_path)
     assert not (tmp_path / "x").exists()
 
 
 @pytest.mark.parametrize("chunk", ["nan", "inf", "1e308", "-1", "0", "86401"])
 @pytest.mark.parametrize("program", [separate.cli.infer, separate.cli.evaluate], ids=["infer", "eval"])
-def test_chunks_that_are_no_length_are_refused(call, tmp_path, program, chunk):
+def test_chunks_that_are_not_a_length_are_refused(call, tmp_path, program, chunk):
     given = ["--chunk", chunk, "x.wav"] if program is separate.cli.infer else [f"chunk={chunk}"]
     assert "chunk" in refused(call, program, *given, cwd=tmp_path)
 

@@ -71,7 +71,7 @@ def put(where: str, value: Any) -> Change:
     return change
 
 
-def test_what_is_not_changed_is_loaded(forged):
+def test_an_unchanged_checkpoint_is_loaded(forged):
     assert separate.load(forged(lambda contents: None)).sources == ["voice", "chords", "drums"]
 
 
@@ -212,7 +212,7 @@ def test_looking_at_the_size_of_a_network_leaves_its_weights_and_the_random_stat
 
 
 @pytest.mark.parametrize("kind", ["fifo", "folder", "device", "broken link"])
-def test_what_is_no_file_is_refused_and_not_waited_for(call, tmp_path, kind):
+def test_a_path_that_is_not_a_regular_file_is_refused_without_waiting(call, tmp_path, kind):
     place = tmp_path / "run"
     if kind == "fifo":
         os.mkfifo(place)
@@ -230,7 +230,7 @@ def test_what_is_no_file_is_refused_and_not_waited_for(call, tmp_path, kind):
         checkpoint.read(place)
 
 
-def test_a_compressed_checkpoint_that_unpacks_to_more_than_it_is_is_refused(tmp_path, forged):
+def test_a_compressed_checkpoint_that_unpacks_to_more_than_its_size_is_refused(tmp_path, forged):
     path = forged(lambda contents: contents["config"].update(licence="x" * 2_000_000))
     packed = tmp_path / "packed.ckpt"
     with zipfile.ZipFile(path) as old, zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as new:
@@ -242,7 +242,7 @@ def test_a_compressed_checkpoint_that_unpacks_to_more_than_it_is_is_refused(tmp_
 
 
 @pytest.mark.parametrize("format", [True, "2", None, 2.5, -1, [2]])
-def test_a_format_that_is_no_number_is_refused(tmp_path, sound, format):
+def test_a_format_that_is_not_a_number_is_refused(tmp_path, sound, format):
     torch.save({**sound, "format": format}, tmp_path / "x.ckpt")
     with pytest.raises(UsageError, match="is not a checkpoint"):
         checkpoint.read(tmp_path / "x.ckpt")
@@ -286,7 +286,7 @@ def resumed(tmp_path: Path, contents: dict[str, Any]) -> None:
         (put("config.optimizer", None), "optimizer"),
     ],
 )
-def test_a_run_that_goes_on_from_a_forged_checkpoint_is_refused(call, sound, tmp_path, change, message):
+def test_resuming_from_a_forged_checkpoint_is_refused(call, sound, tmp_path, change, message):
     contents = copy.deepcopy(sound)
     change(contents)
     resumed(tmp_path, contents)

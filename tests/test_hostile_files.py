@@ -61,7 +61,7 @@ def refused_manifest(path: Path) -> str:
     return str(error.value)
 
 
-def test_a_manifest_may_begin_with_a_byte_order_mark_and_hold_any_sign(tmp_path):
+def test_a_manifest_may_begin_with_a_byte_order_mark_and_hold_any_character(tmp_path):
     path = manifest(tmp_path, codecs.BOM_UTF8 + line(id="é\u2028").encode(), json.dumps(json.loads(line(id="b"))))
     path.write_bytes(codecs.BOM_UTF8 + json.dumps(json.loads(line(id="é\u2028")), ensure_ascii=False).encode())
     tracks = tracks_of(Manifest, path, ["x", "y"])
@@ -93,21 +93,21 @@ def test_a_manifest_may_begin_with_a_byte_order_mark_and_hold_any_sign(tmp_path)
         (os.urandom(1000) + b"\xff", "text"),
     ],
 )
-def test_a_manifest_that_is_not_right_is_refused_by_its_line(tmp_path, content, message):
+def test_a_faulty_manifest_is_refused_with_its_line(tmp_path, content, message):
     found = refused_manifest(manifest(tmp_path, content))
     assert message in found
     assert len(found) < 8000
 
 
 @pytest.mark.parametrize("kind", ["fifo", "missing", "device"])
-def test_a_manifest_that_is_no_file_is_refused_and_not_waited_for(tmp_path, kind):
+def test_a_manifest_that_is_not_a_regular_file_is_refused_without_waiting(tmp_path, kind):
     path = Path("/dev/zero") if kind == "device" else tmp_path / "manifest.jsonl"
     if kind == "fifo":
         os.mkfifo(path)
     assert ("is missing" if kind == "missing" else "is not a file") in refused_manifest(path)
 
 
-def test_a_text_that_is_too_large_is_not_read(tmp_path):
+def test_a_text_file_that_is_too_large_is_not_read(tmp_path):
     (tmp_path / "x").write_bytes(b"a" * 101)
     with pytest.raises(TextError, match="has 101 bytes; at most 100 are read"):
         read_text(tmp_path / "x", most=100)
@@ -153,7 +153,7 @@ def test_a_table_may_begin_with_a_byte_order_mark_and_end_its_lines_as_any_syste
         (f'{COLUMNS}\n"{ROW}'.encode(), "has no mixture_path"),
     ],
 )
-def test_a_table_of_librimix_that_is_not_right_is_refused(tmp_path, content, message):
+def test_a_faulty_table_of_librimix_is_refused(tmp_path, content, message):
     with pytest.raises(DataError) as error:
         listed(librimix(tmp_path, content))
     assert message in str(error.value)
@@ -181,7 +181,7 @@ def test_a_table_of_librimix_that_is_not_right_is_refused(tmp_path, content, mes
         (b"a: &a [*a]", "does not name the inst_class"),
     ],
 )
-def test_metadata_of_slakh_that_is_not_right_is_refused(tmp_path, content, message):
+def test_faulty_metadata_of_slakh_is_refused(tmp_path, content, message):
     place = tmp_path / "train" / "Track1"
     write(place / "stems" / "S00.flac", tone(440))
     (place / "metadata.yaml").write_bytes(content)
@@ -232,7 +232,7 @@ def test_a_forged_index_is_refused(tmp_path, forged):
 
 
 @pytest.mark.parametrize("content", [b"\xff\xfe{}", b"[" * 100_000, b"\0", b'{"a": ' + b"9" * 5000 + b"}", b"{}"])
-def test_an_index_that_is_no_index_is_refused(tmp_path, content):
+def test_a_file_that_is_not_an_index_is_refused(tmp_path, content):
     (tmp_path / "index.jsonl").write_bytes(content)
     with pytest.raises(DataError, match="is not an index of shards"):
         index_of(f"file:{tmp_path}")
@@ -281,7 +281,7 @@ def test_a_member_that_claims_an_impossible_rate_is_refused_by_name(tmp_path, ra
         split_of(tmp_path)
 
 
-def test_a_forged_memory_of_a_shard_is_made_again(tmp_path):
+def test_a_forged_list_of_members_of_a_shard_is_replaced(tmp_path):
     pack(tmp_path / "s" / "train-0.tar", example(1))
     cache = CacheConfig(folder=str(tmp_path / "cache"))
     before = split_of(tmp_path / "s", cache=cache).recording(0)
@@ -293,7 +293,7 @@ def test_a_forged_memory_of_a_shard_is_made_again(tmp_path):
         assert all(np.array_equal(a, b) for a, b in zip(again.sources, before.sources, strict=True))
 
 
-def test_contents_are_checked_wherever_they_come_from():
+def test_lists_of_members_are_checked_when_they_are_made():
     assert Contents(**entry()).members == [MEMBER]
     with pytest.raises(ValueError, match="0"):
         Contents(**member(sample_rate=0))
@@ -304,7 +304,7 @@ def test_contents_are_checked_wherever_they_come_from():
 
 
 @pytest.mark.parametrize("name", ["a\0", "\ud800", "a\nb", "\x1b[2J", "a" * 300, "", "..", "a/b", "all"])
-def test_a_name_that_is_none_of_a_file_is_no_source(name):
+def test_a_name_that_cannot_name_a_file_is_refused_for_a_source(name):
     with pytest.raises(UsageError) as error:
         check_sources(["fine", name])
     assert str(error.value).isprintable()
@@ -404,7 +404,7 @@ def test_names_in_no_encoding_pass_through_training_scores_and_separation(tmp_pa
 
 
 @pytest.mark.parametrize("closed", [">&-", "2>&-", "<&- >&- 2>&-"])
-def test_a_closed_stream_is_no_fault_and_no_file_takes_its_place(tmp_path, closed):
+def test_a_closed_stream_is_not_a_fault_and_no_file_takes_its_place(tmp_path, closed):
     song = write(tmp_path / "song.wav", tone(440))
     done = run("separate-train", *TINY_TOY, "trainer.max_minutes=0.01", "run=run", cwd=tmp_path, shell=closed)
     assert done.returncode == 0, done.stderr
@@ -418,7 +418,7 @@ def test_a_closed_stream_is_no_fault_and_no_file_takes_its_place(tmp_path, close
 
 
 @pytest.mark.parametrize("program", ["separate-train", "separate-eval", "separate-infer", "separate-data"])
-def test_help_is_given_to_a_closed_stream_too(tmp_path, program):
+def test_help_works_with_a_closed_stream_too(tmp_path, program):
     done = run(program, "--help", cwd=tmp_path, shell=">&-")
     assert done.returncode == 0, done.stderr
 

@@ -1,4 +1,4 @@
-"""Signals: native code survives them, and loader processes leave them to the training."""
+"""Signals: native code survives them, and loader processes leave them to the training process."""
 
 import os
 import signal
@@ -52,7 +52,7 @@ def python(code: str, *arguments: str, cwd: Path, **environment: str) -> str:
 @pytest.mark.skipif(sys.platform == "win32", reason="no such signals")
 @pytest.mark.parametrize("model", [RECURRENT, ENCODER], ids=["blstm", "tasnet"])
 @pytest.mark.parametrize("threads", ["1", "2"])
-def test_a_training_that_is_hit_by_signals_all_the_time_learns_the_same(model, threads, tmp_path):
+def test_a_training_under_constant_signals_learns_the_same(model, threads, tmp_path):
     options = [
         "data.tracks={train: 1, valid: 1, test: 1}", "data.excerpt=2", "batch_size=4", "trainer.epochs=1",
         "trainer.steps_per_epoch=6", "logger.tensorboard=false", "device=cpu", "trainer.precision=float32",
@@ -72,7 +72,7 @@ import_module(f"separate.cli.{sys.argv.pop(1)}").main()
 python = {str(thread.native_id) for thread in threading.enumerate()} - {str(os.getpid())}
 for task in [task for task in Path("/proc/self/task").iterdir() if task.name not in python]:
     print("mask", task.name == str(os.getpid()), re.search("SigBlk:\\t(.+)", (task / "status").read_text())[1])
-"""  # prints the signals blocked at a program's end in its main thread, and in threads that are not Python's
+"""  # at the end of a program prints the signals blocked in its main thread, and in threads that are not Python's
 
 
 @pytest.mark.slow
@@ -116,7 +116,7 @@ def test_a_worker_that_is_stopped_while_it_starts_goes_on(tmp_path):
     assert python("if True:" + early, cwd=tmp_path) == "[0, 1, 2, 3, 4] set()\n"
 
 
-def test_a_stop_while_the_workers_end_is_heeded_by_the_training(tmp_path, monkeypatch):
+def test_a_stop_signal_while_the_workers_end_stops_the_training(tmp_path, monkeypatch):
     """The system's default for SIGTERM would end the program without a message."""
     reached = []
     before = signal.signal(signal.SIGTERM, lambda *_: reached.append("handler of before"))
@@ -138,7 +138,7 @@ def test_a_stop_while_the_workers_end_is_heeded_by_the_training(tmp_path, monkey
     assert not reached
 
 
-def test_what_was_saved_is_said_before_the_workers_end(tmp_path, monkeypatch, caplog):
+def test_the_saved_checkpoint_is_reported_before_the_workers_end(tmp_path, monkeypatch, caplog):
     ended = []
 
     def load(*arguments):
@@ -160,7 +160,7 @@ def interrupt(_):
     raise Interrupted
 
 
-def test_a_program_gives_the_handler_of_sigterm_back(call, tmp_path):
+def test_a_program_restores_the_handler_of_sigterm(call, tmp_path):
     before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
     try:
         for arguments in (["nowhere.wav"], ["--help"], ["--chunk", "many", "x.wav"]):

@@ -1,4 +1,4 @@
-"""After a SIGKILL there are no doubled points in TensorBoard, and no worker outlives its parent."""
+"""SIGKILL: no doubled points in TensorBoard, and no worker that outlives its parent."""
 
 import json
 import multiprocessing
@@ -192,7 +192,7 @@ def test_a_worker_whose_parent_has_ended_already_ends_at_once(tmp_path):
     assert not (tmp_path / "outlived").exists()
 
 
-def test_a_process_that_is_no_worker_goes_on():
+def test_a_process_that_is_not_a_worker_is_not_ended():
     script = "from separate.data.storage.parallel import end_with_parent; end_with_parent(); print('on')"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.stdout == "on\n", done.stderr
@@ -212,7 +212,7 @@ def end_at_5(item: int, how: signal.Signals) -> int:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="workers are forked on Linux")
-def test_a_worker_of_a_pool_leaves_stops_to_its_parent():
+def test_a_worker_of_a_pool_leaves_stop_signals_to_its_parent():
     for how in (signal.SIGTERM, signal.SIGINT):
         assert in_parallel(partial(end_at_5, how=how), range(40), 2, "reading") == list(range(40))
 
@@ -253,7 +253,7 @@ def test_a_pool_ends_its_busy_workers_at_once(ending):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="workers are forked on Linux")
-def test_a_pool_whose_worker_is_killed_says_so_instead_of_waiting():
+def test_a_pool_whose_worker_is_killed_raises_instead_of_waiting():
     with pytest.raises(SeparateError, match="reading: the system ended a worker process"):
         in_parallel(partial(end_at_5, how=signal.SIGKILL), range(40), 2, "reading")
     assert not multiprocessing.active_children()

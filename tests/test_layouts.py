@@ -1,4 +1,4 @@
-"""Layouts: miniatures of the corpora with their oddities, manifests, and what is wrong with a folder."""
+"""Layouts: miniatures of the corpora with their peculiarities, manifests, and errors for faulty folders."""
 
 import json
 import logging
@@ -107,7 +107,7 @@ def test_slakh_adds_up_the_stems_of_a_class(slakh):
     np.testing.assert_allclose(named.samples[0], tone(700).T, atol=1e-4)
 
 
-def test_slakh_names_what_is_wrong(slakh):
+def test_slakh_names_every_fault(slakh):
     assert "no track has a stem of class pianno; did you mean piano?" in refused(data("slakh", slakh, ["pianno"]))
     (slakh / "tr" / "Track00001" / "stems" / "S02.flac").unlink()
     (slakh / "tr" / "Track00002" / "metadata.yaml").write_text("stems: {S00: Piano}")
@@ -129,7 +129,7 @@ def wham(tmp_path):
     return tmp_path
 
 
-def test_what_a_mixture_holds_besides_its_sources_is_not_lost_by_remixing(wham):
+def test_the_rest_of_a_mixture_is_kept_when_remixing(wham):
     noisy = data("wham", wham, task="sep_noisy", coherent=0.5)
     assert "the mixtures of this data hold more than their sources" in refused(noisy)
     open_split(data("wham", wham, ["s1", "s2", "noise"], task="sep_noisy", coherent=0.5), "train")
@@ -218,7 +218,7 @@ def test_a_manifest_lists_any_files(tmp_path):
     assert len(open_split(data("manifest", tmp_path / "all.jsonl"), "test").tracks) == 1
 
 
-def test_a_part_that_is_shorter_than_an_excerpt_is_padded_and_not_read_on(tmp_path):
+def test_a_part_that_is_shorter_than_an_excerpt_is_padded_with_silence(tmp_path):
     write(tmp_path / "a.wav", tone(200, seconds=4.0))
     entry = {"split": "tr", "sources": {"s1": "a.wav", "s2": None}}
     path = manifest(tmp_path, {"id": "short", **entry, "duration": 0.25}, {"id": "long", **entry})
@@ -227,7 +227,7 @@ def test_a_part_that_is_shorter_than_an_excerpt_is_padded_and_not_read_on(tmp_pa
     assert np.abs(drawn.samples[1][:, :2000]).max() > 0.05 and np.abs(drawn.samples[1][:, 2000:]).max() == 0
 
 
-def test_a_manifest_says_what_is_wrong_by_line(tmp_path):
+def test_a_manifest_is_refused_with_every_faulty_line(tmp_path):
     write(tmp_path / "a.wav", tone(200))
     good = {"s1": "a.wav", "s2": "a.wav"}
     path = manifest(
@@ -291,7 +291,7 @@ def test_packed_tracks_are_the_tracks():
     assert list(Strings(odd)) == odd
 
 
-def test_headers_are_remembered_until_a_file_changes(tmp_path, monkeypatch):
+def test_stored_headers_are_used_until_a_file_changes(tmp_path, monkeypatch):
     paths = [str(write(tmp_path / f"{i}.wav", tone(200, seconds=0.1 * (i + 1)))) for i in range(3)]
     first, problems = Headers(tmp_path / "memory", tmp_path).read([*paths, str(tmp_path / "none.wav")])
     assert problems == [f"{tmp_path}/none.wav: is missing"]
@@ -306,7 +306,7 @@ def test_headers_are_remembered_until_a_file_changes(tmp_path, monkeypatch):
     assert probed == []
 
 
-def test_a_memory_of_headers_that_is_not_whole_is_as_good_as_none(tmp_path):
+def test_a_damaged_list_of_headers_is_ignored(tmp_path):
     paths = [str(write(tmp_path / f"{i}.wav", tone(200))) for i in range(3)]
     headers = Headers(tmp_path / "memory", tmp_path)
     first, _ = headers.read(paths)
@@ -317,13 +317,13 @@ def test_a_memory_of_headers_that_is_not_whole_is_as_good_as_none(tmp_path):
     assert Headers(tmp_path / "memory", tmp_path).read(paths) == (first, [])
 
 
-def test_a_training_is_told_which_layout_a_folder_looks_like(wham):
+def test_an_error_of_a_training_names_the_layout_that_a_folder_looks_like(wham):
     splits = {"train": "train", "valid": "valid", "test": "test"}
     message = refused(data("stems", wham, ["vocals"], splits=splits))
     assert "the train split is missing" in message and f"{wham} looks like data=wham data.root={wham}" in message
 
 
-def test_lengths_of_many_tracks_are_those_of_each():
+def test_lengths_of_many_tracks_agree_with_those_of_each():
     rng = np.random.default_rng(0)
 
     def piece():
@@ -396,7 +396,7 @@ def test_musdb18_is_decoded_once(ffmpeg, tmp_path, monkeypatch):
     assert not list((tmp_path / "cache" / "decoded").glob("*.part"))
 
 
-def test_decoded_songs_count_as_cache_and_are_decoded_again_when_they_were_dropped(ffmpeg, tmp_path, call):
+def test_decoded_songs_count_as_cache_and_are_decoded_again_after_eviction(ffmpeg, tmp_path, call):
     for name in ("A - First", "B - Second", "C - Third"):
         stem_mp4(ffmpeg, tmp_path / "musdb18" / "train" / f"{name}.stem.mp4")
     cache = CacheConfig(folder=str(tmp_path / "cache"))

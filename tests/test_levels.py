@@ -81,7 +81,7 @@ def test_the_sum_of_the_rescaled_estimates_is_the_nearest_that_gains_can_bring_t
     torch.testing.assert_close(gains(estimates, mixture).double(), expected.squeeze(-1), rtol=3e-3, atol=0)
 
 
-def test_silent_and_equal_estimates_get_gains_that_do_not_blow_up():
+def test_silent_and_equal_estimates_get_bounded_gains():
     sources = voices()
     mixture = sources.sum(1)
     assert gains(torch.zeros_like(sources), mixture).eq(0).all()
@@ -145,7 +145,7 @@ def test_channels_with_opposed_phases_keep_their_speakers(rescale):
 @pytest.mark.parametrize("of_network", [1, 2])
 @pytest.mark.parametrize("flips", [(), (1,), (0,), (1, 2, 4)])
 @pytest.mark.parametrize("swaps", [(), (1, 3)])
-def test_a_polarity_that_changes_from_chunk_to_chunk_leaves_no_trace(channels, of_network, flips, swaps):
+def test_a_polarity_that_changes_from_chunk_to_chunk_is_corrected(channels, of_network, flips, swaps):
     sources = low_and_high(channels=channels)
     network = Scaled(flips, swaps)
     found = separator(network, of_network, bool(swaps), rescale=True)(sources.sum(0), 8000, chunk=1.5, overlap=0.5)
@@ -199,7 +199,7 @@ def test_a_polarity_is_inverted_without_a_step(shared, frequency):
 # which losses keep levels
 
 
-def test_losses_say_whether_they_keep_levels():
+def test_losses_declare_whether_they_keep_levels():
     """Measured: a loss keeps levels if an estimate with another gain or polarity has another cost."""
     sources = voices(length=8000)
     batch = Batch(sources.sum(1), sources, stft=STFT(64, 16))
@@ -263,7 +263,7 @@ INVARIANT = ["tasnet", "conv_tasnet", "dprnn", "demucs", "hdemucs"]  # because o
 CAUSAL = ["lstm", "gru"]
 
 
-def test_networks_that_are_sensitive_to_levels_ask_for_one():
+def test_networks_that_are_sensitive_to_levels_declare_an_input_level():
     assert sorted(ASKING) == sorted(set(MODELS) - set(INVARIANT) - set(CAUSAL))
     causal = {"wavenet": {"causal": True}, "open_unmix": {"bidirectional": False}, "dnn": {"right_context": 0}}
     for model, options in causal.items():
@@ -284,12 +284,12 @@ def moved(model: str, asked: str, decibels: int) -> float:
 
 @pytest.mark.parametrize("decibels", [-40, -20, 6, 20])
 @pytest.mark.parametrize("model", [*ASKING, *INVARIANT])
-def test_a_louder_recording_gives_louder_estimates_and_no_others(model, decibels):
+def test_a_louder_recording_changes_only_the_level_of_the_estimates(model, decibels):
     assert moved(model, "auto", decibels) < (1e-3 if model in ASKING else 0.02)
 
 
 @pytest.mark.parametrize("model", sorted({*ASKING} - {"deep_clustering", "attractor"}))  # untrained, they split evenly
-def test_without_it_they_depend_on_the_level(model):
+def test_without_an_input_level_estimates_depend_on_the_level(model):
     assert max(moved(model, "none", decibels) for decibels in (-40, 20)) > 5e-3
 
 
@@ -305,7 +305,7 @@ def test_the_level_is_minus_20_decibels_in_samples_and_in_spectrograms(n_fft, wi
 
 
 @pytest.mark.parametrize("model", ["unet", "wave_unet"])
-def test_silence_is_not_raised(model):
+def test_silence_is_not_amplified(model):
     made = build_separator(config_of(model, input_level="rms")).eval()
     seen = []
     made.network.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].abs().amax().item()))
@@ -344,7 +344,7 @@ def test_an_unknown_level_is_refused():
         separator(Quarter(), input_level="peak")
 
 
-def test_statistics_of_the_training_set_are_those_of_what_the_network_sees():
+def test_statistics_of_the_training_set_are_those_of_the_network_input():
     made = build_separator(config_of("open_unmix", input_level="auto"))
     for loudness in (1.0, 0.01):
         batch = Batch.of_mixture(loudness * voices().sum(1), made.stft)

@@ -210,7 +210,7 @@ def test_weights_of_named_sources_are_those_of_a_weighted_mean():
         ({"a": 1.0}, True, "these are interchangeable"),
     ],
 )
-def test_weights_that_cannot_be_are_refused(weights, pit, message):
+def test_invalid_weights_are_refused(weights, pit, message):
     with pytest.raises(ValueError, match=message):
         WaveformLoss(targets.waveform, "l1", pit, weights, ["a", "b"])
 
@@ -256,8 +256,10 @@ def test_the_attractor_loss_is_its_formula():
 
 
 def pulls(name: str, pit: bool, silence: str, decibels: float) -> tuple[dict[str, torch.Tensor], torch.Tensor | None]:
-    """Gradients by head of a batch with something silent, whose estimate is that far below the others' errors, and the
-    norms (B, S) of the gradients of waveforms or masks."""
+    """Gradients by head, and norms (B, S) of the gradients of waveforms or masks, for a batch with a silent source.
+
+    decibels: level of the estimate of the silent source re the errors of the others.
+    """
     generator = torch.Generator().manual_seed(0)
     sources = 0.1 * torch.randn(4, 2, 1, 8000, generator=generator)
     error = 0.03 * torch.randn(4, 2, 1, 8000, generator=generator)  # 10 dB below
@@ -286,7 +288,7 @@ def pulls(name: str, pit: bool, silence: str, decibels: float) -> tuple[dict[str
 @pytest.mark.parametrize("silence", ["a source", "an example"])
 @pytest.mark.parametrize("decibels", [0, -10, -60])
 @pytest.mark.parametrize("pit", [False, True])
-def test_a_silent_source_takes_no_more_than_its_share_of_a_step(name, silence, decibels, pit):
+def test_a_silent_source_does_not_dominate_the_gradient(name, silence, decibels, pit):
     """It leaves the gradients of the others as they are, and its own, clipped with them, is at most twice as large."""
     loud, _ = pulls(name, pit, "nothing", 0)
     found, norms = pulls(name, pit, silence, decibels)
@@ -300,7 +302,7 @@ def test_a_silent_source_takes_no_more_than_its_share_of_a_step(name, silence, d
 
 
 @pytest.mark.parametrize("name", ["log_mse", "snr", "sd_sdr", "multi_resolution_stft"])
-def test_a_silent_source_still_asks_for_silence(name):
+def test_the_loss_of_a_silent_source_still_decreases_with_the_level_of_its_estimate(name):
     sources = torch.zeros(1, 2, 1, 4000)
     sources[:, 0] = 0.1 * torch.randn(1, 4000, generator=torch.Generator().manual_seed(0))
     leak = torch.randn(1, 4000, generator=torch.Generator().manual_seed(1))
@@ -373,7 +375,7 @@ def test_all_parts_of_a_sum_agree_on_one_order_of_the_sources():
         ),
     ],
 )
-def test_terms_that_cannot_be_are_refused(terms, message):
+def test_invalid_terms_are_refused(terms, message):
     with pytest.raises(UsageError, match=message):
         weighted_sum(terms)
 
@@ -381,7 +383,7 @@ def test_terms_that_cannot_be_are_refused(terms, message):
 # mixtures of mixtures
 
 
-def test_mixit_finds_the_sharing_that_gives_both_mixtures_back():
+def test_mixit_finds_the_assignment_that_restores_both_mixtures():
     torch.manual_seed(0)
     sources = torch.randn(3, 2, 1, 700)
     loss = MixITLoss(targets.waveform)
@@ -394,7 +396,7 @@ def test_mixit_finds_the_sharing_that_gives_both_mixtures_back():
     assert loss(Separation(data, {"waveforms": wrong}), data)[0] > -25
 
 
-def test_mixit_is_the_least_over_all_sharings_written_out():
+def test_mixit_is_the_minimum_over_all_assignments_written_out():
     torch.manual_seed(0)
     loss = MixITLoss(targets.waveform)
     data = loss.prepare(batch(torch.randn(4, 2, 1, 300)))
@@ -410,7 +412,7 @@ def test_mixit_is_the_least_over_all_sharings_written_out():
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
-def test_half_precision_does_not_change_how_mixit_shares_out(dtype):
+def test_half_precision_does_not_change_the_assignment_of_mixit(dtype):
     torch.manual_seed(0)
     loss = MixITLoss(targets.waveform)
     data = loss.prepare(batch(100 * torch.randn(4, 2, 1, 20000) * torch.tensor([1.0, 0.03])[:, None, None]))

@@ -1,4 +1,4 @@
-"""LSTM layers on the CPU beside torch's own."""
+"""LSTM layers on the CPU against torch's own."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def test_another_dtype_or_kind_is_left_to_torch() -> None:
     assert layers().double()(x.double()).dtype == torch.float64
 
 
-def test_its_threads_take_no_signals() -> None:
+def test_its_threads_block_signals() -> None:
     """oneDNN moves the stack pointer: see separate/interrupts.py."""
     pool = lstm._direction_pool(2)
     masks = list(pool.map(lambda _: signal.pthread_sigmask(signal.SIG_BLOCK, []), range(8)))
@@ -116,7 +116,7 @@ def test_dropout_keeps_share_and_mean(probability: float) -> None:
     assert torch.equal(x.grad, y.detach())
 
 
-def test_dropout_decides_about_each_value_by_itself() -> None:
+def test_dropout_is_independent_for_each_value() -> None:
     """Neighbours that share a random word are uncorrelated, as are those of other rows."""
     torch.manual_seed(0)
     kept = (lstm.dropout(torch.ones(2**20), 0.3) > 0).double() - 0.7

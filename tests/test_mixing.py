@@ -1,4 +1,4 @@
-"""Remixing and augmentation: what is drawn, what it does to sources and mixture, and that it is the same on caches."""
+"""Remixing and augmentation: the random parameters, their effect on sources and mixture, and agreement with caches."""
 
 import json
 from dataclasses import asdict
@@ -39,7 +39,7 @@ def example(sources=3, channels=2, frames=4000, levels=None):
 
 
 def parameters(augment, of, kind, seed=0):
-    """What one augmentation draws for an example."""
+    """The parameters that one augmentation draws for an example."""
     return dict(augment.draw(np.random.default_rng(seed), of))[kind]
 
 
@@ -48,7 +48,7 @@ def drawn(channels=2, times=200, sources=3, **options):
     return np.stack([parameters(augment, of, ChannelMatrix, i)["matrices"] for i in range(times)])
 
 
-def test_nothing_asked_for_changes_nothing():
+def test_without_options_augmentation_changes_nothing():
     assert not augmented().active and not augmented(shift=0.5).active
     assert (drawn() == np.eye(2)).all()
 
@@ -76,7 +76,7 @@ def test_pan_keeps_the_energy_and_the_centre():
     assert np.diagonal(drawn(pan=0.2), axis1=2, axis2=3).min() > 0.8
 
 
-def test_one_change_leaves_what_others_draw_alone():
+def test_one_augmentation_does_not_change_the_random_numbers_of_others():
     alone, both = drawn(1, gain=[-6.0, 6.0]), drawn(1, gain=[-6.0, 6.0], polarity=0.5)
     np.testing.assert_array_equal(alone, np.abs(both))
 
@@ -95,14 +95,14 @@ def batch_of(matrices, recorded=None):
     return sources, RawBatch(["a", "b"], sources, whole, is_sum, changes=changes).to(CPU, STFTS)
 
 
-def test_the_mixture_is_made_of_what_the_sources_have_become():
+def test_the_mixture_is_the_sum_of_the_augmented_sources():
     matrices = torch.from_numpy(drawn(gain=[-6.0, 6.0], swap=0.5, times=2))
     sources, batch = batch_of(matrices)
     torch.testing.assert_close(batch.sources, torch.einsum("bscd,bsdt->bsct", matrices, sources))
     torch.testing.assert_close(batch.mixture, batch.sources.sum(1))
 
 
-def test_what_a_recorded_mixture_holds_besides_its_sources_stays():
+def test_the_rest_of_a_recorded_mixture_is_kept():
     noise = torch.randn(2, 500)
     matrices = torch.from_numpy(drawn(gain=[-6.0, 6.0], polarity=0.5, times=2))
     _, batch = batch_of(matrices, recorded=noise)
@@ -138,7 +138,7 @@ def test_recorded_mixtures_are_the_same_on_a_cached_spectrogram(wsj0mix, tmp_pat
     torch.testing.assert_close(cached.mixture - cached.sources.sum(1), recorded, atol=1e-4, rtol=0)
 
 
-def test_augmentation_leaves_the_drawn_excerpts_alone(stems):
+def test_augmentation_does_not_change_the_drawn_excerpts(stems):
     config = stems_data(stems, channels=2)
     plain, changed = (
         TrainingSteps(open_split(config, "train"), 4, 0, augment)[1] for augment in (None, augmented(gain=[-6.0, 6.0]))
@@ -200,7 +200,7 @@ def test_excerpts_are_drawn_until_every_source_is_heard(halves):
     assert shares.min() > 0.8
 
 
-def test_no_excerpt_may_do_and_the_last_one_drawn_is_taken(halves):
+def test_the_last_excerpt_is_taken_if_no_source_is_ever_heard(halves):
     examples = open_split(stems_data(halves, splits=SAME, excerpt=1.0, min_activity=0.9), "train")
     example = examples.draw(0, np.random.default_rng(0))
     assert example.rejected == TRIES - 1 and np.abs(example.samples).max() > 0
@@ -235,7 +235,7 @@ def test_loudness_is_that_of_bs1770():
     assert integrated(energies([np.zeros((1, 8000))], 8000)) == -np.inf
 
 
-def test_what_a_layout_draws_itself_is_not_drawn_again(pools):
+def test_augmentations_that_a_layout_draws_itself_are_refused(pools):
     for config in (speech_data("pools", pools), toy_data()):
         for options in (AugmentConfig(loudness=[-30.0, -20.0]), AugmentConfig(shift=0.1)):
             with pytest.raises(UsageError, match="draws the levels and places of its sources itself"):
@@ -276,7 +276,7 @@ def test_noise_is_added_to_the_mixture_alone_at_its_level(stems, tmp_path, cache
     torch.testing.assert_close(batch.mixture, batch.sources.sum(1), atol=1e-5, rtol=0)
 
 
-def test_what_changes_samples_is_refused_on_cached_spectrograms(tmp_path):
+def test_augmentations_of_samples_are_refused_on_cached_spectrograms(tmp_path):
     for name, value in (("speed", [0.9, 1.1]), ("pitch", [-1.0, 1.0]), ("equaliser", 6.0), ("reverb", "x")):
         with pytest.raises(UsageError, match=f"augment.{name} changes samples, and cache=spectrogram"):
             augmented(cache=CacheConfig("spectrogram"), **{name: value})
@@ -295,7 +295,7 @@ def test_what_changes_samples_is_refused_on_cached_spectrograms(tmp_path):
         ({"equaliser": -3.0}, "augment.equaliser=-3.0 must be at least 0 and at most 100 dB"),
     ],
 )
-def test_values_that_mean_nothing_are_refused(options, sentence):
+def test_meaningless_values_are_refused(options, sentence):
     with pytest.raises(UsageError) as caught:
         augmented(**options)
     assert sentence in str(caught.value)

@@ -57,7 +57,7 @@ def test_any_number_of_sources_channels_and_frames(model, sources, channels, fra
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
-def test_masks_lie_where_their_activation_puts_them(activation):
+def test_masks_lie_in_the_range_of_their_activation(activation):
     masks = network_of("blstm", channels=2, activation=activation)(spectrogram(channels=2))["masks"]
     if activation in ("sigmoid", "softmax"):
         assert masks.min() >= 0
@@ -84,7 +84,7 @@ def test_a_causal_network_does_not_see_the_future(model, normalisation):
     assert torch.equal(before, after)
 
 
-def test_a_bidirectional_network_does():
+def test_a_bidirectional_network_sees_the_future():
     x = spectrogram()
     changed = x.clone()
     changed[..., 7:] = torch.randn_like(x[..., 7:])
@@ -114,7 +114,7 @@ def test_a_feed_forward_network_is_linear_layers_over_frames_laid_side_by_side()
 
 
 @pytest.mark.parametrize("model", OF_SPECTROGRAMS)
-def test_every_spectrogram_network_works_on_mel_bands_and_answers_for_all_bins(model):
+def test_every_spectrogram_network_works_on_mel_bands_and_masks_all_bins(model):
     torch.manual_seed(0)
     options = {"patch": 8, "filters": [4, 8]} if model == "unet" else {}
     full, mel = (network_of(model, mels=mels, **options).eval() for mels in (None, 8))
@@ -129,7 +129,7 @@ def test_every_spectrogram_network_works_on_mel_bands_and_answers_for_all_bins(m
     assert sizes[1] < sizes[0] or model == "unet"  # whose convolutions have the same weights for any number of bins
 
 
-def test_mel_bands_of_embeddings_are_shared_out_before_they_get_unit_length():
+def test_embeddings_of_mel_bands_are_mapped_to_bins_before_they_get_unit_length():
     network = network_of("deep_clustering", mels=8).eval()
     x = spectrogram()
     embeddings = network(x)["embeddings"]
@@ -197,7 +197,7 @@ def test_an_excerpt_of_less_than_a_step_is_reflected_for_batch_normalisation():
     torch.testing.assert_close(seen[0], x.abs()[:, :, : network.kept, [0, 1, 2, 1]])
 
 
-def test_a_unet_of_one_network_for_each_source_trains_them_apart():
+def test_a_unet_of_one_network_for_each_source_trains_them_separately():
     x = spectrogram(8)
     network = unet(joint=False, complex_masks=True, activation="none")
     assert len(network.networks) == 2
@@ -216,7 +216,7 @@ def test_a_unet_of_one_network_for_each_source_trains_them_apart():
 
 @pytest.mark.parametrize("name", NORMALISATIONS)
 @pytest.mark.parametrize("channels", [1, 2])
-def test_each_normalisation_normalises_what_it_says(name, channels):
+def test_each_normalisation_normalises_its_dimensions(name, channels):
     torch.manual_seed(0)
     x = 3 * torch.randn(4, channels, 9, 50) + torch.arange(9.0)[:, None] * 2
     layer = NORMALISATIONS[name](channels, 9, channels)
@@ -270,20 +270,20 @@ def test_statistics_by_streaming_are_those_of_the_whole_set_in_float64():
     np.testing.assert_allclose(layer.scale, 1 / values.std(1), rtol=1e-6)
 
 
-def test_a_frequency_that_is_always_silent_is_not_blown_up():
+def test_a_frequency_that_is_always_silent_is_not_amplified():
     layer = Standardisation(2, trained=False)
     layer.observe(torch.stack([torch.zeros(10), torch.randn(10)])[None, None])
     layer.use_statistics()
     assert layer(torch.full((1, 1, 2, 1), 1e-3)).abs().max() < 20
 
 
-def test_only_networks_that_begin_with_statistics_ask_for_them():
+def test_only_networks_normalised_by_learnable_or_whiten_are_observed():
     assert observers(network_of("blstm")) == []
     assert len(observers(network_of("blstm", normalisation="whiten"))) == 1
     assert len(observers(network_of("open_unmix", sources=3))) == 3
 
 
-def test_mel_bands_share_each_bin_out_and_constant_masks_come_back_constant():
+def test_mel_bands_cover_each_bin_and_constant_masks_stay_constant():
     filters = mel_filterbank(129, 8000, 20)
     torch.testing.assert_close(filters.sum(0), torch.ones(129))
     assert (filters.diff(dim=1).sign().diff(dim=1) < 0).any(dim=1).all()  # every band has a peak
@@ -301,7 +301,7 @@ def test_level_in_decibels():
 # groups of embeddings
 
 
-def test_interchangeable_sources_are_the_groups_that_k_means_finds():
+def test_interchangeable_sources_are_the_clusters_of_k_means():
     torch.manual_seed(0)
     owner = torch.rand(2, BINS, 12) > 0.3  # of each bin
     centre = torch.nn.functional.normalize(torch.randn(2, 5), dim=1)

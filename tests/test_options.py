@@ -1,4 +1,4 @@
-"""No key is decoration: every option of every model, loss and target changes what comes out."""
+"""Every option of every model, loss and target changes the output."""
 
 import inspect
 from importlib import import_module
@@ -116,7 +116,7 @@ def another(key: str, value: object) -> object:
 
 
 def outcome(model: str, changed: dict) -> list[torch.Tensor]:
-    """Shapes of the weights, what the network gives in training, and what it separates."""
+    """Shapes of the weights, the output of the network in training, and its estimates."""
     torch.manual_seed(0)
     separator = build_separator(config_of(model, True, changed))
     batch = batch_of(separator.stft)
@@ -129,7 +129,7 @@ def outcome(model: str, changed: dict) -> list[torch.Tensor]:
 
 
 @pytest.mark.parametrize(("model", "key"), options("model"))
-def test_every_option_of_a_model_changes_what_it_gives(model, key):
+def test_every_option_of_a_model_changes_its_output(model, key):
     value = {**shipped("model")[model], **MODELS[model]}[key]
     base, changed = WITH.get((model, key)) or ({}, {key: another(key, value)})
     before, after = outcome(model, base), outcome(model, {**base, **changed})
@@ -233,7 +233,7 @@ LOSS_NAMES = [
 
 
 @pytest.mark.parametrize(("loss", "options", "message"), LOSS_NAMES)
-def test_a_loss_refuses_what_it_cannot_take_with_the_way_out(loss, options, message):
+def test_a_loss_refuses_invalid_options_with_the_way_out(loss, options, message):
     model = "deep_clustering" if loss == "dc" else "blstm"
     target = next(iter(shipped("loss")[loss].get("defaults", [{"": "tpsa"}])[0].values()))
     config = config_of(model, loss={**section("loss", loss), **options}, target=section("target", target))

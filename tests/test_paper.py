@@ -1,4 +1,4 @@
-"""Every experiment NAME_paper: it composes, states its values, and trains two steps with what it says.
+"""Every experiment NAME_paper: it composes, states its values, and trains two steps with these values.
 
 Batches of two, narrow layers, and for the two versions of Demucs 2 s instead of 10, so that a step takes seconds; rate,
 channels, excerpt, STFT, target, loss, optimiser, schedule and augmentation are those of the experiment.
@@ -75,10 +75,10 @@ def test_the_experiment_of_a_paper_trains_two_steps_with_its_values(name, tmp_pa
     assert line["learning_rate"] == config.optimizer["lr"]
     group = checkpoint.read(tmp_path / "r" / "checkpoints" / "last.ckpt")["training"]["optimizer"]["param_groups"][0]
     assert group["weight_decay"] == config.optimizer["weight_decay"]
-    assert (config.input_level, config.trainer.precision) == ("none", "float32")  # no paper has ours
+    assert (config.input_level, config.trainer.precision) == ("none", "float32")  # no paper has our defaults
 
 
-def test_every_value_of_an_experiment_has_its_place_beside_it():
+def test_every_value_of_an_experiment_has_a_comment_with_its_source():
     """Each line that sets a value has a comment; files that use (paper) and (ours) explain them."""
     for name in PAPERS:
         text = (CONF / "experiment" / f"{name}_paper.yaml").read_text()

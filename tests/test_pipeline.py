@@ -30,7 +30,7 @@ def refusal(result: tuple[int, str, str], code: int) -> str:
 # --------------------------------------------------------------------------------------------------------------- train
 
 
-def test_a_run_leaves_what_it_promises(trained):
+def test_a_run_writes_the_documented_files(trained):
     run = trained / "runs" / "tiny"
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert len(lines) == 1
@@ -137,7 +137,7 @@ def wait_for(path: Path, process: "subprocess.Popen[str]") -> None:
 
 
 @pytest.mark.slow
-def test_killed_in_mid_epoch_and_resumed_equals_never_stopped(tmp_path, call):
+def test_a_run_killed_within_an_epoch_and_resumed_equals_an_uninterrupted_one(tmp_path, call):
     """SIGKILL inside the second epoch; weights and metrics must come out the same, bit for bit."""
     often = [*LONGER, "trainer.checkpoint_minutes=1e-6"]  # after every step
     code, _, err = call(train, *often, "run=whole", cwd=tmp_path)
@@ -167,7 +167,7 @@ def test_killed_in_mid_epoch_and_resumed_equals_never_stopped(tmp_path, call):
         assert {k: v for k, v in line.items() if k not in timed} == {k: v for k, v in other.items() if k not in timed}
 
 
-def test_other_data_cannot_be_resumed_with(stems, call, tmp_path):
+def test_a_run_cannot_be_resumed_with_other_data(stems, call, tmp_path):
     data = ["data=stems", f"data.root={stems}", "data.sources=[low,high]", "data.sample_rate=8000", "stft=speech"]
     code, _, err = call(train, "debug=fast", *data, *TINY, "run=r", cwd=tmp_path)
     assert code == 0, err
@@ -179,7 +179,7 @@ def test_other_data_cannot_be_resumed_with(stems, call, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 1])
-def test_ctrl_c_saves_says_how_to_go_on_and_loses_nothing(tmp_path, call, workers):
+def test_ctrl_c_saves_names_the_command_to_resume_and_loses_nothing(tmp_path, call, workers):
     longer = [*LONGER, f"data.workers={workers}"]
     process = start(tmp_path, *longer, "run=stopped")
     wait_for(tmp_path / "stopped" / "checkpoints" / "last.ckpt", process)
@@ -199,7 +199,7 @@ def test_ctrl_c_saves_says_how_to_go_on_and_loses_nothing(tmp_path, call, worker
     assert all(torch.equal(value, resumed["model"][key]) for key, value in whole["model"].items())
 
 
-def test_a_folder_that_holds_a_run_is_not_overwritten_in_silence(trained, call, tmp_path):
+def test_a_folder_that_holds_a_run_is_not_overwritten(trained, call, tmp_path):
     run = trained / "runs" / "tiny"
     before = (run / "checkpoints" / "last.ckpt").read_bytes()
     said = refusal(call(train, *TINY_TOY, f"run={run}", cwd=tmp_path), 2)
@@ -303,7 +303,7 @@ def recordings(tmp_path) -> Path:
     return tmp_path / "in"
 
 
-def test_stems_are_as_the_input_and_the_same_as_in_python(trained, call, recordings, tmp_path):
+def test_stems_have_the_format_of_the_input_and_agree_with_python(trained, call, recordings, tmp_path):
     code, out, err = call(infer, "-c", str(trained / "runs" / "tiny"), "-o", "out", "--device", "cpu",
                           *(str(recordings / name) for name in NAMES), cwd=tmp_path)  # fmt: skip
     assert code == 0, err
@@ -364,7 +364,7 @@ def test_bad_input_is_named_all_at_once_and_nothing_is_written(trained, call, tm
     assert good.exists()
 
 
-def test_what_a_header_claims_is_separated_or_refused_in_bounded_memory(trained, tmp_path):
+def test_extreme_headers_are_separated_or_refused_in_bounded_memory(trained, tmp_path):
     """655,351 Hz shares no factor with any usual rate: the kernel of that ratio would take 42 GB."""
     for rate in (655351, 2**31 - 1):
         path = write(tmp_path / f"{rate}.wav", tone(300, channels=2), subtype="FLOAT")
@@ -433,7 +433,7 @@ def test_an_input_is_never_overwritten_and_stems_are_not_separated_again(trained
         (["-o", "a.wav", "b"], 2, "a.wav is a file"),
     ],
 )
-def test_infer_says_what_it_needs(call, tmp_path, arguments, code, message):
+def test_infer_names_missing_and_invalid_arguments(call, tmp_path, arguments, code, message):
     write(tmp_path / "a.wav", tone(300))
     write(tmp_path / "b" / "a.wav", tone(300))
     (tmp_path / "empty").mkdir()
@@ -466,7 +466,7 @@ def test_infer_says_what_it_needs(call, tmp_path, arguments, code, message):
         (["run=file"], 1, "file"),
     ],
 )
-def test_what_cannot_be_trained_is_said_in_one_sentence(call, tmp_path, arguments, code, message):
+def test_impossible_trainings_are_refused_in_one_sentence(call, tmp_path, arguments, code, message):
     (tmp_path / "file").touch()
     assert message in refusal(call(train, *arguments, cwd=tmp_path), code)
     assert [path.name for path in tmp_path.iterdir()] == ["file"]

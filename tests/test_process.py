@@ -1,4 +1,4 @@
-"""Process settings: memory that is kept, what threads inherit, how many threads there are."""
+"""Process settings: memory that is kept, settings that threads inherit, and the number of threads."""
 
 import json
 import os
@@ -117,7 +117,7 @@ print(json.dumps(seen))
     assert python(code) == [False] * 4
 
 
-def test_auto_counts_the_cores_that_are_left_to_the_process():
+def test_auto_counts_the_cores_that_the_process_may_use():
     code = """
 import json, os
 from separate.process import cores, thread_count, worker_count
@@ -128,7 +128,7 @@ print(json.dumps([cores(), thread_count("auto"), worker_count("auto"), worker_co
         assert python(code) == [1, 1, 0, 0]
 
 
-def test_auto_takes_a_worker_beside_a_cpu_and_more_beside_a_gpu(monkeypatch):
+def test_auto_uses_one_worker_for_a_cpu_and_more_for_a_gpu(monkeypatch):
     monkeypatch.setenv("LOKY_MAX_CPU_COUNT", "2")
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     available = min(2, len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count())
@@ -155,7 +155,7 @@ print(json.dumps(found))
     assert python(code) == 1
 
 
-def test_work_of_this_process_and_short_times_tell_nothing_of_others():
+def test_the_load_of_this_process_and_short_intervals_are_not_counted_as_others():
     before = Usage(0.0, 100.0, 50.0)
     assert busy_elsewhere(before, Usage(10.0, 120.0, 60.0)) == 1
     assert busy_elsewhere(before, Usage(10.0, 110.0, 60.0)) == 0
@@ -163,7 +163,7 @@ def test_work_of_this_process_and_short_times_tell_nothing_of_others():
 
 
 @pytest.mark.parametrize("given", ["abc", "", "0", "-1", "1.5", "9" * 5000, "x,1"])
-def test_a_number_of_openmp_threads_that_is_none_is_ignored(given, monkeypatch):
+def test_an_invalid_number_of_openmp_threads_is_ignored(given, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", given)
     assert thread_count("auto") == cores()
 

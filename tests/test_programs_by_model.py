@@ -83,14 +83,14 @@ def test_mixit_trains_more_estimates_than_sources_and_they_are_scored_by_the_bes
     assert "MixITLoss adds two mixtures of 2 sources each and needs 4 to 12 estimates" in err
 
 
-def test_a_pair_that_cannot_work_is_refused_before_data_is_touched(call, tmp_path):
+def test_an_incompatible_pair_is_refused_before_data_is_read(call, tmp_path):
     code, _, err = call(train, "model=deep_clustering", "loss=tpsa", "data=stems", "data.root=nowhere", cwd=tmp_path)
     assert code == 2
     assert "SpectralLoss needs masks, and DeepClustering provides embeddings" in err
     assert "works with loss=attractor, dc, dc_weighted, dc_whitened, sum; this loss with model=attractor, bgru" in err
 
 
-def test_the_printed_configuration_says_what_each_key_means(call, tmp_path):
+def test_the_printed_configuration_explains_each_key(call, tmp_path):
     for model, spec in shipped("model").items():
         code, out, err = call(train, f"model={model}", "--cfg", "job", cwd=tmp_path)
         assert code == 0, err

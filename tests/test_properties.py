@@ -1,4 +1,4 @@
-"""What holds for any tree of files, any number of workers, any cache and any point of resuming."""
+"""Properties for any tree of files, any number of workers, any cache and any step at which a run is resumed."""
 
 import itertools
 import tempfile
@@ -91,7 +91,7 @@ def test_any_tree_gives_its_list_or_a_report_that_names_every_bad_file(states):
 
 @pytest.fixture(scope="module")
 def trees(tmp_path_factory):
-    """A set of stems, one of pools, one of shards, and what they give with nothing cached and no workers."""
+    """A set of stems, one of pools, one of shards, and their batches without cache and workers."""
     root = tmp_path_factory.mktemp("trees")
     for number in range(4):
         for stem in ("low", "high"):

@@ -1,7 +1,7 @@
-"""The READMEs: every command runs, every snippet executes, every link leads somewhere.
+"""The READMEs: every command and snippet runs, and every link has a target.
 
 The commands of a README run in its order in one folder, in this process.  Trainings are made as small as `debug=fast`
-makes them, with networks of tests/tiny.py.  Data, recordings and runs that a command names and that do not exist are
+makes them, with networks of tests/tiny.py.  Missing data, recordings and runs that a command names are
 made first.  A block is written to a file if its first line is a comment with a path, or the text before it ends with
 one.
 """
@@ -341,7 +341,7 @@ def test_every_command_and_snippet_runs(readme, reader):
     assert not failures, "\n".join(failures)
 
 
-def test_every_command_that_is_not_run_is_in_a_readme_and_every_script_exists():
+def test_every_command_that_is_skipped_is_in_a_readme_and_every_script_exists():
     written = {command for readme in READMES for block in blocks(readme.read_text()) for command in commands(block)}
     assert set(NOT_RUN) <= written
     named = {word for command in written for word in command.split() if re.match(r"(scripts|tests)/\w+\.py", word)}

@@ -65,7 +65,7 @@ def test_the_recipe_trains_and_changes_the_sound_by_the_stated_decibels(recipe, 
     )
 
 
-def test_a_resumed_run_needs_the_file_or_trust(recipe, call):
+def test_a_resumed_run_needs_the_configuration_file_or_trust(recipe, call):
     mine = ["--config-dir", "my_conf", "augment=mine"]
     options = [*TINY_TOY, "run=r", "trainer.epochs=1"]
     assert call(train, *mine, *options, cwd=recipe)[0] == 0
@@ -137,7 +137,7 @@ def test_parameters_of_different_shapes_are_refused(sizes, message):
         (3, "augment.extra.a._target_=3 must be the dotted name of a class"),
     ],
 )
-def test_what_is_no_augmentation_is_refused(spec, message):
+def test_an_object_that_is_not_an_augmentation_is_refused(spec, message):
     with pytest.raises(UsageError) as error:
         Augmenter(AugmentConfig(extra={"a": spec}), AudioFormat(8000, 1, 100))
     assert message in str(error.value)

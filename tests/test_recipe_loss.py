@@ -1,4 +1,4 @@
-"""The recipe for a loss: a class and a YAML of one's own train; evaluation does without them."""
+"""The recipe for a loss: a class and a YAML of one's own train; evaluation does not need them."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""The recipe for a metric: one function that validation, monitor, table, CSV, JSON, HTML and sweep table take."""
+"""The recipe for a metric: one function, used by validation, monitor, table, CSV, JSON, HTML and sweep table."""
 
 import json
 import math
@@ -66,7 +66,7 @@ def test_a_lower_score_is_better_where_the_metric_says_so():
     assert found["si_sdr"][0, 1] == -math.inf
 
 
-def test_what_is_no_metric_is_refused(call, tmp_path):
+def test_a_function_that_is_not_a_metric_is_refused(call, tmp_path):
     from separate.cli import train
     from tests.conftest import TINY_TOY
 

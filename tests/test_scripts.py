@@ -24,7 +24,7 @@ def run(name: str, *arguments: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run([sys.executable, str(SCRIPTS / name), *arguments], capture_output=True, text=True)
 
 
-def test_fsdd_is_arranged_as_pools_and_a_second_call_goes_on(tmp_path):
+def test_fsdd_is_arranged_as_pools_and_a_second_call_continues(tmp_path):
     for speaker in ("george", "lucas"):
         for take in (0, 4, 7, 12, 15, 49):
             write(tmp_path / "recordings" / f"3_{speaker}_{take}.wav", tone(200, 0.1))

@@ -1,4 +1,4 @@
-"""The one path: chunks agree with the whole, rates, channels and order are kept, and both kinds of network fit."""
+"""The separator: chunks agree with the whole; rates, channels and order are kept; both kinds of network work."""
 
 import pytest
 import torch
@@ -104,7 +104,7 @@ def test_one_dimension_in_one_dimension_out_and_numpy_is_fine():
     assert estimates["low"].shape == x.shape
 
 
-def test_channels_of_a_recording_agree_on_who_is_who():
+def test_channels_of_a_recording_agree_on_the_order_of_the_sources():
     class PerChannel(Split):
         def forward(self, spectrogram: Tensor) -> dict[str, Tensor]:
             masks = super().forward(spectrogram)["masks"]
@@ -126,7 +126,7 @@ def test_a_waveform_network_takes_the_same_path():
     assert "spectrogram" not in vars(batch)  # never computed
 
 
-def test_what_cannot_be_separated_is_refused():
+def test_invalid_recordings_are_refused():
     with pytest.raises(UsageError, match="5 channels and the separator 2; convert the input to 1 or 2"):
         separator(Split(), 2)(noise(channels=5), 8000)
     with pytest.raises(UsageError, match="cannot be separated"):
@@ -183,7 +183,7 @@ class HighAndLow(torch.nn.Module):
         return {"embeddings": embeddings + 0.01 * torch.randn(batch, bins, frames, 2)}
 
 
-def test_groups_of_embeddings_stay_aligned_from_chunk_to_chunk():
+def test_clusters_of_embeddings_keep_their_order_from_chunk_to_chunk():
     rate, seconds = 8000, 12
     time = torch.arange(seconds * rate) / rate
     low = torch.sin(2 * torch.pi * 500 * time) * (1 + torch.sin(2 * torch.pi * 0.3 * time))

@@ -1,4 +1,4 @@
-"""Shapes in signatures are checked in the tests, and cost nothing in use."""
+"""Shapes in signatures: checked in the tests, without cost in use."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""Tar shards: the layout with its oddities, drawing from a few at a time, and fetching from a URL."""
+"""Tar shards: the layout with its peculiarities, drawing from a few shards at a time, and fetching from a URL."""
 
 import functools
 import http.server
@@ -51,7 +51,7 @@ def pack(place: Path, members: dict[str, bytes]) -> Path:
 
 
 def example(number: int, seconds: float = 1.0) -> dict[str, bytes]:
-    """Two stems, one of them FLAC, and what may lie beside them."""
+    """Two stems, one of them FLAC, and other files that a shard may hold."""
     rng = np.random.default_rng(number)
     low, high = 0.1 * rng.standard_normal((2, round(seconds * 8000), 2))
     key = f"songs/{number:02d}"
@@ -112,7 +112,7 @@ def assert_same(one, other):
 
 
 class Server(http.server.ThreadingHTTPServer):
-    """A folder on loopback, and what was asked of it."""
+    """An HTTP server of a folder on loopback, and the list of its requests."""
 
     def __init__(self, folder: Path) -> None:
         self.asked: list[str] = []
@@ -174,7 +174,7 @@ def test_spans_of_members_are_those_of_files(kind, subtype, tmp_path):
             np.testing.assert_array_equal(packed.fixed(index).samples, plain.fixed(index).samples)
 
 
-def test_two_stems_of_one_key_only_and_the_mixture_of_its_own(tmp_path):
+def test_a_key_may_hold_more_than_the_sources_and_a_mixture_of_its_own(tmp_path):
     audio = [tone(frequency, channels=2) for frequency in (200, 900, 3000)]
     names = ("low.wav", "high.wav", "mixture.wav", "hum.wav")
     members = {
@@ -187,7 +187,7 @@ def test_two_stems_of_one_key_only_and_the_mixture_of_its_own(tmp_path):
     np.testing.assert_allclose(summed.samples[0], (audio[0] + audio[1]).T, atol=1e-7)
 
 
-def test_all_that_is_wrong_with_shards_is_named_at_once(shards):
+def test_all_faults_of_shards_are_named_at_once(shards):
     whole = (shards / "train-000000.tar").read_bytes()
     (shards / "train-000001.tar").write_bytes(whole[: len(whole) // 2])
     (shards / "train-000002.tar").write_bytes(whole[:-10240].rstrip(b"\0"))
@@ -229,7 +229,7 @@ def test_a_nan_is_found_by_shard_and_name(tmp_path):
         split_of(tmp_path, "test").recording(0)
 
 
-def test_shards_that_are_not_there_are_said_to_be(shards, tmp_path):
+def test_missing_shards_are_named(shards, tmp_path):
     assert f"data.root={tmp_path / 'none'} is not a folder" in refused(tmp_path / "none")
     splits = {**SPLITS, "train": "train-{000000..000009}.tar"}
     assert "train-000006.tar is missing: the train split has no shard of that name" in refused(shards, splits=splits)
@@ -299,7 +299,7 @@ def test_without_an_index_shards_are_fetched_once_to_be_listed(shards, server, t
     assert not list((tmp_path / "cache").rglob("*.part"))
 
 
-def test_a_reader_that_is_not_installed_is_named(server, tmp_path, monkeypatch):
+def test_a_missing_curl_is_named(server, tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", "")
     message = refused(server.url, cache=in_folder(tmp_path / "cache"))
     assert "index.jsonl could not be read (curl is not installed)" in message
@@ -317,7 +317,7 @@ def test_a_shard_that_changed_after_it_was_listed_is_not_read(shards, server, tm
         examples.recording(3)
 
 
-def test_what_was_dropped_is_fetched_again(shards, server, tmp_path):
+def test_evicted_shards_are_fetched_again(shards, server, tmp_path):
     assert run("prepare_shards.py", str(shards)).returncode == 0
     cache = in_folder(tmp_path / "cache")
     examples = split_of(server.url, cache=cache)
@@ -485,7 +485,7 @@ def test_shards_of_a_layout_hold_the_same_recordings(tmp_path):
     assert not found[2].any()
 
 
-def test_packing_goes_on_where_it_was_stopped_and_says_what_is_wrong(stems, tmp_path):
+def test_packing_continues_where_it_was_stopped_and_names_faults(stems, tmp_path):
     shutil.copytree(stems / "test", stems / "valid")
     words = [str(tmp_path / "out"), "--megabytes", "0.3", "data=stems", f"data.root={stems}", "data.sources=[low,high]"]
     assert run("prepare_shards.py", *words).returncode == 0
@@ -519,7 +519,7 @@ def test_a_checkpoint_of_shards_names_no_copy(shards, call, tmp_path):
     assert code == 0 and "scores:" in out, err
 
 
-def test_what_is_dropped_between_fetching_and_reading_is_fetched_again(shards, server, tmp_path):
+def test_a_shard_evicted_between_fetching_and_reading_is_fetched_again(shards, server, tmp_path):
     assert run("prepare_shards.py", str(shards)).returncode == 0
     examples = split_of(server.url, cache=in_folder(tmp_path / "cache"))
     wanted = examples.recording(0).samples
@@ -535,7 +535,7 @@ def test_what_is_dropped_between_fetching_and_reading_is_fetched_again(shards, s
     assert next(drops, None) is None
 
 
-def test_only_what_separate_made_is_ever_dropped(shards, server, tmp_path):
+def test_only_files_made_by_separate_are_evicted(shards, server, tmp_path):
     """The cache's folder may be one in which somebody keeps shards of their own."""
     assert run("prepare_shards.py", str(shards)).returncode == 0
     root = tmp_path / "mine"
@@ -561,7 +561,7 @@ def test_a_false_index_writes_nothing_outside_the_cache(shards, server, tmp_path
     assert not list(tmp_path.rglob("*.contents"))
 
 
-def test_names_that_stand_twice_are_refused(shards, stems, tmp_path):
+def test_duplicate_names_are_refused(shards, stems, tmp_path):
     name, content = "00.low.wav", encoded(tone(300, channels=2))
     with tarfile.open(shards / "train-000000.tar", "w") as tar:
         for _ in range(2):

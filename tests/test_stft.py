@@ -1,4 +1,4 @@
-"""Facts about the transform: an exact inverse at every length, frames where they are said to be."""
+"""The STFT: an exact inverse at every length, and frames centred on multiples of the hop."""
 
 import numpy as np
 import pytest
@@ -78,6 +78,6 @@ def test_gradient_flows_through_the_inverse():
         ((64, 16, "kaiser"), "kaiser"),
     ],
 )
-def test_refuses_what_has_no_inverse(arguments, message):
+def test_transforms_without_an_inverse_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         STFT(*arguments)

@@ -1,4 +1,4 @@
-"""The summary of a network: shapes, multiply-accumulates and receptive fields against what is known of them."""
+"""The summary of a network: shapes, multiply-accumulates and receptive fields against known values."""
 
 import pytest
 import torch
@@ -12,7 +12,7 @@ from tests.tiny import MODELS, config_of
 
 
 class Convolution(nn.Module):
-    """One convolution over samples: looks `back` and `ahead` by as many."""
+    """One convolution that sees `back` samples before and `ahead` samples after each sample."""
 
     provides = ("waveforms",)
 

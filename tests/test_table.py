@@ -1,4 +1,4 @@
-"""The table model x target x loss: every cell trains, or is refused with a sentence that names what works."""
+"""Every combination of model, target and loss trains, or is refused with a sentence that names working ones."""
 
 import re
 from copy import deepcopy
@@ -83,7 +83,7 @@ def cells(model: str, loss: str, interchangeable: bool) -> list[str]:
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("model", sorted(set(shipped("model")) - {"blstm", "lstm", "open_unmix", "tasnet", "dprnn"}))
 def test_every_model_trains_a_step_in_half_precision(model, dtype, interchangeable):
-    """Under its own loss; on a CPU the LSTM of oneDNN does not know it, so that GRUs stand in."""
+    """Under its own loss; GRUs replace LSTMs on the CPU, because oneDNN has no LSTM in half precision."""
     options = {"recurrent": "gru"} if "recurrent" in shipped("model")[model] else {}
     options |= {"lstm_layers": 0} if model == "demucs" else {"dconv_lstm": 9} if model == "hdemucs" else {}
     separator = deepcopy(separator_of(model, interchangeable, None, **options)).train()
@@ -115,7 +115,7 @@ def test_complex_masks_train_towards_the_complex_target_and_through_waveforms():
             build_loss(config, separator)
 
 
-def test_a_loss_may_not_leave_untrained_what_a_model_separates_by():
+def test_a_loss_must_train_the_head_by_which_a_model_separates():
     by_embeddings = separator_of("chimera", separates_by="embeddings")
     config = config_of("chimera", loss=section("loss", "dc"), target=section("target", "ibm"))
     assert build_loss(config, by_embeddings).needs == ("embeddings",)

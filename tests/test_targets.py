@@ -47,7 +47,7 @@ def test_target_is_its_formula(name, mixture):
 
 
 @pytest.mark.parametrize("name", [name for name in targets.TARGETS if name != "waveform"])
-def test_silence_asks_for_silence(name):
+def test_the_target_of_a_silent_source_is_silence(name):
     silent, quiet = torch.zeros(1, 2, 1, 3, 4, dtype=torch.complex64), torch.zeros(1, 1, 3, 4) + 0j
     assert targets.TARGETS[name](silent, quiet).abs().max() == 0
     one = torch.cat([torch.randn_like(silent[:, :1]), silent[:, 1:]], dim=1)

@@ -1,4 +1,4 @@
-"""The loop: what is learned, when it stops, what a non-finite step does, and what resuming may change."""
+"""The training loop: learning, stopping, steps that are not finite, and the keys that resuming may change."""
 
 import json
 from dataclasses import asdict, replace
@@ -166,7 +166,7 @@ def test_a_restored_state_goes_on_bit_for_bit(tmp_path):
     assert resumed.best == whole.best
 
 
-def test_a_resumed_run_keeps_its_configuration_but_for_what_may_change():
+def test_a_resumed_run_keeps_its_configuration_except_for_keys_that_may_change():
     saved = {"optimizer": {"lr": 0.1}, "trainer": {"epochs": 5, "clip": 1.0}, "data": {"root": "/a"}, "run": "x"}
     composed = {"optimizer": {"lr": 0.001}, "trainer": {"epochs": 9, "clip": 2.0}, "data": {"root": "/b"}, "run": "x"}
     assert resumed_config(saved, composed, ["run=x", "resume=true"]) == saved
@@ -189,14 +189,14 @@ def test_the_layout_of_a_resumed_run_can_be_named_again_to_say_where_the_data_ar
         resumed_config(saved, {"data": {"_target_": target("stems"), "root": "/b"}}, ["data=stems", "data.root=/b"])
 
 
-def test_a_cosine_cannot_be_drawn_out():
+def test_a_cosine_schedule_cannot_be_extended():
     saved = {"trainer": {"epochs": 5}, "scheduler": {"T_max": 5}}
     composed = {"trainer": {"epochs": 9}, "scheduler": {"T_max": 9}}
     with pytest.raises(UsageError, match="learning rate of this run ends at epoch 5"):
         resumed_config(saved, composed, ["trainer.epochs=9"])
 
 
-def test_sections_younger_than_the_run_have_their_defaults_and_cannot_be_changed():
+def test_sections_newer_than_the_run_have_their_defaults_and_cannot_be_changed():
     saved, composed = {"trainer": {"epochs": 5}}, {"trainer": {"epochs": 5}, "augment": {"gain": None, "swap": 0.0}}
     assert resumed_config(saved, composed, []) == composed
     composed["augment"]["gain"] = [-3.0, 3.0]
@@ -204,7 +204,7 @@ def test_sections_younger_than_the_run_have_their_defaults_and_cannot_be_changed
         resumed_config(saved, composed, ["augment.gain=[-3,3]"])
 
 
-def test_what_an_experiment_leaves_open_stays_as_it_was_saved():
+def test_keys_that_an_experiment_leaves_open_stay_as_saved():
     saved = {"trainer": {"epochs": 50}, "model": {"units": 3}}
     composed = {"trainer": {"epochs": 100}, "model": {"units": 3}}
     assert resumed_config(saved, composed, ["experiment=wide"]) == saved
@@ -220,7 +220,7 @@ def test_metrics_after_the_resumed_epoch_are_dropped(tmp_path):
 
 
 def test_auto_precision_is_resolved_when_a_run_starts_and_an_older_run_stays_in_float32(tmp_path, call):
-    """Or a run that moves to a CPU with bfloat16 would go on with other arithmetic."""
+    """Otherwise a run that moves to a CPU with bfloat16 would continue in another precision."""
     fast = torch.cpu.get_capabilities()
     expected = "bfloat16" if fast.get("avx512_bf16") or fast.get("amx_bf16") else "float32"
     call(train, *TINY_TOY, "trainer.epochs=1", "run=r", cwd=tmp_path)

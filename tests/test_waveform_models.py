@@ -1,4 +1,4 @@
-"""Waveform networks: any length, no edges, no future, the numbers of their papers and of other implementations."""
+"""Waveform networks: any length, context, causality, and agreement with their papers and other implementations."""
 
 import pytest
 import torch
@@ -87,7 +87,7 @@ def test_sources_of_any_number_channels_and_length(network, options, sources, ch
 
 
 @pytest.mark.parametrize(("network", "options"), VARIANTS)
-def test_a_valid_length_is_enough_and_stays_itself(network, options):
+def test_a_valid_length_is_long_enough_and_needs_no_padding(network, options):
     built = make(network, **options)
     for length in range(1, 300):
         valid = built.valid_length(length)
@@ -108,7 +108,7 @@ def test_silence_gives_finite_samples_and_gradients(network, options):
 
 
 @pytest.mark.parametrize(("network", "options"), VARIANTS)
-def test_every_parameter_is_trained_and_bfloat16_will_do(network, options):
+def test_every_parameter_is_trained_also_in_bfloat16(network, options):
     built = make(network, channels=2, **options).train()
     mixture = torch.randn(2, 2, 600)
     with torch.autocast("cpu", torch.bfloat16):
@@ -122,7 +122,7 @@ def test_every_parameter_is_trained_and_bfloat16_will_do(network, options):
 
 
 @pytest.mark.parametrize(("network", "option"), OPTIONS)
-def test_every_option_changes_the_network_or_what_it_says(network, option):
+def test_every_option_changes_the_network_or_its_output(network, option):
     mixture = torch.randn(1, 1, 333)
     one, other = make(network), make(network, **option)
     if parameters(one) == parameters(other):
@@ -177,7 +177,7 @@ def test_differences_sum_to_the_mixture(context):
     assert not torch.allclose(separated(make(WaveUNet, 3, 2, context=context), mixture).sum(dim=1), mixture)
 
 
-def test_interpolation_lies_halfway_until_it_has_learned():
+def test_learned_interpolation_starts_halfway():
     x = torch.tensor([[[0.0, 2.0, 4.0]]])
     for learned in (False, True):
         assert Interpolation(1, learned)(x).flatten().tolist() == [0, 1, 2, 3, 4, 4]
@@ -222,7 +222,7 @@ def test_demucs_has_the_size_of_the_authors_code():
         assert parameters(Demucs(4, 2, hidden=48)) == 149_462_504
 
 
-def test_demucs_scales_with_the_mixture_and_hands_on_its_mean():
+def test_demucs_scales_with_the_mixture_and_distributes_its_mean():
     network = make(Demucs, 3, 2)
     mixture = torch.randn(1, 2, 500)
     estimates = separated(network, mixture)
@@ -233,12 +233,12 @@ def test_demucs_scales_with_the_mixture_and_hands_on_its_mean():
     assert not torch.allclose(separated(plain, 8 * mixture), 8 * separated(plain, mixture), rtol=1e-3)
 
 
-def test_demucs_hears_stereo_that_cancels_in_mono():
+def test_demucs_separates_stereo_that_cancels_in_mono():
     side = torch.randn(1, 1, 500) * torch.tensor([1.0, -1.0])[:, None]
     assert separated(make(Demucs, 2, 2), side).abs().max() < 100
 
 
-def test_demucs_begins_with_weights_pulled_towards_the_reference():
+def test_demucs_rescales_its_initial_weights_towards_the_reference():
     plain, pulled = (make(Demucs, rescale=rescale) for rescale in (0.0, 0.1))
     for before, after in zip(plain.encoder, pulled.encoder, strict=True):
         expected = (0.1 * before[0].weight.std()).sqrt()  # the geometric mean
@@ -255,7 +255,7 @@ def test_demucs_trains_after_it_was_first_used_in_inference_mode():
     network(torch.randn(1, 1, 100))["waveforms"].sum().backward()
 
 
-def test_hdemucs_says_what_that_of_torchaudio_says():
+def test_hdemucs_agrees_with_torchaudio_and_pads_very_short_mixtures():
     torch.manual_seed(0)
     theirs = torchaudio.models.HDemucs(["a", "b"], 2, channels=16, nfft=256, depth=4).eval()
     ours = make(HDemucs, 2, 2, **dict.fromkeys(("dconv_attn", "dconv_lstm", "norm_starts"), 4), nfft=256, depth=4)
