@@ -37,7 +37,7 @@ class ClusteringLoss(Loss):
     magnitude weights each bin by the magnitude of the mixture (Wang et al., 2018), none weights all bins equally.
     target: a mask that assigns bins to sources, ibm by default; averaged over the channels.
     A silent source owns no bin and has no effect.  A silent mixture costs 0 with zero gradient, except with
-    objective=whitened and weights=none.
+    weights=none.
     """
 
     needs = ("embeddings",)

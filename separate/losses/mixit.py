@@ -26,7 +26,8 @@ class MixITLoss(Loss):
     The network separates the sum of each mixture and the next one of the batch.  Each of the M estimates is assigned to
     one of the two mixtures; of the 2^M assignments, the one with the smallest loss counts.
     threshold: SNR in dB at which the loss saturates.
-    The loss of a silent mixture is the level of its estimates above -80 dB re full scale, at least 20 dB below the sum.
+    The loss of a silent mixture is the level of its estimate above -80 dB re full scale, and at least that of an
+    estimate 20 dB below the sum.
     """
 
     without_sources = True
