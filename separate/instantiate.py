@@ -55,7 +55,9 @@ def find_target(spec: Any, where: str, trust: Sequence[str] | None = None) -> Ca
     name = spec.get("_target_") if isinstance(spec, Mapping) else spec
     if not isinstance(name, str) or not all(part.isidentifier() for part in name.split(".")) or "." not in name:
         raise UsageError(f"{where}._target_={brief(name)} must be the dotted name of a class or function")
-    package, own = name.partition(".")[0], OURS.get(where.partition(".")[0], "separate.no_package.")
+    package, sections = name.partition(".")[0], where.split(".")
+    section = "target" if sections[-1] == "target" else sections[0]  # loss.terms.l1.target
+    own = OURS.get(section, "separate.no_package.")
     if trust is not None and not name.startswith((own, *trust)):
         raise UsageError(
             f"{where}._target_={name} comes from a package that is not trusted; if you trust the file it stands in, "

@@ -74,7 +74,7 @@ MISTAKES = {
     "left and right of low are swapped": lambda low, high: high + low[:, ::-1],
     "only its left channel is the sum": lambda low, high: (low + high) * [1, 0.5],
     "it is the sum at -6.0 dB": lambda low, high: (low + high) / 2,
-    "what is left is": lambda low, high: low + high + 0.05 * np.random.default_rng(1).standard_normal(low.shape),
+    "the rest is": lambda low, high: low + high + 0.05 * np.random.default_rng(1).standard_normal(low.shape),
 }
 
 

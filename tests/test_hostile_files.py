@@ -326,6 +326,7 @@ def test_any_name_is_drawn_as_text(tmp_path, name, recwarn):
     from separate.data.batch import Batch
     from separate.data.doctor.pictures import picture
     from separate.data.doctor.statistics import Group, Split
+    from separate.evaluation.metrics import METRICS
     from separate.evaluation.recordings import Results
     from separate.evaluation.report import write as write_report
     from separate.figures import separation_figure
@@ -346,7 +347,7 @@ def test_any_name_is_drawn_as_text(tmp_path, name, recwarn):
         for one in (name, "b")
         for method in ("model", "mixture as estimate", "tPSA mask")
     ]
-    write_report(Results([name, "b"], rows, figure), {"data": name}, tmp_path / "report")
+    write_report(Results([name, "b"], METRICS, rows, figure), {"data": name}, tmp_path / "report")
     for file in ("scores.csv", "report.html", "summary.json"):
         (tmp_path / "report" / file).read_text("utf-8")
     assert printable(name).replace('"', '""') in (tmp_path / "report" / "scores.csv").read_bytes().decode()

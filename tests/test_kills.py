@@ -86,7 +86,7 @@ def test_a_run_killed_between_the_log_and_the_checkpoint_shows_each_epoch_once(t
         "import os, signal, sys\n"
         "class Found:\n"
         "    def find_spec(self, name, path=None, target=None):\n"
-        "        if name == 'separate.figures':  # first imported for the pictures of epoch 1\n"
+        "        if name == 'matplotlib.backends.backend_agg':  # first imported for the pictures of epoch 1\n"
         "            os.kill(os.getpid(), signal.SIGKILL)\n"
         "sys.meta_path.insert(0, Found())\n"
     )
@@ -152,7 +152,7 @@ def running(pid: int) -> bool:
 @pytest.mark.parametrize("kernel", [True, False], ids=["by the kernel", "by the pipe"])
 @pytest.mark.parametrize("script", [LOADER, POOL], ids=["loader", "pool"])
 def test_workers_end_with_a_parent_that_is_killed(script, kernel):
-    without = "" if kernel else "from separate.data import parallel\nparallel._killed_by_kernel = lambda: False\n"
+    without = "" if kernel else "from separate.data.storage import parallel\nparallel._killed_by_kernel = lambda: False\n"
     process = subprocess.Popen([sys.executable, "-c", without + script], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None and process.stdout.readline().strip() == "started"
     workers = children(process.pid)

@@ -155,7 +155,7 @@ def smaller(config: Any) -> Any:
     fast = shipped("debug")["fast"]
     few = {"tracks": {"train": 2, "valid": 2, "test": 2}, "examples": 2}
     if isinstance(config, (TrainConfig, DatasetConfig)) and config.data is not None:
-        given = {**fast["data"], **{key: value for key, value in few.items() if hasattr(config.data, key)}}
+        given = {**fast["data"], **{key: value for key, value in few.items() if key in vars(config.data)}}
         vars(config.data).update(given)
     if not isinstance(config, TrainConfig):
         return config

@@ -13,7 +13,7 @@ import numpy as np
 from separate.audio import NonFiniteError, UnreadableError, read, shown
 from separate.config import CacheConfig
 from separate.data.doctor.mixtures import CompareMixture, read_spans
-from separate.data.layouts.base import FolderLayout, TrackLayout
+from separate.data.layouts.base import FolderLayout
 from separate.data.layouts.detection import hint
 from separate.data.layouts.opening import Fetch, Opening
 from separate.data.layouts.track_files import SplitFiles, TrackFiles
@@ -180,7 +180,7 @@ def _of_samples(split: str, samples: Iterable[Samples]) -> list[Finding]:
 
 def _of_mixtures(layout: FolderLayout, split: str, tracks: Sequence[TrackFiles], opening: Opening) -> list[Finding]:
     """Mixtures that are not the sum of their sources, where they should be."""
-    if not isinstance(layout, TrackLayout) or not layout.is_sum:
+    if not layout.is_sum:
         return []
     compare = CompareMixture(layout.sources, layout.fetcher(opening))
     reasons = in_parallel(compare, tracks, layout.workers, f"{split}: adding up sources")

@@ -42,10 +42,10 @@ class CompareMixture:
         if any(part.shape != mixture.shape for part in parts):
             return None
         stacked = np.stack(parts)
-        left = _decibels(mixture - stacked.sum(0), mixture)
-        if left <= LARGEST_REST:
+        rest = _decibels(mixture - stacked.sum(0), mixture)
+        if rest <= LARGEST_REST:
             return None
-        return f"{shown(path)}: {self._reason(mixture, stacked)}what is left is {left:+.0f} dB of it"
+        return f"{shown(path)}: {self._reason(mixture, stacked)}the rest is {rest:+.0f} dB of it"
 
     def _reason(self, mixture: np.ndarray, sources: np.ndarray) -> str:
         """The mistake that explains the difference, or an empty string."""
@@ -67,8 +67,9 @@ class CompareMixture:
         return ""
 
 
-def _decibels(left: np.ndarray, whole: np.ndarray) -> float:
-    return float(10 * np.log10(((left**2).sum() + 1e-12) / ((whole**2).sum() + 1e-12)))
+def _decibels(rest: np.ndarray, whole: np.ndarray) -> float:
+    """The energy of `rest` relative to that of `whole`."""
+    return float(10 * np.log10(((rest**2).sum() + 1e-12) / ((whole**2).sum() + 1e-12)))
 
 
 def read_spans(info: Info) -> list[tuple[int, int]]:

@@ -39,7 +39,7 @@ class Split:
 
 
 def survey(layout: FolderLayout, splits: Sequence[str], cache: CacheConfig, stft: STFTConfig) -> dict[str, Split]:
-    """Measure all signals; what was measured before comes from the cache."""
+    """Measure all signals; earlier measurements come from the cache."""
     found = {}
     for split, examples in open_splits(layout, splits, cache, stft).items():
         regions, names = examples.regions(mixtures=False), examples.groups()

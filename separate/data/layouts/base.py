@@ -95,6 +95,11 @@ class FolderLayout(Layout):
         return {name for one in found.readable for name in WSJ0_SPEAKER.findall(one.name)}
 
     @property
+    def is_sum(self) -> bool:
+        """Whether a mixture's file should be the sum of the sources, so that `separate-data check` compares them."""
+        return False
+
+    @property
     def folder(self) -> Path:
         return Path(self.root).expanduser()
 
@@ -146,7 +151,6 @@ class TrackLayout(FolderLayout):
 
     @property
     def is_sum(self) -> bool:
-        """Whether a mixture's file should be the sum of the sources, so that `separate-data check` compares them."""
         return not self.holds_more
 
     def inspect(self, split: str, opening: Opening) -> SplitFiles:

@@ -59,7 +59,7 @@ class Manifest(TrackLayout):
         return found
 
     def _track(self, entry: Any, split: str, folder: Path) -> TrackFiles | None:
-        """The track of one line, None for a line of another split.  ValueError says what is wrong with the line."""
+        """The track of one line, None for a line of another split.  ValueError names the fault of the line."""
         _check_keys(entry)
         if entry["split"] != split:
             return None
@@ -88,7 +88,7 @@ class Manifest(TrackLayout):
 
     @classmethod
     def looks_like(cls, folder: Path) -> list[str] | None:
-        return [] if any(folder.glob("*.jsonl")) else None
+        return [] if any(path.name != "index.jsonl" for path in folder.glob("*.jsonl")) else None  # that is of shards
 
 
 def _check_keys(entry: Any) -> None:
