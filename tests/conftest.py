@@ -60,7 +60,7 @@ def pretended() -> Iterator[Pretending]:
 
 @pytest.fixture
 def waits(device_and_mode: tuple[torch.device, Pretending | None]) -> Callable[[], AbstractContextManager[list[str]]]:
-    """waits() -> a context with the places where the host waits for the device; on a real one waiting is an error."""
+    """waits() -> a context with the places where the host waits for the device; on a real GPU waiting is an error."""
 
     @contextmanager
     def watching() -> Iterator[list[str]]:
@@ -81,7 +81,7 @@ def waits(device_and_mode: tuple[torch.device, Pretending | None]) -> Callable[[
 
 
 def tone(frequency: float, seconds: float = 2.0, rate: int = RATE, channels: int = 1) -> np.ndarray:
-    """(T, C) float64, every channel a little quieter than the last."""
+    """A sine (T, C) float64, every channel a little quieter than the one before."""
     time = np.arange(round(seconds * rate)) / rate
     return 0.1 * np.sin(2 * np.pi * frequency * time)[:, None] * 0.9 ** np.arange(channels)
 

@@ -155,7 +155,7 @@ def write_data(layout: str, root: Path, data: Mapping[str, Any]) -> None:
     WRITERS[layout](root, data)
 
 
-# ------------------------------------------------------------------------------------------- what scripts start from
+# ------------------------------------------------------------------------------------------- inputs of the scripts --
 
 
 def noise(path: Path, seconds: float = SECONDS, rate: int = 8000) -> None:

@@ -19,7 +19,7 @@ BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 @dataclass
 class Recipe:
-    """A recipe whose files lie in `folder`.  commands: its shell commands, in words."""
+    """A recipe whose files are in `folder`.  commands: its shell commands, each split into words."""
 
     folder: Path
     call: Callable[..., tuple[int, str, str]]

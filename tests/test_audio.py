@@ -111,7 +111,7 @@ def test_a_created_file_is_read_back(tmp_path):
     assert soundfile.info(tmp_path / "a.wav").subtype == "FLOAT"
 
 
-# ------------------------------------------------------------------------------------------- what a header may ask for
+# ------------------------------------------------------------------------------------------- limits on headers --------
 
 
 @pytest.mark.parametrize(

@@ -103,7 +103,7 @@ def test_a_run_at_a_tempo_whose_frames_round_up(call, tmp_path):
 
 @settings(max_examples=200, deadline=None)
 @given(st.integers(300, 60000), st.floats(0.5, 2.0), st.floats(0.5, 2.0), st.floats(-12, 12))
-@hypothesis_example(58953, 1.670250375745124, 1.2848606645615623, 0.927808119330118)  # the least to spare, 1 sample
+@hypothesis_example(58953, 1.670250375745124, 1.2848606645615623, 0.927808119330118)  # the smallest margin, 1 sample
 def test_an_excerpt_is_long_enough_for_every_stretch(frames, speed, tempo, semitones):
     bounds = {"speed": [0.5, speed], "tempo": [0.5, tempo], "pitch": [semitones, 12.0]}
     longest = augmented(1, frames, **bounds).stretch.read_factor
@@ -215,7 +215,9 @@ def test_the_vocoder_keeps_the_levels_of_noise_clicks_drums_and_tones(rate, fact
 def test_an_attack_keeps_its_waveform(factor):
     rate = 16000
     audio, places = hits(rate, 3.0, decay=0.003)
-    tone = 0.1 * torch.sin(2 * torch.pi * 220 / rate * torch.arange(audio.shape[-1]))  # that continues underneath
+    tone = 0.1 * torch.sin(
+        2 * torch.pi * 220 / rate * torch.arange(audio.shape[-1])
+    )  # a tone that continues underneath
     found = vocode(audio + tone, round(audio.shape[-1] / factor), rate)[0, 0].numpy()
     for place in places[1:-1]:
         attack = audio[0, 0, place : place + 160].numpy()  # 10 ms
@@ -278,7 +280,7 @@ def test_delay_level_and_polarity_between_channels_are_kept(delay, gain):
     spectra = torch.stft(found[:, 500:-500], 512, window=torch.hann_window(512), return_complex=True)
     cross = (spectra[0] * spectra[1].conj()).mean(-1)
     bins = torch.arange(257)
-    aligned = cross * torch.exp(-2j * torch.pi * bins * delay / 512)  # what is left of it is the gain
+    aligned = cross * torch.exp(-2j * torch.pi * bins * delay / 512)  # only the gain remains
     assert (aligned.real.sum() / cross.abs().sum()).item() == pytest.approx(np.sign(gain), abs=0.02)
     assert level_change(found[1], found[0], 500) == pytest.approx(20 * np.log10(abs(gain)), abs=0.3)
 
@@ -411,7 +413,7 @@ def room(rate=8000):
 
 
 def heard_in_room(tmp_path, reference, response=None, channels=1, **options):
-    """A batch of two sources of white noise in the room, and these sources."""
+    """A batch of two sources of white noise in the room, and the dry sources."""
     write(tmp_path / "rooms" / "a.wav", room() if response is None else response, subtype="FLOAT")
     options = {"reverb": str(tmp_path / "rooms"), "reverb_reference": reference, **options}
     augment, sources = augmented(channels, **options), noise(1, 2, channels, 4000)
@@ -420,7 +422,7 @@ def heard_in_room(tmp_path, reference, response=None, channels=1, **options):
 
 
 def delayed(audio, response):
-    """(..., T) through {sample: gain}."""
+    """(..., T) convolved with the sparse response {sample: gain}."""
     found = torch.zeros_like(audio)
     for at, gain in response.items():
         found[..., at:] += gain * audio[..., : audio.shape[-1] - at]
@@ -475,7 +477,7 @@ def test_a_silent_channel_of_a_room_does_not_delay_the_others(tmp_path, silent):
 
 def test_a_response_that_is_cut_before_its_peak_leaves_a_dry_reference(tmp_path):
     response = np.zeros((2000, 1))
-    response[300:315, 0] = np.linspace(0.2, 1, 15)  # its peak is 14 samples after its begin
+    response[300:315, 0] = np.linspace(0.2, 1, 15)  # its peak is 14 samples after its start
     batch, sources = heard_in_room(tmp_path, "dry", response, reverb_seconds=0.0005)  # 4 samples
     unit = np.linalg.norm(response[300:304])
     kept = delayed(sources, {3: response[303, 0] / unit})

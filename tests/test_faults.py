@@ -28,7 +28,7 @@ import signal
 import torch
 from separate.data.layouts.toy import ToySongs
 
-def break_toy(how):  # what the workers, forked later, will do
+def break_toy(how):  # the workers are forked later and inherit this
     def draw(self, *arguments):
         if how == 'killed':
             os.kill(os.getpid(), signal.SIGKILL)
@@ -85,7 +85,7 @@ TRAIN = ["--config-dir", "mine", "model=gain", "loss=si_sdr", "data.workers=0", 
 
 @pytest.fixture(scope="module")
 def own(tmp_path_factory) -> Path:
-    """A folder with somebody else's package, and a run of its network."""
+    """A folder with a package of the user's, and a run of its network."""
     folder = tmp_path_factory.mktemp("own")
     (folder / "faulty.py").write_text(NETWORK)
     (folder / "mine" / "model").mkdir(parents=True)

@@ -54,7 +54,7 @@ def test_the_encoder_is_a_strided_convolution_and_the_decoder_its_transpose():
     torch.testing.assert_close(decoder(features[:, None], 40)[:, 0], back)
 
 
-# what all networks promise
+# properties of all networks
 
 
 @pytest.mark.parametrize("network", NETWORKS)
@@ -193,7 +193,7 @@ def test_a_causal_network_sees_the_future_by_its_latency_and_no_further(network,
         changed = x.detach().clone()
         changed[..., latency(t) :] = torch.randn(120 - latency(t))
         torch.testing.assert_close(model(changed)["waveforms"][..., : t + 1], model(x)["waveforms"][..., : t + 1])
-    assert min(sees) == 0  # the latency that the docstring states is reached
+    assert min(sees) == 0  # the latency in the docstring is reached
 
 
 @pytest.mark.parametrize(("network", "option"), [(ConvTasNet, {"norm": "cumulative"}), (TasNet, {}), (DPRNN, {})])
@@ -342,7 +342,7 @@ def test_the_hand_written_blocks_run_in_float_on_the_cpu_and_modules_elsewhere(o
 
 
 def test_the_hand_written_blocks_keep_three_tensors_each():
-    """For the backward pass: the input, and a value before each PReLU; (M, features + 1) and two of (M, hidden)."""
+    """For the backward pass: the input, (M, features + 1), and the values before both PReLUs, (M, hidden) each."""
     made = stack(layers=4, repeats=2)
     kept = []
     with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
@@ -361,7 +361,7 @@ def test_the_cumulative_norm_of_a_frame_is_the_layer_norm_of_all_frames_so_far()
 
 
 def test_an_offset_does_not_spoil_the_moments():
-    """A mean a hundred times the deviation costs digits in E[x^2] - E[x]^2, not the norm."""
+    """A mean of a hundred standard deviations costs digits in E[x^2] - E[x]^2, but not in the output."""
     x = 100 + torch.randn(400, 64)
     moments = tcn_gradient.GlobalMoments.of(x)
     exact = (x.double() - x.double().mean()) / x.double().var(correction=0).sqrt()
@@ -378,7 +378,7 @@ def test_tasnet_follows_the_level_of_each_segment():
 
 
 def test_softmax_masks_of_tasnet_sum_to_one_over_the_sources():
-    """The estimates of two softmax-masked networks sum to the decoded features, whatever the masks."""
+    """Then the sum of the estimates does not depend on the masks: it is the decoded features."""
     model, x = make(TasNet).eval(), torch.randn(1, 1, 60)
     before = model(x)["waveforms"].sum(1)
     nn.init.normal_(model.masks.weight)

@@ -304,7 +304,10 @@ def test_resuming_from_a_forged_checkpoint_is_refused(call, sound, tmp_path, cha
         (put("config.data.layout", [1]), "data.layout=[1] is unknown; choose from librimix, manifest"),
         (put("config.data._target_", [1]), "data._target_=[1] must be text"),
         (put("config.data._target_", "subprocess.Popen"), "subprocess.Popen comes from a package that is not trusted"),
-        (put("config.data._target_", "separate.data.layouts.musdb18.subprocess"), "is not a class or function defined there"),
+        (
+            put("config.data._target_", "separate.data.layouts.musdb18.subprocess"),
+            "not a class or function defined there",
+        ),
         (put("config.data._target_", "separate.data.layouts.musdb18.Path"), "is not a class or function defined there"),
         (put("config.data._target_", "separate.data.layouts.base.Layout"), "is not a layout"),
         (put("config.data.sample_rate", 16_000.5), "data.sample_rate=16000.5 must be an integer"),

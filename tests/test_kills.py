@@ -152,8 +152,10 @@ def running(pid: int) -> bool:
 @pytest.mark.parametrize("kernel", [True, False], ids=["by the kernel", "by the pipe"])
 @pytest.mark.parametrize("script", [LOADER, POOL], ids=["loader", "pool"])
 def test_workers_end_with_a_parent_that_is_killed(script, kernel):
-    without = "" if kernel else "from separate.data.storage import parallel\nparallel._killed_by_kernel = lambda: False\n"
-    process = subprocess.Popen([sys.executable, "-c", without + script], stdout=subprocess.PIPE, text=True)
+    without = "from separate.data.storage import parallel\nparallel._killed_by_kernel = lambda: False\n"
+    process = subprocess.Popen(
+        [sys.executable, "-c", script if kernel else without + script], stdout=subprocess.PIPE, text=True
+    )
     assert process.stdout is not None and process.stdout.readline().strip() == "started"
     workers = children(process.pid)
     assert len(workers) >= 2

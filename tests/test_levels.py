@@ -196,7 +196,7 @@ def test_a_polarity_is_inverted_without_a_step(shared, frequency):
     assert steepest < (1.02 if shared > 0.02 else 1.5)  # a step would be 23 and 85 times as steep as the tones
 
 
-# which losses keep levels
+# losses that keep levels
 
 
 def test_losses_declare_whether_they_keep_levels():

@@ -153,7 +153,7 @@ def test_a_mean_over_two_channels_is_the_mean_of_the_channels(name):
     torch.testing.assert_close(values[0], (values[1] + values[2]) / 2)
 
 
-# what each is
+# formulas
 
 
 def waveforms(estimate: torch.Tensor, sources: torch.Tensor) -> tuple[Separation, Batch]:
@@ -252,7 +252,7 @@ def test_the_attractor_loss_is_its_formula():
     torch.testing.assert_close(found, error.square().mean())
 
 
-# silence and the others
+# silent sources beside audible ones
 
 
 def pulls(name: str, pit: bool, silence: str, decibels: float) -> tuple[dict[str, torch.Tensor], torch.Tensor | None]:
@@ -292,7 +292,7 @@ def test_a_silent_source_does_not_dominate_the_gradient(name, silence, decibels,
     """It leaves the gradients of the others as they are, and its own, clipped with them, is at most twice as large."""
     loud, _ = pulls(name, pit, "nothing", 0)
     found, norms = pulls(name, pit, silence, decibels)
-    if name != "mixit":  # its mixtures of mixtures carry the silence on
+    if name != "mixit":  # its sums of mixtures are not silent
         for head, gradient in found.items():
             torch.testing.assert_close(gradient[1:], loud[head][1:])
     whole = next(iter(found.values())).flatten(1).norm(dim=1)  # (B,)

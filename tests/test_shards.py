@@ -257,7 +257,7 @@ def test_a_pass_holds_every_example_once_and_opens_few_shards_at_a_time(tmp_path
         places = [np.flatnonzero(shard == number) for number in range(20)]
         first, last = (np.array([edge(place) for place in places]) for edge in (np.min, np.max))
         open_at_once = [int(((first <= place) & (place <= last)).sum()) for place in range(240)]
-        assert max(open_at_once) <= 4 and np.mean(open_at_once) > 2  # windows of 3, the first and the last begun
+        assert max(open_at_once) <= 4 and np.mean(open_at_once) > 2  # windows of 3; the first and the last are in part
     mixed = split_of(tmp_path, channels=1, coherent=0.0)
     for index in range(0, 240, 7):
         names = mixed.draw(index, np.random.default_rng(index)).track.split("+")
@@ -273,7 +273,7 @@ def test_batches_from_a_url_are_those_from_the_folder(shards, server, tmp_path, 
     for limit in (None, 0.8 * room / 1e9):
         cache = in_folder(tmp_path / f"cache {limit}", limit=limit)
         examples = split_of(server.url, cache=cache, window=1)
-        assert not server.shards_asked()  # the index tells what lies in them
+        assert not server.shards_asked()  # the index lists their members
         assert_same(batches(examples, workers=workers), wanted)
         kept = sum(path.stat().st_size for path in (tmp_path / f"cache {limit}" / "shards").glob("*.tar"))
         assert 0 < kept <= (limit or 1) * 1e9
