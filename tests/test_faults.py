@@ -75,7 +75,7 @@ class Done(NamedTuple):
 
 
 def line(words: str) -> int:
-    """The first line of the network's file that has these words."""
+    """Number of the first line of the network's file that has these words."""
     return 1 + next(number for number, text in enumerate(NETWORK.splitlines()) if words in text)
 
 

@@ -257,7 +257,7 @@ def test_a_pass_holds_every_example_once_and_opens_few_shards_at_a_time(tmp_path
         places = [np.flatnonzero(shard == number) for number in range(20)]
         first, last = (np.array([edge(place) for place in places]) for edge in (np.min, np.max))
         open_at_once = [int(((first <= place) & (place <= last)).sum()) for place in range(240)]
-        assert max(open_at_once) <= 4 and np.mean(open_at_once) > 2  # windows of 3; the first and the last are in part
+        assert max(open_at_once) <= 4 and np.mean(open_at_once) > 2  # windows of 3; the first and the last in part
     mixed = split_of(tmp_path, channels=1, coherent=0.0)
     for index in range(0, 240, 7):
         names = mixed.draw(index, np.random.default_rng(index)).track.split("+")
