@@ -306,7 +306,7 @@ def test_resuming_from_a_forged_checkpoint_is_refused(call, sound, tmp_path, cha
         (put("config.data._target_", "subprocess.Popen"), "subprocess.Popen comes from a package that is not trusted"),
         (
             put("config.data._target_", "separate.data.layouts.musdb18.subprocess"),
-            "not a class or function defined there",
+            "is not a class or function defined there",
         ),
         (put("config.data._target_", "separate.data.layouts.musdb18.Path"), "is not a class or function defined there"),
         (put("config.data._target_", "separate.data.layouts.base.Layout"), "is not a layout"),
