@@ -95,7 +95,7 @@ class Demucs(nn.Module):
                     rescale_(module, rescale)
 
     def valid_length(self, length: int) -> int:
-        """The smallest number of samples >= length of which the convolutions of the encoder leave none out."""
+        """The smallest number of samples >= length for which the convolutions of the encoder use every sample."""
         frames = length * self.resample
         for _ in range(self.depth):
             frames = max(1, ceil((frames - self.kernel) / self.stride) + 1)

@@ -51,7 +51,7 @@ class LevelOptions:
         check_padding(self.padding)
         if not self.filters or self.kernel % 2 == 0:
             raise ValueError(
-                f"filters={list(self.filters)} and kernel={self.kernel} must be at least one level and an odd kernel"
+                f"filters={list(self.filters)} must have at least one level, and kernel={self.kernel} must be odd"
             )
 
     @property
