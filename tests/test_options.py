@@ -212,7 +212,7 @@ NAMES = [
     ("chimera", {"level": 3.0}, "level=3.0 must be below 0 dB"),
     ("chimera", {"separates_by": "heads"}, "unknown head heads; choose from masks, embeddings"),
     ("unet", {"patch": 6}, "patch=6 must be a multiple of stride.levels = 4 frames"),
-    ("unet", {"kernel": 4}, "and an odd kernel"),
+    ("unet", {"kernel": 4}, "and kernel=4 must be odd"),
     ("unet", {"filters": [2] * 7}, "7 levels of stride 2 need 128 bins and the STFT has 33"),
     ("unet", {"downsampling": "min"}, "unknown downsampling min; choose from stride, max, average"),
     ("open_unmix", {"hidden": 7}, "hidden=7 must be even"),
