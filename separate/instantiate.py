@@ -174,7 +174,7 @@ def build_separator(
     if not isinstance(network, nn.Module) or not set(getattr(network, "provides", ())) & set(HEADS):
         raise UsageError(
             f"{config['model']['_target_']} is not a network, or does not declare its heads; give it "
-            f"provides = ('masks',) or ('waveforms',), see the README"
+            f"provides = ('masks',) or ('waveforms',), see separate/models/README.md"
         )
     return Separator(
         network,

@@ -302,7 +302,7 @@ def test_meaningless_values_are_refused(options, sentence):
 
 
 def test_folders_without_audio_or_with_bad_files_are_refused(tmp_path):
-    with pytest.raises(DataError, match="augment.noise=.* is no folder with audio files in it"):
+    with pytest.raises(DataError, match="augment.noise=.* is not a folder with audio files"):
         augmented(noise=str(tmp_path / "none"))
     write(tmp_path / "rooms" / "empty.wav", np.zeros((0, 1)))
     (tmp_path / "rooms" / "bad.wav").write_bytes(b"junk")

@@ -132,7 +132,7 @@ def test_parameters_of_different_shapes_are_refused(sizes, message):
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("torch.nn.Identity", "augment.extra.a._target_=torch.nn.Identity is no augmentation; name a subclass of"),
+        ("torch.nn.Identity", "augment.extra.a._target_=torch.nn.Identity is not an augmentation; name a subclass of"),
         ({"_target_": f"{__name__}.Drawn", "size": [1]}, "there is no key augment.extra.a.size"),
         (3, "augment.extra.a._target_=3 must be the dotted name of a class"),
     ],

@@ -105,7 +105,7 @@ def _build_extra(options: AugmentConfig, audio: AudioFormat, trust: Sequence[str
         made = build(spec, f"augment.extra.{name}", trust, **vars(audio))
         if not isinstance(made, Augmentation):
             raise UsageError(
-                f"augment.extra.{name}._target_={spec['_target_']} is no augmentation; name a subclass of "
+                f"augment.extra.{name}._target_={spec['_target_']} is not an augmentation; name a subclass of "
                 f"{Augmentation.__module__}.Augmentation"
             )
         extra[name] = made

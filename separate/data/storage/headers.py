@@ -123,7 +123,7 @@ def audio_pieces(folder: str | None, key: str, memory: Path) -> Files:
     root = Path(folder).expanduser()
     paths = audio_files(root) if root.is_dir() else []
     if not paths:
-        raise DataError(f"{key}={folder} is no folder with audio files in it")
+        raise DataError(f"{key}={folder} is not a folder with audio files")
     infos, problems = Headers(memory, root).read(paths)
     problems += [f"{path}: holds no samples" for path, info in infos.items() if info.frames == 0]
     if problems:
