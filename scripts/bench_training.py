@@ -79,7 +79,8 @@ def separate(case: str, root: Path, threads: int, device: str, *overrides: str) 
 
     from hydra import compose, initialize_config_module
 
-    from separate.config import TrainConfig, from_hydra
+    from separate.compose import from_hydra
+    from separate.config import TrainConfig
     from separate.data.loader import load
     from separate.training.setup import prepare
     from separate.training.step import train_step

@@ -26,7 +26,8 @@ import soundfile
 from tqdm import tqdm
 
 from separate.audio import read
-from separate.config import DatasetConfig, from_hydra
+from separate.compose import from_hydra
+from separate.config import DatasetConfig
 from separate.data.layouts.base import TrackLayout
 from separate.data.layouts.opening import Opening
 from separate.data.layouts.shards import key_and_source

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from zipfile import ZipFile
 
-from separate.config import check_stored, with_target
+from separate.compose import check_stored, with_target
 from separate.errors import MISFIT, UsageError
 from separate.files import replace_file
 from separate.validation import brief
@@ -146,7 +146,8 @@ def run_folder(path: Path) -> Path:
 
 def restore(contents: dict[str, Any], trust: Sequence[str] = ()) -> Separator:
     """The separator in a checkpoint, in evaluation mode.  Only classes of separate and of `trust` are built."""
-    from separate.instantiate import build_separator, trusted
+    from separate.instantiate import trusted
+    from separate.parts import build_separator
 
     try:
         separator = build_separator(contents["config"], trusted(trust), contents["model"])

@@ -7,21 +7,15 @@ import importlib
 import inspect
 import types
 import typing
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from separate.config import check_sources
 from separate.errors import UsageError, nearest
 from separate.validation import Option, Range, brief, check_finite, fits
 
 if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
+    pass
 
-    from separate.losses import Loss
-    from separate.separator import Separator
-
-HEADS = ("masks", "complex_masks", "waveforms", "embeddings")
 OURS = {  # the package of each section from which a checkpoint may build
     "model": "separate.models.",
     "loss": "separate.losses.",
@@ -135,160 +129,3 @@ def targets_in(config: Any) -> list[str]:
         return []
     own = [config["_target_"]] if "_target_" in config else []
     return own + [name for value in config.values() for name in targets_in(value)]
-
-
-def build_separator(
-    config: Mapping[str, Any], trust: Sequence[str] | None = None, stored: Mapping[str, Tensor] | None = None
-) -> Separator:
-    """The separator of a resolved training configuration, with fresh weights.
-
-    stored: the weights that will be loaded; UsageError before memory is allocated if they do not fit.
-    """
-    from torch import nn
-
-    from separate.separator import Separator
-    from separate.sizes import check_size
-    from separate.stft import STFT
-
-    data = config["data"]
-    check_sources(data["sources"])
-    try:
-        stft = STFT(**config["stft"])
-    except ValueError as error:
-        raise UsageError(f"stft: {error}") from None
-    names = estimates_of(config)
-    make = functools.partial(
-        build,
-        config["model"],
-        "model",
-        trust,
-        sources=len(names),
-        channels=data["channels"],
-        bins=stft.bins,
-        sample_rate=data["sample_rate"],
-        interchangeable=data["interchangeable"],
-    )
-    if all(name.startswith(OURS["model"]) for name in map(str, targets_in(config["model"]))):
-        check_size(make, data["sample_rate"], stft.hop, stored)
-    network = make()
-    if not isinstance(network, nn.Module) or not set(getattr(network, "provides", ())) & set(HEADS):
-        raise UsageError(
-            f"{config['model']['_target_']} is not a network, or does not declare its heads; give it "
-            f"provides = ('masks',) or ('waveforms',), see separate/models/README.md"
-        )
-    return Separator(
-        network,
-        stft,
-        names,
-        data["sample_rate"],
-        data["channels"],
-        data["interchangeable"],
-        # a checkpoint may be older than these keys
-        config.get("consistency", "none"),
-        _rescale(config, trust),
-        _input_level(config, network),
-    )
-
-
-def build_optimizer(
-    config: Mapping[str, Any], parameters: Iterable[Tensor], mode: str, trust: Sequence[str] | None = None
-) -> tuple[torch.optim.Optimizer, Any | None]:
-    """The optimizer of a training configuration, and its schedule or None.
-
-    mode: min or max, the direction in which the monitored metric improves.
-    """
-    import torch
-
-    optimizer = build(config["optimizer"], "optimizer", trust, params=parameters)
-    if not isinstance(optimizer, torch.optim.Optimizer):
-        raise _not_a("optimizer", config["optimizer"], "torch.optim.Adam")
-    if not config["scheduler"]:
-        return optimizer, None
-    scheduler = build(config["scheduler"], "scheduler", trust, optimizer=optimizer, mode=mode)
-    if not isinstance(scheduler, torch.optim.lr_scheduler.LRScheduler):
-        raise _not_a("scheduler", config["scheduler"], "torch.optim.lr_scheduler.ReduceLROnPlateau")
-    return optimizer, scheduler
-
-
-def _not_a(where: str, spec: Mapping[str, Any], example: str) -> UsageError:
-    return UsageError(f"{where}._target_={spec['_target_']} does not make a {where}; name one, e.g. {example}")
-
-
-def _rescale(config: Mapping[str, Any], trust: Sequence[str] | None) -> bool:
-    """Whether to rescale estimates; auto: if neither the loss nor consistency fixes their levels."""
-    asked = config.get("rescale", False)
-    if asked != "auto":
-        return bool(asked)
-    return config.get("consistency", "none") == "none" and make_loss(config, trust).keeps_levels is False
-
-
-def _input_level(config: Mapping[str, Any], network: Any) -> str:
-    """The input level of a network; auto: its own `input_level`."""
-    asked: str = config.get("input_level", "none")
-    return getattr(network, "input_level", "none") if asked == "auto" else asked
-
-
-def estimates_of(config: Mapping[str, Any]) -> list[str]:
-    """The names of the estimates: the sources, or estimate1, estimate2 ... if `outputs` is set."""
-    sources, outputs = list(config["data"]["sources"]), config.get("outputs")
-    if outputs is None:
-        return sources
-    if outputs < len(sources) or not config["data"]["interchangeable"]:
-        raise UsageError(
-            f"outputs={outputs} is for data with interchangeable sources, and at least {len(sources)} of them here; "
-            f"leave it out, or set data.interchangeable=true"
-        )
-    return [f"estimate{number + 1}" for number in range(outputs)]
-
-
-def make_loss(config: Mapping[str, Any], trust: Sequence[str] | None = None) -> Loss:
-    """The loss of a resolved training configuration; UsageError for a target that it cannot use."""
-    import torch
-
-    bins = config["stft"]["n_fft"] // 2 + 1
-    silence = torch.zeros(1, config["data"]["channels"], bins, 2, dtype=torch.complex64)
-    target = build(config["target"], "target", trust)
-    try:
-        made = target(silence.unsqueeze(1), silence)  # to check its options now
-    except (ValueError, TypeError) as error:
-        raise UsageError(f"target: {error}") from None
-    if not isinstance(made, torch.Tensor):
-        raise _not_a("target", config["target"], "separate.targets.tpsa")
-    from separate.loss_builder import LossBuilder
-    from separate.losses.base import Loss as Kind
-
-    data = config["data"]
-    loss: Loss = LossBuilder(target, data["interchangeable"], list(data["sources"]), trust).build(config["loss"])
-
-    if not isinstance(loss, Kind):
-        raise _not_a("loss", config["loss"], "separate.losses.WaveformLoss")
-    return loss
-
-
-def build_loss(config: Mapping[str, Any], separator: Separator, trust: Sequence[str] | None = None) -> Loss:
-    """The loss as by `make_loss`; UsageError for a separator that it cannot train."""
-    loss = make_loss(config, trust)
-    from separate.compatibility import check_pair
-
-    check_pair(loss, separator.network)
-    _check_number_of_estimates(loss, len(separator.sources), config)
-    return loss
-
-
-def _check_number_of_estimates(loss: Loss, estimates: int, config: Mapping[str, Any]) -> None:
-    """UsageError unless there is one estimate per source, or for mixtures of mixtures at least two."""
-    sources, name = len(config["data"]["sources"]), type(loss).__name__
-    if not loss.without_sources and estimates != sources:
-        raise UsageError(
-            f"{name} compares {sources} sources with as many estimates, and outputs={estimates}; leave outputs out, "
-            f"or use loss=mixit"
-        )
-    if loss.without_sources and not config["data"]["interchangeable"]:
-        raise UsageError(
-            f"{name} never learns which source is which; set data.interchangeable=true, or use loss=si_sdr"
-        )
-    if loss.without_sources and not 2 * sources <= estimates <= loss.most_estimates:
-        raise UsageError(
-            f"{name} adds two mixtures of {sources} sources each and needs {2 * sources} to {loss.most_estimates} "
-            f"estimates for them, and there are {estimates}; set outputs={2 * sources}"
-        )

@@ -116,12 +116,23 @@ def consistent(
     return estimates + left * energy / energy.sum(dim=1, keepdim=True)
 
 
-class Separator(nn.Module):
-    """A network with its signal processing: STFT, masking, inverse STFT, resampling, channels, chunks.
+@dataclass(frozen=True)
+class Signals:
+    """The signals of a separator.  sources: their names; sample_rate: in Hz; channels: of the network.
 
-    network: maps spectrograms (B, C, F, N) or, if it provides `waveforms`, mixtures (B, C, T) to its heads by name;
-    sources: their names; sample_rate in Hz and channels: of the network.
     interchangeable: the sources have no names (two speakers), so chunks must be matched to each other.
+    """
+
+    sources: Sequence[str]
+    sample_rate: int
+    channels: int = 1
+    interchangeable: bool = False
+
+
+@dataclass(frozen=True)
+class Levels:
+    """What a separator does to levels.
+
     consistency: none, equal or power: makes the estimates sum to the mixture, see `consistent`.
     rescale: give each estimate the gain and polarity that it has in the mixture, see `separate.levels.rescaled`.  In
     training the loss sees the estimates without rescaling, unless consistency follows, which depends on levels.
@@ -129,28 +140,35 @@ class Separator(nn.Module):
     network, and scale its waveforms back.
     """
 
-    def __init__(
-        self,
-        network: nn.Module,
-        stft: STFT,
-        sources: Sequence[str],
-        sample_rate: int,
-        channels: int = 1,
-        interchangeable: bool = False,
-        consistency: str = "none",
-        rescale: bool = False,
-        input_level: str = "none",
-    ) -> None:
+    consistency: str = "none"
+    rescale: bool = False
+    input_level: str = "none"
+
+    def __post_init__(self) -> None:
+        choose(self.consistency, dict.fromkeys(CONSISTENCIES), "consistency")
+        choose(self.input_level, dict.fromkeys(INPUT_LEVELS), "input_level")
+
+
+UNCHANGED = Levels()
+
+
+class Separator(nn.Module):
+    """A network with its signal processing: STFT, masking, inverse STFT, resampling, channels, chunks.
+
+    network: maps spectrograms (B, C, F, N) or, if it provides `waveforms`, mixtures (B, C, T) to its heads by name.
+    """
+
+    def __init__(self, network: nn.Module, stft: STFT, signals: Signals, levels: Levels = UNCHANGED) -> None:
         super().__init__()
         self.network: Any = network
         self.stft = stft
-        self.sources = list(sources)
-        self.sample_rate = sample_rate
-        self.channels = channels
-        self.interchangeable = interchangeable
-        self.consistency = choose(consistency, dict.fromkeys(CONSISTENCIES, consistency), "consistency")
-        self.rescale = rescale
-        self.input_level = choose(input_level, dict.fromkeys(INPUT_LEVELS, input_level), "input_level")
+        self.sources = list(signals.sources)
+        self.sample_rate = signals.sample_rate
+        self.channels = signals.channels
+        self.interchangeable = signals.interchangeable
+        self.consistency = levels.consistency
+        self.rescale = levels.rescale
+        self.input_level = levels.input_level
 
     @property
     def device(self) -> torch.device:

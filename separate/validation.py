@@ -42,7 +42,6 @@ class Range:
     """A closed range of numbers.  Integers beyond 64 bits, NaN and infinity are never in range.
 
     above: exclude `least`.  unit: seconds, Hz, dB ...  example: a valid value, for messages.
-    words: values allowed instead of a number, e.g. auto.
     """
 
     least: float = -math.inf
@@ -50,7 +49,6 @@ class Range:
     above: bool = False
     unit: str = ""
     example: Any = field(default=None, compare=False)
-    words: tuple[str, ...] = ()
 
     def holds(self, value: Any) -> bool:
         """Whether `value` is a number in this range."""
@@ -73,15 +71,13 @@ def number(
     above: float | None = None,
     unit: str = "",
     example: Any = None,
-    words: tuple[str, ...] = (),
 ) -> Any:
     """A dataclass field with a range, for a number, or for a list or mapping of numbers.
 
     above: an exclusive lower bound.  example: a valid value; by default the default.
-    words: values allowed instead of a number, e.g. auto.
     """
     example = default if example is None else example
-    metadata = {"range": Range(least if above is None else above, most, above is not None, unit, example, words)}
+    metadata = {"range": Range(least if above is None else above, most, above is not None, unit, example)}
     if isinstance(default, (list, dict)):
         return field(default_factory=lambda: copy.copy(default), metadata=metadata)
     return field(default=default, metadata=metadata)
@@ -186,8 +182,6 @@ def _strict(hint: Any, allowed: Range) -> Any:
         return Annotated[float, Field(strict=True, allow_inf_nan=False, **bounds)]
     if hint is bool:
         return StrictBool
-    if hint is str and allowed.words:
-        return Literal[allowed.words]
     kind, inner = typing.get_origin(hint), tuple(_strict(one, allowed) for one in typing.get_args(hint))
     if kind is Literal or not inner:
         return hint
@@ -218,8 +212,8 @@ def _in_words(hint: Any, allowed: Range) -> str:
     kind, inner = typing.get_origin(hint), typing.get_args(hint)
     if kind is Annotated:
         return _in_words(inner[0], allowed)
-    if kind is Literal or (hint is str and allowed.words):
-        return " or ".join(map(brief, inner or allowed.words))
+    if kind is Literal:
+        return " or ".join(map(brief, inner))
     if hint in NAMES:
         return NAMES[hint][0]
     plural = NAMES.get(inner[-1], NAMES[Any])[1] if inner else ""

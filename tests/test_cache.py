@@ -12,7 +12,8 @@ import pytest
 import soundfile
 import torch
 
-from separate.config import CacheConfig, data_config
+from separate.compose import data_config
+from separate.config import CacheConfig
 from separate.data import open_split
 from separate.data.loader import TrainingSteps
 from separate.data.storage.cache import Cache, entries, sweep
@@ -227,7 +228,8 @@ def test_half_written_entries_are_not_read_and_are_swept_when_old(tmp_path):
 
 BUILD = """
 import json, sys
-from separate.config import CacheConfig, data_config
+from separate.compose import data_config
+from separate.config import CacheConfig
 from separate.data import open_split
 from separate.stft import STFT
 import numpy as np

@@ -9,7 +9,7 @@ import torch
 import separate
 from separate import checkpoint
 from separate.errors import SeparateError, UsageError
-from separate.instantiate import build_separator
+from separate.parts import build_separator
 from tests.tiny import config_of
 
 
@@ -68,7 +68,7 @@ def test_a_checkpoint_builds_only_trusted_classes(trained, tmp_path):
     checkpoint.save(path, contents)
     with pytest.raises(UsageError, match=r"subprocess.Popen comes from a package that is not trusted.*--trust subproc"):
         separate.load(path)
-    through_us = {"_target_": "separate.instantiate.build_separator", "config": {}}
+    through_us = {"_target_": "separate.parts.build_separator", "config": {}}
     for model in (through_us, {"_target_": "separate.models.recurrent.rearrange"}):
         contents["config"]["model"] = model
         checkpoint.save(path, contents)

@@ -12,9 +12,11 @@ from hydra import compose, initialize_config_module
 from pydantic import Field
 
 from separate.cli.help import help_text
-from separate.config import EvalConfig, TrainConfig, data_config, evaluation_data, from_hydra
+from separate.compose import data_config, evaluation_data, from_hydra
+from separate.config import EvalConfig, TrainConfig
 from separate.errors import UsageError, nearest
-from separate.instantiate import build, build_separator
+from separate.instantiate import build
+from separate.parts import build_separator
 
 CONF = Path(__file__).parents[1] / "conf"
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from separate.config import data_config
+from separate.compose import data_config
 from separate.data import open_split
 from separate.data.loader import FixedBatches, TrainingSteps, load
 from separate.errors import DataError, UsageError

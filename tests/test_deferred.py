@@ -8,7 +8,7 @@ import torch
 from separate import checkpoint
 from separate.data.loader import TrainingSteps
 from separate.errors import SeparateError
-from separate.instantiate import build_separator
+from separate.parts import build_separator
 from separate.training import step
 from separate.training.deferred import fuse, skips_on_device, statistics
 from separate.training.saving import save

@@ -16,8 +16,8 @@ from separate.data.mixing.raw_batch import RawBatch, collate
 from separate.data.mixing.reverb import Reverb
 from separate.data.mixing.stretch import Stretch, StretchPlan
 from separate.evaluation.scores import score
-from separate.instantiate import build_loss, build_separator
 from separate.losses.permutation import best_permutation
+from separate.parts import build_loss, build_separator
 from separate.stft import STFT
 from separate.training import setup, trainer, validation
 from separate.training.state import State, Training

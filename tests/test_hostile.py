@@ -14,11 +14,12 @@ import separate.cli.data
 import separate.cli.evaluate
 import separate.cli.infer
 import separate.cli.train
-from separate.config import AugmentConfig, EvalConfig, TrainConfig, data_config
+from separate.compose import data_config
+from separate.config import AugmentConfig, EvalConfig, TrainConfig
 from separate.data.mixing.augmentation import AudioFormat
 from separate.data.mixing.augmenter import Augmenter
 from separate.errors import UsageError
-from separate.instantiate import build_loss, build_optimizer, build_separator
+from separate.parts import build_loss, build_optimizer, build_separator
 from separate.validation import Range, brief
 from tests.conftest import target
 from tests.test_config import composed

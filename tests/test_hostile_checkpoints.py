@@ -22,10 +22,11 @@ import separate.cli.evaluate
 import separate.cli.infer
 import separate.cli.train
 from separate import checkpoint
-from separate.config import data_config, shipped
+from separate.compose import data_config
+from separate.config import shipped
 from separate.data import open_split
 from separate.errors import UsageError
-from separate.instantiate import build_separator
+from separate.parts import build_separator
 from tests.conftest import tone, write
 from tests.test_config import composed
 from tests.tiny import MODELS, config_of

@@ -16,7 +16,8 @@ from separate.audio import Info
 from separate.cli import data as data_program
 from separate.cli import evaluate as evaluate_program
 from separate.cli import train as train_program
-from separate.config import CacheConfig, data_config
+from separate.compose import data_config
+from separate.config import CacheConfig
 from separate.data import open_split
 from separate.data.layouts.held_out import MUSDB18_VALID
 from separate.data.storage.headers import Headers

@@ -9,10 +9,10 @@ from torch import Tensor, nn
 from separate.config import shipped
 from separate.data.batch import Batch
 from separate.evaluation.sdr import snr
-from separate.instantiate import build_loss, build_separator
 from separate.levels import gains, level, rescaled, spectral_level
 from separate.overlap import Matching, blocks
-from separate.separator import Separation, Separator
+from separate.parts import build_loss, build_separator
+from separate.separator import Levels, Separation, Separator, Signals
 from separate.stft import STFT
 from separate.training.resume import resumed_config
 from tests.conftest import target
@@ -57,7 +57,8 @@ def low_and_high(seconds: float = 6.0, channels: int = 1) -> Tensor:
 
 
 def separator(network: nn.Module, channels: int = 1, interchangeable: bool = False, **options) -> Separator:
-    return Separator(network, STFT(64, 16), ["a", "b"], 8000, channels, interchangeable, **options).eval()
+    signals = Signals(["a", "b"], 8000, channels, interchangeable)
+    return Separator(network, STFT(64, 16), signals, Levels(**options)).eval()
 
 
 # gain and polarity

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 
-from separate.instantiate import build_separator
 from separate.models.embedding import Clusters, DeepClustering, attractors, similarity, unit_length
 from separate.models.layers import ACTIVATIONS, decibels
 from separate.models.recurrent import MaskInference
@@ -18,6 +17,7 @@ from separate.models.representation import (
     observers,
 )
 from separate.models.unet import UNet
+from separate.parts import build_separator
 from separate.stft import mel_filterbank
 from tests.tiny import MODELS, config_of
 

@@ -8,7 +8,7 @@ import torch
 
 from separate.config import shipped
 from separate.errors import UsageError
-from separate.instantiate import build_loss, build_separator
+from separate.parts import build_loss, build_separator
 from tests.tiny import LOSSES, MODELS, STFT, batch_of, config_of, section
 
 # another value for each key; those not named here are negated (bool), raised by one (int) or half as much again (float)

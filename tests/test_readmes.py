@@ -29,7 +29,7 @@ import pytest
 from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
 
-import separate.config
+import separate.compose
 from separate.cli import data, evaluate, infer, train
 from separate.config import DatasetConfig, TrainConfig, shipped
 from tests.conftest import write
@@ -308,8 +308,8 @@ class Reader:
 
 @pytest.fixture
 def reader(tmp_path, trained, call, monkeypatch):
-    from_hydra = separate.config.from_hydra
-    monkeypatch.setattr(separate.config, "from_hydra", lambda cfg, schema: smaller(from_hydra(cfg, schema)))
+    from_hydra = separate.compose.from_hydra
+    monkeypatch.setattr(separate.compose, "from_hydra", lambda cfg, schema: smaller(from_hydra(cfg, schema)))
     monkeypatch.setenv("PATH", os.environ["PATH"])  # restored if a data set puts ffmpeg there
     monkeypatch.syspath_prepend(tmp_path)  # where a README's packages are
     known = set(sys.modules)

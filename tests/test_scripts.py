@@ -11,7 +11,7 @@ import pytest
 import soundfile
 
 from separate.cli import data as data_program
-from separate.config import data_config
+from separate.compose import data_config
 from separate.data import open_split
 from tests.conftest import target, tone, write
 

@@ -10,7 +10,7 @@ from separate.evaluation.scores import score
 from separate.evaluation.sdr import si_sdr
 from separate.models.embedding import Clusters
 from separate.overlap import blocks
-from separate.separator import Separator, consistent
+from separate.separator import Levels, Separator, Signals, consistent
 from separate.stft import STFT
 
 torch.manual_seed(0)
@@ -43,7 +43,7 @@ class Gains(nn.Module):
 
 
 def separator(network: nn.Module, channels: int = 1, interchangeable: bool = False) -> Separator:
-    return Separator(network, STFT(64, 16), ["low", "high"], 8000, channels, interchangeable).eval()
+    return Separator(network, STFT(64, 16), Signals(["low", "high"], 8000, channels, interchangeable)).eval()
 
 
 def noise(seconds: float = 3.0, channels: int = 1, rate: int = 8000) -> Tensor:
@@ -161,10 +161,10 @@ def test_consistent_estimates_sum_to_the_mixture_and_change_least(how):
 
 def test_consistency_is_an_option_of_the_separator():
     batch = Batch.of_mixture(torch.randn(1, 1, 1000), STFT(64, 16))
-    separator = Separator(HighAndLow(), STFT(64, 16), ["a", "b"], 8000, consistency="equal").eval()
+    separator = Separator(HighAndLow(), STFT(64, 16), Signals(["a", "b"], 8000), Levels("equal")).eval()
     torch.testing.assert_close(separator.separate(batch).estimates.sum(1), batch.mixture)
     with pytest.raises(ValueError, match="unknown consistency both; choose from none, equal, power"):
-        Separator(HighAndLow(), STFT(64, 16), ["a", "b"], 8000, consistency="both")
+        Separator(HighAndLow(), STFT(64, 16), Signals(["a", "b"], 8000), Levels("both"))
 
 
 class HighAndLow(torch.nn.Module):
@@ -188,7 +188,7 @@ def test_clusters_of_embeddings_keep_their_order_from_chunk_to_chunk():
     time = torch.arange(seconds * rate) / rate
     low = torch.sin(2 * torch.pi * 500 * time) * (1 + torch.sin(2 * torch.pi * 0.3 * time))
     high = torch.sin(2 * torch.pi * 3000 * time) * (1 + torch.cos(2 * torch.pi * 0.2 * time))
-    separator = Separator(HighAndLow(), STFT(256, 64), ["a", "b"], rate, interchangeable=True).eval()
+    separator = Separator(HighAndLow(), STFT(256, 64), Signals(["a", "b"], rate, interchangeable=True)).eval()
     for chunk in (2.0, 3.1):
         estimates = torch.stack(list(separator(low + high, rate, chunk=chunk, overlap=0.5).values()))
         if (estimates[0] * low).sum() < (estimates[1] * low).sum():

@@ -20,7 +20,8 @@ from separate import checkpoint
 from separate.cli import data as data_program
 from separate.cli import evaluate as evaluate_program
 from separate.cli import train as train_program
-from separate.config import CacheConfig, data_config
+from separate.compose import data_config
+from separate.config import CacheConfig
 from separate.data import open_split
 from separate.data.loader import TrainingSteps, load
 from separate.data.storage.download import ShardCopies

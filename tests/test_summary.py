@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from separate.instantiate import build_separator
-from separate.separator import Separator
+from separate.parts import build_separator
+from separate.separator import Separator, Signals
 from separate.stft import STFT
 from separate.summary import macs, receptive_field, summary
 from tests.tiny import MODELS, config_of
@@ -27,7 +27,7 @@ class Convolution(nn.Module):
 
 @pytest.mark.parametrize(("back", "ahead"), [(7, 0), (40, 16), (0, 3)])
 def test_receptive_field_and_cost_of_a_convolution(back, ahead):
-    separator = Separator(Convolution(back, ahead), STFT(64, 32), ["a", "b"], 1000)
+    separator = Separator(Convolution(back, ahead), STFT(64, 32), Signals(["a", "b"], 1000))
     assert receptive_field(separator) == (back / 1000, ahead / 1000)
     assert macs(separator) == 2 * (back + ahead + 1) * 1000
     text = summary(separator)
@@ -36,7 +36,7 @@ def test_receptive_field_and_cost_of_a_convolution(back, ahead):
 
 
 def test_a_field_longer_than_a_second_is_found_too():
-    separator = Separator(Convolution(3000, 0), STFT(64, 32), ["a", "b"], 1000)
+    separator = Separator(Convolution(3000, 0), STFT(64, 32), Signals(["a", "b"], 1000))
     assert receptive_field(separator) == (3.0, 0.0)
 
 

@@ -9,7 +9,7 @@ import torch
 
 from separate.config import shipped
 from separate.errors import UsageError
-from separate.instantiate import build_loss, build_separator
+from separate.parts import build_loss, build_separator
 from separate.targets import TARGETS
 from tests.tiny import LOSSES, batch_of, config_of, section
 

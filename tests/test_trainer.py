@@ -10,7 +10,8 @@ from torch import Tensor
 
 from separate import checkpoint
 from separate.cli import train
-from separate.config import TrainerConfig, data_config
+from separate.compose import data_config
+from separate.config import TrainerConfig
 from separate.errors import SeparateError, UsageError
 from separate.training.resume import resumed_config
 from separate.training.setup import prepare

@@ -8,8 +8,8 @@ from separate import losses, targets
 from separate.config import shipped
 from separate.data.example import Example
 from separate.data.mixing.raw_batch import collate
-from separate.instantiate import make_loss
 from separate.loss_builder import own_target
+from separate.parts import make_loss
 
 STFT = {"n_fft": 64, "hop": 32, "window": "sqrt_hann"}
 RECURRENT = {"layers": 1, "units": 8, "dropout": 0.0}

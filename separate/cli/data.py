@@ -26,7 +26,8 @@ def data(cfg: DictConfig) -> None:
 
 
 def _data(cfg: DictConfig) -> None:
-    from separate.config import DatasetConfig, from_hydra
+    from separate.compose import from_hydra
+    from separate.config import DatasetConfig
 
     COMMANDS[str(asked["command"])](from_hydra(cfg, DatasetConfig))
 

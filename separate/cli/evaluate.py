@@ -17,7 +17,8 @@ def evaluate(cfg: DictConfig) -> float | None:
 
 def _evaluate(cfg: DictConfig) -> float | None:
     from separate import checkpoint
-    from separate.config import CacheConfig, EvalConfig, evaluation_data, from_hydra
+    from separate.compose import evaluation_data, from_hydra
+    from separate.config import CacheConfig, EvalConfig
     from separate.data import open_split
     from separate.data.storage.download import refuse_commands
     from separate.device import choose_device

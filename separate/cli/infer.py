@@ -60,7 +60,8 @@ def main() -> None:
 
 def _infer(arguments: argparse.Namespace) -> None:
     from separate import checkpoint
-    from separate.config import EvalConfig, check_overlap
+    from separate.compose import check_overlap
+    from separate.config import EvalConfig
     from separate.inference.files import plan, refuse_overwriting, separate_file
     from separate.process import release, settle
     from separate.validation import options

@@ -25,7 +25,8 @@ def train(cfg: DictConfig) -> float | None:
 def _train(cfg: DictConfig, folder: Path) -> float | None:
     from hydra.core.hydra_config import HydraConfig
 
-    from separate.config import TrainConfig, from_hydra
+    from separate.compose import from_hydra
+    from separate.config import TrainConfig
     from separate.training.run import run
 
     try:
@@ -45,7 +46,7 @@ def _summarise(config: TrainConfig) -> None:
     """Print a description of the network instead of training it."""
     from dataclasses import asdict
 
-    from separate.instantiate import build_separator
+    from separate.parts import build_separator
     from separate.summary import summary
 
     print(summary(build_separator(asdict(config))), flush=True)

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from separate.config import LoggerConfig, TrainConfig, TrainerConfig, typed
+from separate.config import LoggerConfig, TrainConfig, TrainerConfig
 from separate.errors import SeparateError
 from separate.files import FULL, printable, replace_file
 from separate.instantiate import targets_in, trusted
@@ -20,6 +20,7 @@ from separate.training.runlog import RunLog
 from separate.training.setup import measure, prepare
 from separate.training.state import State, Training
 from separate.training.trainer import fit
+from separate.validation import typed
 
 log = logging.getLogger(__name__)
 

@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from separate.config import AugmentConfig, CacheConfig, TrainerConfig, data_config
+from separate.compose import data_config
+from separate.config import AugmentConfig, CacheConfig, TrainerConfig
 from separate.data import open_split
 from separate.data.example import Examples, FileExamples
 from separate.data.layouts.base import Layout
@@ -20,8 +21,8 @@ from separate.data.mixing.augmentation import AudioFormat
 from separate.data.mixing.augmenter import Augmenter
 from separate.device import choose_device
 from separate.evaluation.metrics import higher_is_better, load_metrics
-from separate.instantiate import build_loss, build_optimizer, build_separator
 from separate.models.representation import observers
+from separate.parts import build_loss, build_optimizer, build_separator
 from separate.separator import Separator
 from separate.stft import STFT
 from separate.training.deferred import fuse

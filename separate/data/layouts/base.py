@@ -40,7 +40,7 @@ class Layout(ABC):
     sample_rate: int = number(MISSING, least=1, most=1_536_000, unit="Hz", example=44100)
     channels: int = number(1, least=1, most=1024)
     excerpt: float = number(MISSING, above=0, most=86_400, unit="seconds", example=4.0)
-    workers: int | str = number("auto", least=0, most=1024, example=2, words=("auto",))
+    workers: int | Literal["auto"] = number("auto", least=0, most=1024, example=2)
     licence: str | None = None
 
     detection_order: ClassVar[int] = 0  # layouts that match many folders have a larger number and are tried later
