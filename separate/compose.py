@@ -36,6 +36,7 @@ def from_hydra(cfg: DictConfig, schema: type[Config]) -> Config:
         config.data = data_config(config.data)
     if isinstance(config, TrainConfig):
         _check_stft(config)
+        _check_accumulation(config)
     return config
 
 
@@ -94,6 +95,14 @@ def _check_stft(config: TrainConfig) -> None:
         raise UsageError(
             f"data.excerpt={data.excerpt} s is {samples} samples at {data.sample_rate} Hz, shorter than one STFT "
             f"window ({stft.n_fft}); use at least data.excerpt={stft.n_fft / data.sample_rate:g}"
+        )
+
+
+def _check_accumulation(config: TrainConfig) -> None:
+    if config.trainer.accumulate > config.batch_size:
+        raise UsageError(
+            f"trainer.accumulate={config.trainer.accumulate} splits a batch into more parts than batch_size="
+            f"{config.batch_size} has examples; use at most trainer.accumulate={config.batch_size}"
         )
 
 

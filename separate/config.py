@@ -67,6 +67,7 @@ class TrainerConfig:
     patience: int | None = number(10, least=1, most=10**9)
     min_delta: float = number(0.0, least=0, most=10**9)
     clip: float | None = number(5.0, above=0, most=10**9)
+    accumulate: int = number(1, least=1, most=65_536, example=4)
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     threads: int | Literal["auto"] = number("auto", least=1, most=1024, example=2)
     checkpoint_minutes: float = number(10.0, above=0, most=10**7, unit="minutes")

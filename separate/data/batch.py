@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -57,6 +58,23 @@ class Batch:
         batch.spectrogram, batch.source_spectrograms = mixture, sources
         batch.tracks, batch.stft, batch.additive, batch.frames = list(tracks), stft, False, frames
         return batch
+
+    def __len__(self) -> int:
+        """The number of examples."""
+        return len(self.mixture if "mixture" in vars(self) else self.spectrogram)
+
+    def split(self, parts: int) -> list[Batch]:
+        """The examples in up to `parts` batches of about equal size, in order."""
+        if parts == 1:
+            return [self]
+        found = []
+        for numbers in torch.arange(len(self)).tensor_split(min(parts, len(self))):
+            first, last = int(numbers[0]), int(numbers[-1]) + 1
+            part = copy.copy(self)
+            part.tracks = self.tracks[first:last]
+            vars(part).update({name: x[first:last] for name, x in vars(self).items() if isinstance(x, Tensor)})
+            found.append(part)
+        return found
 
     @cached_property
     def mixture(self) -> Float[Tensor, "B C T"]:

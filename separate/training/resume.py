@@ -19,7 +19,7 @@ from separate.validation import brief, fits, validate
 MAY_CHANGE = (
     "run", "resume", "trust", "device", "data.root", "data.workers", "cache", "logger",
     "trainer.epochs", "trainer.max_minutes", "trainer.patience", "trainer.min_delta", "trainer.checkpoint_minutes",
-    "trainer.threads", "trainer.precision",
+    "trainer.threads", "trainer.precision", "trainer.accumulate",
 )  # fmt: skip
 
 # values for runs older than these keys; auto keeps the value that the run was started with

@@ -49,8 +49,8 @@ def train_step(state: State, training: Training, drawn: RawBatch) -> dict[str, f
     except torch.OutOfMemoryError:
         seconds = training.train.frames / training.train.sample_rate
         raise SeparateError(
-            f"out of memory on {separator.device} at batch_size={training.batch_size} and data.excerpt={seconds:g}; "
-            f"lower one of them"
+            f"out of memory on {separator.device} at batch_size={training.batch_size}, data.excerpt={seconds:g} and "
+            f"trainer.accumulate={training.options.accumulate}; lower one of the first two, or raise the last"
         ) from None
     scaler.update()
     state.pending = deferred.Pending(state.step, drawn, metrics, before)
@@ -59,17 +59,26 @@ def train_step(state: State, training: Training, drawn: RawBatch) -> dict[str, f
 
 
 def _backward(state: State, training: Training, drawn: RawBatch) -> deferred.StepMetrics:
-    """Forward and backward pass: gradients, unscaled and clipped, and the step's metrics."""
+    """Forward and backward pass: gradients, unscaled and clipped, and the step's metrics.
+
+    The gradients and metrics of the parts of a batch (`trainer.accumulate`) add up to those of the whole, except for
+    dropout, which draws other numbers, and batch normalisation, which takes its statistics from each part.
+    """
     separator, dtype = state.separator, training.dtype
     device = separator.device
-    batch = training.loss.prepare(drawn.to(device, separator.stft))
-    with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-        loss, parts = training.loss(separator.separate(batch), batch)
+    whole = training.loss.prepare(drawn.to(device, separator.stft))
+    metrics: dict[str, torch.Tensor] = {}
     state.optimizer.zero_grad(set_to_none=True)
-    state.scaler.scale(loss).backward()
+    for batch in whole.split(training.options.accumulate):
+        share = len(batch) / len(whole)
+        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+            loss, parts = training.loss(separator.separate(batch), batch)
+        state.scaler.scale(share * loss).backward()
+        for name, value in {"loss": loss, **parts}.items():
+            metrics[name] = metrics.get(name, 0.0) + share * value.detach()
     state.scaler.unscale_(state.optimizer)
     norm = torch.nn.utils.clip_grad_norm_(separator.parameters(), training.options.clip or math.inf)
-    return deferred.StepMetrics({"loss": loss, "gradient_norm": norm, **parts})
+    return deferred.StepMetrics({"gradient_norm": norm, **metrics})
 
 
 def flush(state: State, training: Training) -> dict[str, float]:
