@@ -66,7 +66,9 @@ class TrainerConfig:
     monitor: str = "valid/loss"
     patience: int | None = number(10, least=1, most=10**9)
     min_delta: float = number(0.0, least=0, most=10**9)
-    clip: float | None = number(5.0, above=0, most=10**9)
+    clip: float | Literal["auto"] | None = number(5.0, above=0, most=10**9)
+    clip_percentile: float = number(10.0, least=0, most=100, unit="percent")
+    clip_value: float | None = number(None, above=0, most=10**9, example=1.0)
     accumulate: int = number(1, least=1, most=65_536, example=4)
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     threads: int | Literal["auto"] = number("auto", least=1, most=1024, example=2)

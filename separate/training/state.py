@@ -29,6 +29,7 @@ class State:
 
     best: the best value of the monitored metric; stale: epochs since it improved;
     sums: metrics added up over the steps of this epoch, by name; skipped: steps in a row that were not applied.
+    norms: the gradient norms of all steps in ascending order, for `trainer.clip=auto`.
     pending: the last step, until its metrics are read; None when the state is captured.
     """
 
@@ -43,6 +44,7 @@ class State:
     stale: int = 0
     skipped: int = 0
     sums: dict[str, float] = field(default_factory=dict)
+    norms: list[float] = field(default_factory=list)
     pending: Pending | None = None
 
     PLAIN = ("step", "epoch", "seconds", "best", "stale", "skipped", "sums")
@@ -64,6 +66,7 @@ class State:
                 "scaler": self.scaler.state_dict(),
                 "random": torch.get_rng_state(),
                 "random_cuda": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
+                "norms": torch.tensor(self.norms, dtype=torch.float64),
                 **{name: getattr(self, name) for name in self.PLAIN},
             },
         }
@@ -78,6 +81,7 @@ class State:
         self.scaler.load_state_dict(training["scaler"])
         for name in self.PLAIN:
             setattr(self, name, training[name])
+        self.norms = training["norms"].tolist() if "norms" in training else []  # runs older than AutoClip have none
         torch.set_rng_state(training["random"])
         if training["random_cuda"] is not None and self.separator.device.type == "cuda":
             torch.cuda.set_rng_state(training["random_cuda"], self.separator.device)

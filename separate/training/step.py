@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import logging
 import math
 
@@ -12,6 +13,7 @@ from separate.data.mixing.raw_batch import RawBatch
 from separate.errors import SeparateError
 from separate.files import replace_file
 from separate.training import deferred
+from separate.training.clipping import clip_gradients
 from separate.training.state import State, Training
 
 log = logging.getLogger(__name__)
@@ -77,7 +79,7 @@ def _backward(state: State, training: Training, drawn: RawBatch) -> deferred.Ste
         for name, value in {"loss": loss, **parts}.items():
             metrics[name] = metrics.get(name, 0.0) + share * value.detach()
     state.scaler.unscale_(state.optimizer)
-    norm = torch.nn.utils.clip_grad_norm_(separator.parameters(), training.options.clip or math.inf)
+    norm = clip_gradients(separator.parameters(), training.options, state.norms)
     return deferred.StepMetrics({"gradient_norm": norm, **metrics})
 
 
@@ -89,6 +91,8 @@ def flush(state: State, training: Training) -> dict[str, float]:
     found = step.metrics.read()
     if all(map(math.isfinite, found.values())):
         state.skipped = 0
+        if training.options.clip == "auto":
+            bisect.insort(state.norms, found["gradient_norm"])
         return {"steps": 1, **found}
     if step.before is not None:
         step.before.restore(state.optimizer)
