@@ -46,7 +46,7 @@ def refused(call, program: Any, *arguments: str, cwd: Path, code: int = 2) -> st
         ("batch_size={a: 1}", "batch_size={a: 1} must be an integer, at least 1"),
         ("batch_size=1e400", "batch_size=inf must be an integer, at least 1"),
         ("batch_size='16'", "batch_size=16 must be an integer, at least 1"),
-        ("trainer.clip=true", "trainer.clip=true must be a number or null, above 0"),
+        ("trainer.clip=true", "trainer.clip=true must be a number or auto or null, above 0"),
         ("logger.tensorboard=1", "logger.tensorboard=1 must be true or false"),
         ("batch_size=true", "batch_size=true must be an integer, at least 1"),
         (f"seed={DIGITS}", "must be at least 0 and at most 9223372036854775807, e.g. seed=0"),
