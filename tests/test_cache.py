@@ -266,3 +266,12 @@ def test_a_build_that_is_killed_repeatedly_ends_in_the_same_cache(songs, tmp_pat
         assert digests(tmp_path / "killed").items() <= digests(tmp_path / "whole").items()
     build(tmp_path / "killed", None)
     assert digests(tmp_path / "killed") == digests(tmp_path / "whole") != {}
+
+
+@pytest.mark.parametrize("kind", ["audio", "spectrogram"])
+def test_an_entry_that_another_process_evicts_at_once_is_computed_again(kind, songs, tmp_path, monkeypatch):
+    config, cache = stems(songs), cached(kind, tmp_path / "cache")
+    expected = open_split(config, "train", 0, cache, STFTS).fixed(0)
+    monkeypatch.setattr(Cache, "open", lambda self, key: None)
+    found = open_split(config, "train", 0, cache, STFTS).fixed(0)
+    assert all(map(np.array_equal, found.sources, expected.sources))

@@ -140,20 +140,25 @@ class CachedReader(Reader):
             "dtype": self.dtype.name,
             "scale": self.scale,
         }
-        return self._find(signal, facts, (self.channels, length), self.dtype, self._blocks(whole))
+        return self._find(signal, facts, (self.channels, length), self.dtype, partial(self._blocks, whole))
 
     def _find(
-        self, signal: Signal, facts: dict[str, object], shape: Sequence[int], dtype: np.dtype, blocks: Blocks
+        self,
+        signal: Signal,
+        facts: dict[str, object],
+        shape: Sequence[int],
+        dtype: np.dtype,
+        blocks: Callable[[], Blocks],
     ) -> np.ndarray:
         """The entry of these facts, added from `blocks` if it is missing."""
         made = {**facts, "from": [self.cache.identity(path, self.content) for path, _ in signal]}
         key = hashlib.sha256(json.dumps([VERSION, made], sort_keys=True).encode()).hexdigest()
         array = self.cache.open(key)
         if array is None:
-            self.cache.add(key, shape, dtype, blocks, {**made, "paths": [path for path, _ in signal]})
+            self.cache.add(key, shape, dtype, blocks(), {**made, "paths": [path for path, _ in signal]})
             array = self.cache.open(key)
         if array is None:  # another process evicted it at this moment
-            array = np.concatenate(list(blocks), axis=1)
+            array = np.concatenate(list(blocks()), axis=1)
         return array
 
     def _blocks(self, whole: Region) -> Iterator[np.ndarray]:
@@ -244,7 +249,7 @@ class SpectrogramReader(CachedReader):
             for first in range(0, count, step):
                 yield self._transform(partial(self.read, region), first, min(first + step, count))
 
-        return self._find(region.signal, facts, self._shape(count), self._stored, blocks())
+        return self._find(region.signal, facts, self._shape(count), self._stored, blocks)
 
     def _transform(self, read: Callable[[int, int], np.ndarray], first: int, last: int) -> np.ndarray:
         """Frames first to last of the STFT of the samples that `read(start, length)` returns, in the stored dtype."""
