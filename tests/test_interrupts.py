@@ -156,7 +156,8 @@ def test_the_saved_checkpoint_is_reported_before_the_workers_end(tmp_path, monke
     assert "saved checkpoints/last.ckpt after step 1" in ended[-1]
 
 
-def interrupt(_):
+def interrupt(self):
+    self.reason = "interrupted"
     raise Interrupted
 
 

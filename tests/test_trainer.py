@@ -13,10 +13,11 @@ from separate.cli import train
 from separate.compose import data_config
 from separate.config import TrainerConfig
 from separate.errors import SeparateError, UsageError
+from separate.training.nonfinite import read_dump
 from separate.training.resume import resumed_config
 from separate.training.setup import prepare
 from separate.training.state import State, Training
-from separate.training.step import MOST_SKIPPED, train_step
+from separate.training.step import train_step
 from separate.training.trainer import end_epoch, fit
 from tests.conftest import TINY_TOY, target
 
@@ -125,10 +126,10 @@ def test_a_non_finite_step_is_not_applied_and_its_batch_is_kept(tmp_path, caplog
     train_step(state, training, batch)
     before = weights(state)
     batch.sources[1, 0, 0, 100] = float("nan")
-    assert train_step(state, training, batch) == {}
+    assert train_step(state, training, batch) == {"skipped": 1}
     assert all(torch.equal(a, b) for a, b in zip(before, weights(state), strict=True))
     assert (state.step, state.skipped) == (2, 1)
-    evidence = torch.load(tmp_path / "nonfinite" / "step_1.pt", weights_only=True)
+    evidence = read_dump(tmp_path / "nonfinite" / "step_1.pt")["batch"]
     assert evidence["mixture"].isnan().sum() == 1
     assert evidence["tracks"] == batch.tracks
     assert "step 1 was not applied: loss nan" in caplog.text
@@ -140,7 +141,7 @@ def test_several_non_finite_steps_in_a_row_stop_the_run(tmp_path):
     state, training = start(tmp_path)
     batch = first_batch(training)
     batch.sources[:] = float("inf")
-    for _ in range(MOST_SKIPPED - 1):
+    for _ in range(training.options.max_bad_steps - 1):
         train_step(state, training, batch)
     with pytest.raises(SeparateError, match=r"5 steps in a row.*step 4.*gradient norm.*song_.*Lower optimizer.lr"):
         train_step(state, training, batch)

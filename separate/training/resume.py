@@ -18,7 +18,8 @@ from separate.validation import brief, fits, validate
 # keys that a resumed run may change; all others belong to the training that the checkpoint stands for
 MAY_CHANGE = (
     "run", "resume", "trust", "device", "data.root", "data.workers", "cache", "logger",
-    "trainer.epochs", "trainer.max_minutes", "trainer.patience", "trainer.min_delta", "trainer.checkpoint_minutes",
+    "trainer.epochs", "trainer.min_epochs", "trainer.max_minutes", "trainer.max_hours", "trainer.max_bad_steps",
+    "trainer.patience", "trainer.min_delta", "trainer.checkpoint_minutes",
     "trainer.threads", "trainer.precision", "trainer.accumulate",
 )  # fmt: skip
 

@@ -26,7 +26,7 @@ from separate.parts import build_loss, build_optimizer, build_separator
 from separate.separator import Separator
 from separate.stft import STFT
 from separate.training.deferred import fuse
-from separate.training.state import State, Training
+from separate.training.state import Objective, State, Training
 from separate.validation import typed
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -39,14 +39,36 @@ def prepare(
     stored: Mapping[str, torch.Tensor] | None = None,
 ) -> tuple[State, Training]:
     """The parts of a run, freshly initialised from the seed.  trust: as in `build`; stored: as in `build_separator`."""
+    state, objective = prepare_step(config, trust, stored)
+    data = data_config(config["data"], trust)
+    train, valid, augment = _open_data(config, data, state.separator.stft, trust)
+    training = Training(
+        **vars(objective),
+        train=train,
+        valid=valid,
+        batch_size=config["batch_size"],
+        seed=config["seed"],
+        workers=data.workers,
+        folder=folder,
+        config=_resolved(config, state.separator, objective.dtype),
+        augment=augment,
+        lags=state.separator.device.type != "cpu",
+        metrics=load_metrics(config.get("metrics", []), trust),
+    )
+    return state, training
+
+
+def prepare_step(
+    config: Mapping[str, Any],
+    trust: Sequence[str] | None = None,
+    stored: Mapping[str, torch.Tensor] | None = None,
+) -> tuple[State, Objective]:
+    """The parts of a step, as by `prepare`; no data is opened."""
     device = choose_device(config["device"])
     options = typed(TrainerConfig, config["trainer"], "trainer.")
     torch.manual_seed(config["seed"])
     separator = build_separator(config, trust, stored)
     loss = build_loss(config, separator, trust)
-    data = data_config(config["data"], trust)
-    train, valid, augment = _open_data(config, data, separator.stft, trust)
-
     separator.to(device)
     metrics = load_metrics(config.get("metrics", []), trust)
     mode = "max" if higher_is_better(options.monitor, metrics) else "min"
@@ -55,22 +77,7 @@ def prepare(
     dtype = precision(options.precision, separator)
     scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
     state = State(separator, optimizer, scheduler, scaler)
-    training = Training(
-        loss=loss.to(device),
-        train=train,
-        valid=valid,
-        options=options,
-        batch_size=config["batch_size"],
-        seed=config["seed"],
-        workers=data.workers,
-        folder=folder,
-        config=_resolved(config, separator, dtype),
-        augment=augment,
-        lags=device.type != "cpu",
-        dtype=dtype,
-        metrics=metrics,
-    )
-    return state, training
+    return state, Objective(loss=loss.to(device), options=options, dtype=dtype)
 
 
 def _open_data(
