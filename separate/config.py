@@ -73,7 +73,8 @@ class TrainerConfig:
     clip_value: float | None = number(None, above=0, most=10**9, example=1.0)
     max_bad_steps: int = number(5, least=1, most=10**6)
     accumulate: int = number(1, least=1, most=65_536, example=4)
-    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    precision: Literal["auto", "fp32", "tf32", "bf16", "fp16"] = "auto"
+    compile: bool = False
     threads: int | Literal["auto"] = number("auto", least=1, most=1024, example=2)
     checkpoint_minutes: float = number(10.0, above=0, most=10**7, unit="minutes")
     valid_steps: int | None = number(None, least=1, most=10**9, example=10)

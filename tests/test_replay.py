@@ -25,7 +25,7 @@ CPU = torch.device("cpu")
 def dump(tmp_path):
     """The dump of the third step of a run with dropout.  Its loss is finite, so that a replay can be compared."""
     config = {**CONFIG, "model": {**CONFIG["model"], "dropout": 0.5}}
-    config["trainer"] = {**CONFIG["trainer"], "precision": "bfloat16"}
+    config["trainer"] = {**CONFIG["trainer"], "precision": "bf16"}
     state, training = prepare(config, tmp_path / "run")
     steps = TrainingSteps(training.train, 4, 0)
     for number in range(2):
@@ -57,7 +57,7 @@ def test_a_replay_has_the_weights_the_batch_and_the_random_numbers_of_the_step(d
 
 
 def test_a_replay_in_another_precision_shows_whether_the_precision_is_the_cause(dump, call):
-    now, then = replayed(call, dump, "trainer.precision=float32")["loss"]
+    now, then = replayed(call, dump, "trainer.precision=fp32")["loss"]
     assert now != then
     assert now == pytest.approx(then, rel=0.05)
 

@@ -224,7 +224,7 @@ def test_metrics_after_the_resumed_epoch_are_dropped(tmp_path):
 def test_auto_precision_is_resolved_when_a_run_starts_and_an_older_run_stays_in_float32(tmp_path, call):
     """Otherwise a run that moves to a CPU with bfloat16 would continue in another precision."""
     fast = torch.cpu.get_capabilities()
-    expected = "bfloat16" if fast.get("avx512_bf16") or fast.get("amx_bf16") else "float32"
+    expected = "bf16" if fast.get("avx512_bf16") or fast.get("amx_bf16") else "fp32"
     call(train, *TINY_TOY, "trainer.epochs=1", "run=r", cwd=tmp_path)
     path = tmp_path / "r" / "checkpoints" / "last.ckpt"
     contents = checkpoint.read(path)
@@ -232,7 +232,7 @@ def test_auto_precision_is_resolved_when_a_run_starts_and_an_older_run_stays_in_
     older = {key: value for key, value in contents["config"].items() if key not in ("rescale", "input_level")}
     older["trainer"] = {**older["trainer"], "precision": "auto"}
     checkpoint.save(path, {**contents, "config": older})
-    for epochs, given, found in ((2, [], "float32"), (3, ["trainer.precision=bfloat16"], "bfloat16")):
+    for epochs, given, found in ((2, [], "fp32"), (3, ["trainer.precision=bf16"], "bf16")):
         code, _, err = call(train, "run=r", "resume=true", f"trainer.epochs={epochs}", *given, cwd=tmp_path)
         assert code == 0, err
         assert f"precision: {found}" in (tmp_path / "r" / "config.yaml").read_text()

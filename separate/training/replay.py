@@ -37,7 +37,7 @@ def replay(config: TrainConfig, path: Path, changed: Sequence[str] = ()) -> str:
         metrics = backward(state, objective, StoredBatch(contents["batch"])).read()
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UsageError(f"{path} does not fit its configuration ({brief(error)})") from None
-    lines = [f"step {state.step} of {stored['run']}, in {str(objective.dtype).removeprefix('torch.')}:"]
+    lines = [f"step {state.step} of {stored['run']}, in {objective.precision.name}:"]
     for name, value in metrics.items():
         lines.append(f"  {name}: {value:g}, in the run {contents['metrics'].get(name, math.nan):g}")
     bad = [

@@ -19,6 +19,7 @@ from separate.evaluation.metrics import METRICS, Metric
 from separate.losses import Loss
 from separate.separator import Separator
 from separate.training.deferred import Pending
+from separate.training.precision import PRECISIONS, Precision
 
 if TYPE_CHECKING:
     from separate.training.runlog import RunLog
@@ -107,11 +108,11 @@ def set_random_states(states: Mapping[str, Any], device: torch.device) -> None:
 
 @dataclass(kw_only=True)
 class Objective:
-    """What a step computes.  dtype: of the network's matrix products."""
+    """What a step computes.  precision: of the network's matrix products; options.precision may be auto."""
 
     loss: Loss
     options: TrainerConfig
-    dtype: torch.dtype = torch.float32
+    precision: Precision = PRECISIONS["fp32"]
 
 
 @dataclass(kw_only=True)

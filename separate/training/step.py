@@ -32,7 +32,8 @@ def train_step(state: State, training: Training, drawn: RawBatch) -> dict[str, f
     gained: dict[str, float] = {}
     random = random_states(separator.device)
     try:
-        metrics = backward(state, training, drawn)
+        with training.precision.float32_products():
+            metrics = backward(state, training, drawn)
         if training.lags:
             metrics.send()
             gained = flush(state, training)  # before this update, because it may restore the optimizer's state
@@ -61,14 +62,14 @@ def backward(state: State, objective: Objective, drawn: RawBatch | StoredBatch) 
     The gradients and metrics of the parts of a batch (`trainer.accumulate`) add up to those of the whole, except for
     dropout, which draws other numbers, and batch normalisation, which takes its statistics from each part.
     """
-    separator, dtype = state.separator, objective.dtype
+    separator = state.separator
     device = separator.device
     whole = objective.loss.prepare(drawn.to(device, separator.stft))
     metrics: dict[str, torch.Tensor] = {}
     state.optimizer.zero_grad(set_to_none=True)
     for batch in whole.split(objective.options.accumulate):
         share = len(batch) / len(whole)
-        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+        with objective.precision.autocast(device):
             loss, parts = objective.loss(separator.separate(batch), batch)
         state.scaler.scale(share * loss).backward()
         for name, value in {"loss": loss, **parts}.items():
