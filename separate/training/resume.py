@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from separate import checkpoint
-from separate.config import TrainConfig, lookup
+from separate.config import TrainConfig, flatten, lookup
 from separate.data.storage.download import refuse_commands
 from separate.device import choose_device
 from separate.errors import UsageError
@@ -139,7 +139,7 @@ def resumed_config(saved: Mapping[str, Any], composed: Mapping[str, Any], change
     if lookup(saved, "data._target_") == lookup(composed, "data._target_"):
         keys.discard("data")  # the same layout named again; its defaults are no changes
     anywhere = any(key in ("experiment", "debug") for key in keys)  # these set keys in every section
-    old, new = _flat({**_younger_sections(saved, composed, keys), **saved}), _flat(composed)
+    old, new = flatten({**_younger_sections(saved, composed, keys), **saved}), flatten(composed)
     if "trainer.epochs" in keys and "scheduler.T_max" in old and new["trainer.epochs"] != old["trainer.epochs"]:
         raise UsageError(
             f"the learning rate of this run ends at epoch {old['scheduler.T_max']}, so trainer.epochs must stay "
@@ -171,16 +171,8 @@ def _within(key: str, sections: Sequence[str] | set[str]) -> bool:
     return any(f"{key}.".startswith(f"{section}.") for section in sections)
 
 
-def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{section: {key: value}} -> {section.key: value}."""
-    flat: dict[str, Any] = {}
-    for key, value in config.items():
-        flat.update(_flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value})
-    return flat
-
-
 def _nested(flat: Mapping[str, Any]) -> dict[str, Any]:
-    """The inverse of `_flat`."""
+    """The inverse of `flatten`."""
     config: dict[str, Any] = {}
     for key, value in flat.items():
         *sections, name = key.split(".")

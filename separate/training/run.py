@@ -54,13 +54,14 @@ def run(config: TrainConfig, folder: Path, changed: Sequence[str] = ()) -> float
         restore(state, training, resumed)
         log.info("going on in %s after epoch %d, step %d", folder, state.epoch, state.step)
     _write_config(folder, training.config)
-    training.log = RunLog(folder, typed(LoggerConfig, plain["logger"], "logger."), state.epoch, trust)
+    training.log = RunLog(
+        folder, typed(LoggerConfig, plain["logger"], "logger."), state.epoch, state.step, training.config, trust
+    )
     best = _fit(state, training)
     if best is None:
         raise SeparateError(
             f"{training.options.monitor} was never finite, so there is no best checkpoint; see {folder}/metrics.jsonl"
         )
-    log.info("best %s: %.4g", training.options.monitor, best)
     return best
 
 
@@ -69,7 +70,13 @@ def _fit(state: State, training: Training) -> float | None:
     assert training.log is not None
     try:
         try:
-            return fit(state, training)
+            first = state.step
+            best = fit(state, training)
+            if best is not None:
+                log.info("best %s: %.4g", training.options.monitor, best)
+            if best is not None and state.step > first:
+                training.log.end({f"best/{training.options.monitor}": best}, state.step)
+            return best
         finally:
             training.log.close()
     except OSError as error:
