@@ -1,11 +1,10 @@
 #!/usr/bin/env python3
-"""Mix LibriSpeech as LibriMix does, from its tables of utterances and gains, for `data=librimix`.
+"""Mix LibriSpeech into LibriMix, from LibriMix's tables of utterances and gains, for `data=librimix`.
 
 The tables are those in the metadata folder of LibriMix.  Their columns are mixture_ID, source_1_path, source_1_gain,
 source_2_path, source_2_gain, ... and, for noisy mixtures, noise_path and noise_gain.  Paths are relative to LIBRISPEECH
 and to NOISE, the noise of WHAM!.  Output: OUT/wav8k/min/SPLIT/{s1,s2,noise,mix_clean,mix_both}/ID.wav and the tables
-OUT/wav8k/min/metadata/mixture_SPLIT_{mix_clean,mix_both}.csv; a second call continues where
-the first one stopped.
+OUT/wav8k/min/metadata/mixture_SPLIT_{mix_clean,mix_both}.csv.  A second call continues where the first one stopped.
 
     python scripts/prepare_librimix.py LIBRISPEECH metadata/libri2mix_{train-clean-100,dev-clean}.csv data/libri2mix
 """

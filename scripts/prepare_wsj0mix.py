@@ -1,12 +1,13 @@
 #!/usr/bin/env python3
-"""Mix WSJ0 as WSJ0-2mix and WSJ0-3mix do, for `data=wsj0mix`.
+"""Mix WSJ0 into WSJ0-2mix or WSJ0-3mix, for `data=wsj0mix`.
 
 Each line of a list names the utterances of a mixture and their levels in dB, like the lists of the data set:
 
     wsj0/si_tr_s/01t/01to030v.wav 1.2 wsj0/si_tr_s/02b/02bo0307.wav -1.2
 
-Utterances are normalised to the same active speech level (ITU-T P.56) and then get the levels of the line.  `min` cuts
-all to the shortest, `max` pads with silence.  One gain for the mixture and its sources sets their largest peak to 0.9.
+Utterances are normalised to the same active speech level (ITU-T P.56) and then scaled by the levels of the line.
+`min` cuts all to the shortest, `max` pads with silence.  One gain for the mixture and its sources sets their largest
+peak to 0.9.
 Output: OUT/wav8k/min/SPLIT/{mix,s1,s2,...}/NAME.wav, with SPLIT from the name of the list and NAME from the line.  A
 second call continues where the first one stopped.
 
