@@ -163,7 +163,7 @@ def loading(folder: Path, rounds: int) -> list[dict[str, Any]]:
         for name, found in in_turns(turns, rounds).items():
             rows[name][f"{workers} workers"] = median(speed for speed, _ in found)
             if workers:
-                rows[name][f"MB in one of {workers}"] = median(memory for _, memory in found)
+                rows[name][f"MB per worker of {workers}"] = median(memory for _, memory in found)
     return list(rows.values())
 
 

@@ -10,13 +10,13 @@ MISFIT = "the checkpoint's configuration and weights do not fit each other"
 
 
 class SeparateError(Exception):
-    """A failure that the user can mend; the programs print the message and exit with 1."""
+    """An error that the user can mend; the programs print the message and exit with 1."""
 
     exit_code = 1
 
 
 class UsageError(SeparateError):
-    """A command or configuration that cannot be carried out; the programs exit with 2."""
+    """An invalid command or configuration; the programs exit with 2."""
 
     exit_code = 2
 

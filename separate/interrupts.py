@@ -9,25 +9,18 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-FAULTS = (
-    "SIGABRT",
-    "SIGBUS",
-    "SIGFPE",
-    "SIGILL",
-    "SIGSEGV",
-    "SIGSYS",
-    "SIGTRAP",
-)  # raised by a thread itself: never blocked
+# raised by a thread itself, so never blocked
+FAULTS = ("SIGABRT", "SIGBUS", "SIGFPE", "SIGILL", "SIGSEGV", "SIGSYS", "SIGTRAP")
 
 
 def protect_native_code() -> None:
-    """Keep signal handlers off the stack of native code.  Call this after the number of threads is set.
+    """Run signal handlers on their own stack.  Call this after the number of threads is set.
 
     oneDNN before 3.11.2 (torch 2.11 has 3.10.2) points the stack register into the heap in float32 matrix products
     (https://github.com/uxlfoundation/oneDNN/issues/4845), which take up to three quarters of the time of an LSTM on a
-    CPU.  For a signal handler Linux writes 3 kB or more below that pointer and overwrites the heap: Ctrl-C ended in
-    "corrupted size vs. prev_size" or a segmentation fault.  So the main thread gets an alternate signal stack, which
-    Python's handlers use (SA_ONSTACK), and OpenMP's threads start with signals blocked.
+    CPU.  Before it runs a signal handler, Linux writes at least 3 kB below that pointer and overwrites the heap: Ctrl-C
+    ended in "corrupted size vs. prev_size" or a segmentation fault.  So the main thread gets an alternate signal stack
+    for Python's handlers (SA_ONSTACK), and OpenMP's threads start with signals blocked.
     """
     import torch
 

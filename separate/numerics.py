@@ -1,12 +1,12 @@
-"""The precision of sums, block sizes, and conditions that wait for a device."""
+"""Precision of sums, block sizes, and conditions on a device."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-CACHED = 2**20  # numbers of a block on a CPU, which fit into its cache
-LARGE = 2**26  # on other devices, where many kernels cost more
+CACHED = 2**20  # numbers of a block on a CPU: they fit into its cache
+LARGE = 2**26  # numbers of a block on other devices, where few large kernels are faster
 
 
 def precise(x: Tensor) -> torch.dtype:
@@ -20,10 +20,10 @@ def wide(x: Tensor) -> torch.dtype:
 
 
 def settled(condition: Tensor) -> bool:
-    """The truth value of a condition on a device.  The host waits for it, so training steps must not use it."""
+    """A condition on a device as a bool.  The host waits for the device, so do not use it in training steps."""
     return bool(condition)
 
 
 def block(x: Tensor, numbers: int) -> int:
-    """The number of steps in a block of a pass over x, at least 1.  numbers: in each step."""
+    """The number of steps in one block of a computation over x, at least 1.  numbers: the numbers in each step."""
     return max(1, (CACHED if x.device.type == "cpu" else LARGE) // numbers)

@@ -57,7 +57,7 @@ class Resampler(ABC):
         return self.copies[place]
 
 
-class Blocked(Resampler):
+class SingleMatrix(Resampler):
     """torchaudio's kernel as one matrix, multiplied with blocks of about 128 input samples.
 
     The kernel is a convolution with a stride of `old` and `new` channels.  It is slow for a small stride, as from 44.1
@@ -97,7 +97,7 @@ class Blocked(Resampler):
         return self(audio)[..., start - first // self.old * self.new :][..., :frames]
 
 
-class Windowed(Resampler):
+class WindowedSinc(Resampler):
     """The same kernel evaluated for ratios of large integers, for which one matrix is too large (Smith, 2002)."""
 
     most: int  # output samples computed at a time
@@ -130,7 +130,7 @@ class Windowed(Resampler):
         return torch.where(x.abs() < LOWPASS_WIDTH, torch.sinc(x) * window / top * self.cutoff, 0)
 
 
-class Polyphase(Windowed):
+class Polyphase(WindowedSinc):
     """Weights for each output sample of a period, for ratios such as 44,100 to 8,192.
 
     The weights repeat after `new` output samples.  Each GROUP of them is one matrix product with its own matrix.
@@ -160,7 +160,7 @@ class Polyphase(Windowed):
         return periods[..., start - begin * self.new :][..., :frames]
 
 
-class Interpolator(Windowed):
+class Interpolator(WindowedSinc):
     """Weights interpolated from a table, for ratios such as 44,101 to 8,000.
 
     Memory does not depend on the rates; each sample at the higher rate takes about 135 products.
@@ -209,6 +209,6 @@ def resampler(old: int, new: int) -> Resampler:
     steps = max(1, 128 // old)
     coefficients = max(new * (old + 2 * width), steps * new * (old * steps + 2 * width))
     if coefficients <= LARGEST_KERNEL:
-        return Blocked(old, new)
+        return SingleMatrix(old, new)
     groups, seen = _groups(old, new, width)
     return Polyphase(old, new) if groups * seen * GROUP <= LARGEST_KERNEL else Interpolator(old, new)

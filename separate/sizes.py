@@ -1,4 +1,4 @@
-"""The size of a network, checked before it is built: shapes of tensors without memory for them."""
+"""Check of the size of a network before memory is allocated for it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch.nn.modules import module as registration
 from separate.errors import MISFIT, UsageError
 
 MOST_PARTS = 100_000  # layers and weights together
-LONGEST = 600  # seconds that a network may compute for one second of input, e.g. because it pads to patches
+LONGEST = 600  # seconds that a network may compute for one second of input, e.g. by padding to patches
 
 
 def check_size(make: Callable[[], Any], sample_rate: int, hop: int, stored: Mapping[str, Tensor] | None = None) -> None:
@@ -42,7 +42,7 @@ def check_size(make: Callable[[], Any], sample_rate: int, hop: int, stored: Mapp
 
 @contextmanager
 def _at_most(parts: float, elements: float, stored: bool) -> Iterator[None]:
-    """Count the layers and weights that modules register; UsageError beyond these numbers.  stored: of a checkpoint."""
+    """UsageError as soon as modules register more parts or weights.  elements: weights.  stored: from a checkpoint."""
     where, holder = (MISFIT, "the checkpoint") if stored else ("model", "the machine")
     seen: dict[int, nn.Module | Tensor] = {}  # weight *= 2 registers a weight again
     weights = 0
