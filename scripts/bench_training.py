@@ -7,7 +7,7 @@
     python scripts/bench_training.py --device cuda --threads 4
 
 separate    as `separate-train` runs it
-untuned     the same with SEPARATE_TUNE=0 trainer.precision=float32
+untuned     the same with SEPARATE_TUNE=0 trainer.precision=fp32
 plain       a simple loop around a network of torch, torchaudio or openunmix: DataLoader, soundfile, torch.stft, Adam
 
 Each candidate runs in its own process, since memory and threads are settings of a process.  They take turns; the
@@ -69,7 +69,7 @@ def write_data(root: Path) -> None:
         write_audio(place, 0.1 * rng.standard_normal((LENGTH * 44100, 2)), 44100)
 
 
-def separate(case: Case, root: Path, threads: int, device: str, *overrides: str) -> Step:
+def separate(case: Case, root: Path, threads: int, device: str, overrides: list[str]) -> Step:
     """A training step of `separate-train`."""
     from separate.process import settle, tune
 
@@ -206,15 +206,12 @@ CASES = {
 
 def serve(case: Case, candidate: str, root: Path, threads: int, device: str) -> None:
     """Run a candidate: read a number of steps, run them, write the seconds taken and the peak memory in MB; repeat."""
-    import torch
-
     out, sys.stdout = sys.stdout, sys.stderr
-    overrides = ("trainer.precision=float32",) if candidate == "untuned" else ()
-    step = (
-        plain(case, root, threads, device)
-        if candidate == "plain"
-        else separate(case, root, threads, device, *overrides)
-    )
+    overrides = ["trainer.precision=fp32"] if candidate == "untuned" else []
+    make: Callable[..., Step] = plain if candidate == "plain" else partial(separate, overrides=overrides)
+    step = make(case, root, threads, device)
+
+    import torch  # after `separate` has called `tune`
 
     def run(steps: int) -> None:
         for _ in range(steps):

@@ -11,6 +11,8 @@ from contextlib import contextmanager
 
 # raised by a thread itself, so never blocked
 FAULTS = ("SIGABRT", "SIGBUS", "SIGFPE", "SIGILL", "SIGSEGV", "SIGSYS", "SIGTRAP")
+# Ctrl-C, and signals of batch systems before they end a job
+STOPS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)]
 
 
 def protect_native_code() -> None:
@@ -46,8 +48,8 @@ def signals_held() -> Iterator[None]:
 
 
 def ignore_stops() -> None:
-    """In a process that was started with signals blocked: ignore Ctrl-C and SIGTERM, unblock all others."""
-    for number in (signal.SIGINT, signal.SIGTERM):
+    """In a process that was started with signals blocked: ignore `STOPS`, unblock all others."""
+    for number in STOPS:
         signal.signal(number, signal.SIG_IGN)
     if sys.platform != "win32":
         signal.pthread_sigmask(signal.SIG_UNBLOCK, signal.valid_signals())

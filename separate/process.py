@@ -20,6 +20,8 @@ SPIN_ROUNDS = 1000  # rounds that a thread spins at a barrier before it sleeps; 
 LEAST_INTERVAL = 0.5  # seconds needed to measure the load of the cores
 MOST_WORKERS = 8
 
+STARTED = time.monotonic()  # the start of this process
+
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # from glibc's malloc.h
 
 

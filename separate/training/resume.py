@@ -18,12 +18,14 @@ from separate.validation import brief, fits, validate
 # keys that a resumed run may change; all others belong to the training that the checkpoint stands for
 MAY_CHANGE = (
     "run", "resume", "trust", "device", "data.root", "data.workers", "cache", "logger",
-    "trainer.epochs", "trainer.max_minutes", "trainer.patience", "trainer.min_delta", "trainer.checkpoint_minutes",
-    "trainer.threads", "trainer.precision", "trainer.accumulate",
+    "trainer.epochs", "trainer.min_epochs", "trainer.max_minutes", "trainer.max_hours", "trainer.max_bad_steps",
+    "trainer.patience", "trainer.min_delta", "trainer.checkpoint_minutes",
+    "trainer.threads", "trainer.precision", "trainer.compile", "trainer.accumulate",
 )  # fmt: skip
 
 # values for runs older than these keys; auto keeps the value that the run was started with
 BEFORE = {"rescale": False, "input_level": "none"}
+OLD_PRECISIONS = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}  # names in older runs
 
 
 def resume_command(folder: Path) -> str:
@@ -61,9 +63,11 @@ def checkpoint_to_resume(resume: bool | str, folder: Path) -> dict[str, Any] | N
 def configuration(saved: Mapping[str, Any], composed: Mapping[str, Any], changed: Sequence[str]) -> dict[str, Any]:
     """The configuration of a resumed run: `resumed_config`, checked, with the precision that older runs had."""
     plain = resumed_config(saved, composed, changed)
-    if "rescale" not in saved and plain["trainer"]["precision"] == "auto":
+    trainer = plain["trainer"]
+    trainer["precision"] = OLD_PRECISIONS.get(trainer["precision"], trainer["precision"])
+    if "rescale" not in saved and trainer["precision"] == "auto":
         on_cpu = choose_device(plain["device"]).type == "cpu"  # auto meant float32 there when the run was started
-        plain["trainer"]["precision"] = "float32" if on_cpu else "auto"
+        trainer["precision"] = "fp32" if on_cpu else "auto"
     refuse_commands(plain["data"], composed["data"])
     validate(TrainConfig, plain)
     return plain

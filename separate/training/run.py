@@ -87,7 +87,7 @@ def _log_summary(state: State, training: Training) -> None:
         type(state.separator.network).__name__,
         parameters / 1e6,
         state.separator.device,
-        str(training.dtype).removeprefix("torch."),
+        training.precision.name,
         torch.get_num_threads(),
         worker_count(training.workers, state.separator.device.type == "cuda"),
         len(training.train),
