@@ -237,7 +237,7 @@ def _peak(device: str) -> float:
 def measure(case: str, root: Path, threads: int, arguments: argparse.Namespace) -> dict[str, dict[str, float]]:
     """Median seconds per step, and peak memory in MB: of the process, or on the GPU."""
     processes = {name: _start(case, name, root, threads, arguments.device) for name in CANDIDATES}
-    busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"])] if arguments.busy else []
+    busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"], text=True)] if arguments.busy else []
     try:
         turns = {name: partial(_turn, process, arguments.steps) for name, process in processes.items()}
         found = in_turns(turns, arguments.rounds)

@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from separate.audio import probe, read_span
+from separate.audio import frames_at, probe, read_span
 from separate.data.storage.parallel import in_parallel
 from separate.errors import DataError, SeparateError
 from separate.files import replace_file
@@ -40,7 +40,7 @@ def signals(row: Row, speech: Path, noise: Path | None, rate: int, mode: str) ->
         if not path.is_file():
             raise DataError(f"{path} is missing; LibriSpeech's folder is the first argument, WHAM!'s noise --noise")
         info = probe(path)
-        found[name] = float(gain) * read_span(path, info, 0, info.frames * rate // info.sample_rate, rate, 1)[0]
+        found[name] = float(gain) * read_span(path, info, 0, frames_at(info, rate), rate, 1)[0]
     speakers = [name for name in found if name != "noise"]
     length = (min if mode == "min" else max)(len(found[name]) for name in speakers)
     for name, audio in found.items():

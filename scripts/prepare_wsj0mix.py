@@ -25,7 +25,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from separate.audio import probe, read_span
+from separate.audio import frames_at, probe, read_span
 from separate.data.storage.parallel import in_parallel
 from separate.errors import DataError, SeparateError
 
@@ -84,7 +84,7 @@ def mix(line: str, root: Path, out: Path, rate: int, mode: str) -> None:
         if not file.is_file():
             raise DataError(f"{file} is missing; WSJ0's folder is the first argument")
         info = probe(file)
-        audio = read_span(file, info, 0, info.frames * rate // info.sample_rate, rate, 1)[0]
+        audio = read_span(file, info, 0, frames_at(info, rate), rate, 1)[0]
         sources.append(audio * 10 ** (level / 20) / max(active_level(audio, rate), 1e-8))
     length = (min if mode == "min" else max)(map(len, sources))
     sources = [np.pad(audio[:length], (0, length - len(audio[:length]))) for audio in sources]

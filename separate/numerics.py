@@ -9,17 +9,17 @@ CACHED = 2**20  # numbers of a block on a CPU: they fit into its cache
 LARGE = 2**26  # numbers of a block on other devices, where few large kernels are faster
 
 
-def precise(x: Tensor) -> torch.dtype:
+def result_dtype(x: Tensor) -> torch.dtype:
     """float64 for float64 tensors, float32 for all others."""
     return torch.float64 if x.dtype == torch.float64 else torch.float32
 
 
-def wide(x: Tensor) -> torch.dtype:
+def sum_dtype(x: Tensor) -> torch.dtype:
     """float64, or float32 on MPS, which has no float64."""
     return torch.float32 if x.device.type == "mps" else torch.float64
 
 
-def settled(condition: Tensor) -> bool:
+def wait_for(condition: Tensor) -> bool:
     """A condition on a device as a bool.  The host waits for the device, so do not use it in training steps."""
     return bool(condition)
 

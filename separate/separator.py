@@ -215,8 +215,8 @@ class Separator(nn.Module):
         audio = torch.as_tensor(waveform, dtype=torch.float32)
         if audio.ndim not in (1, 2) or audio.numel() == 0:
             raise UsageError(f"a waveform of shape {tuple(audio.shape)} cannot be separated; give (T,) or (C, T)")
-        wide = torch.atleast_2d(audio)
-        stream = self.blocks(lambda a, b: wide[:, a:b], audio.shape[-1], sample_rate, chunk, overlap)
+        signal = torch.atleast_2d(audio)
+        stream = self.blocks(lambda start, stop: signal[:, start:stop], audio.shape[-1], sample_rate, chunk, overlap)
         estimates = torch.cat(list(stream), dim=-1)
         return {name: estimates[index].reshape(audio.shape) for index, name in enumerate(self.sources)}
 

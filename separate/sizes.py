@@ -28,7 +28,7 @@ def check_size(make: Callable[[], Any], sample_rate: int, hop: int, stored: Mapp
     """
     parts = MOST_PARTS if stored is None else 1000 + 20 * len(stored)
     elements = _memory() / 4 if stored is None else sum(tensor.numel() for tensor in stored.values())
-    with torch.device("meta"), _at_most(parts, elements, stored is not None):
+    with torch.device("meta"), _limit_registration(parts, elements, stored is not None):
         network = make()
     if stored is not None and isinstance(network, nn.Module):
         _compare({f"network.{name}": tensor for name, tensor in network.state_dict().items()}, stored)
@@ -41,7 +41,7 @@ def check_size(make: Callable[[], Any], sample_rate: int, hop: int, stored: Mapp
 
 
 @contextmanager
-def _at_most(parts: float, elements: float, stored: bool) -> Iterator[None]:
+def _limit_registration(parts: float, elements: float, stored: bool) -> Iterator[None]:
     """UsageError as soon as modules register more parts or weights.  elements: weights.  stored: from a checkpoint."""
     where, holder = (MISFIT, "the checkpoint") if stored else ("model", "the machine")
     seen: dict[int, nn.Module | Tensor] = {}  # weight *= 2 registers a weight again

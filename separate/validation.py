@@ -104,9 +104,9 @@ class Option(NamedTuple):
             raise UsageError(f"{key}={brief(value)} is unknown; {nearest(brief(value), choices)}")
         example = ["a", "b"] if list[str] in _members(self.hint) else self.allowed.example
         shown = "" if example is None else f", e.g. {key}={brief(example)}"
-        raise UsageError(f"{self._refusal(key, value, errors)}{shown}")
+        raise UsageError(f"{self._message(key, value, errors)}{shown}")
 
-    def _refusal(self, key: str, value: Any, errors: Iterable[Any]) -> str:
+    def _message(self, key: str, value: Any, errors: Iterable[Any]) -> str:
         """The message for the first violated range or constraint, or else for the type.  errors: pydantic's."""
         for one in errors:
             found, kind = one["input"], one["type"]

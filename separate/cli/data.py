@@ -40,7 +40,7 @@ def _build(config: DatasetConfig) -> None:
 
     if config.cache.kind == "none":
         raise UsageError("cache=none keeps nothing; choose cache=audio or cache=spectrogram")
-    for split, examples in open_splits(_in_files(config), config.splits, config.cache, config.stft).items():
+    for split, examples in open_splits(_file_layout(config), config.splits, config.cache, config.stft).items():
         assert isinstance(examples.reader, CachedReader)
         regions = examples.regions()
         fill(examples.reader, regions, config.data.workers)
@@ -81,7 +81,7 @@ def _clear(config: DatasetConfig) -> None:
     print(f"{cache.clear(folder / quota.ARRAYS) + quota.clear(folder)} entries dropped from {folder}")
 
 
-def _in_files(config: DatasetConfig) -> FolderLayout:
+def _file_layout(config: DatasetConfig) -> FolderLayout:
     """The data set of a configuration; UsageError without one, or for one without files."""
     from separate.data.layouts.base import FolderLayout
 
@@ -98,7 +98,7 @@ def _check(config: DatasetConfig) -> None:
 
     from separate.data.doctor.checks import examine, table
 
-    findings = examine(_in_files(config), config.splits, config.cache)
+    findings = examine(_file_layout(config), config.splits, config.cache)
     if parsed["json"]:
         print(json.dumps([{**asdict(finding), "fix": finding.fix} for finding in findings], indent=1))
     else:
@@ -114,7 +114,7 @@ def _info(config: DatasetConfig) -> None:
     from separate.data.doctor.pictures import picture
     from separate.data.doctor.statistics import summary, survey, table
 
-    found = survey(_in_files(config), config.splits, config.cache, config.stft)
+    found = survey(_file_layout(config), config.splits, config.cache, config.stft)
     print(json.dumps(summary(found), indent=1) if parsed["json"] else table(found))
     if config.picture:
         picture(found, Path(config.picture))
