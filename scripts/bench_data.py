@@ -50,7 +50,7 @@ from separate.stft import STFT
 STEMS = ["vocals", "drums", "bass", "other"]
 SPLITS = ("train", "valid", "test")
 RATE, LENGTH, EXCERPT, TRACKS = 44100, 60, 6.0, 8  # Hz, seconds, seconds, songs
-WARM_UP = 3  # batches that are not measured, until the memory of the process is constant
+WARM_UP = 3  # batches before the measurement, until the memory of the process is constant
 Stream = Callable[[int], Iterator[int]]  # number of workers -> the number of examples of each batch
 
 STORAGES: dict[str, tuple[str, Any, Any]] = {  # files, kind and dtype of the cache
@@ -170,10 +170,10 @@ def loading(folder: Path, rounds: int) -> list[dict[str, Any]]:
 def _speed(stream: Stream, workers: int, duration: float = 2.0) -> tuple[float, float]:
     """Examples per second after the first batches, and the largest memory of a worker in MB.
 
-    The memory of a worker is anonymous and shared memory, which holds the tensors on their way to the parent.
+    Shared memory is included, because a worker passes tensors to its parent in it.
     """
     with closing(stream(workers)) as counts:  # type: ignore[type-var]
-        for _ in range(max(1, 5 * workers)):  # examples that were prefetched before the measurement
+        for _ in range(max(1, 5 * workers)):  # prefetched examples
             next(counts)
         begun, examples = time.perf_counter(), 0
         while time.perf_counter() - begun < duration:

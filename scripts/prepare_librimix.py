@@ -45,7 +45,7 @@ def signals(row: Row, speech: Path, noise: Path | None, rate: int, mode: str) ->
     length = (min if mode == "min" else max)(len(found[name]) for name in speakers)
     for name, audio in found.items():
         if name == "noise" and len(audio) < length:
-            audio = np.tile(audio, -(-length // len(audio)))  # repeat noise that is shorter than the speech
+            audio = np.tile(audio, -(-length // len(audio)))  # repeat noise shorter than the speech
         found[name] = np.pad(audio[:length], (0, length - len(audio[:length])))
     found["mix_clean"] = np.sum([found[name] for name in speakers], axis=0)
     if "noise" in found:

@@ -42,7 +42,7 @@ SEED = 0  # of the order of the tracks
 
 
 def configuration(overrides: list[str]) -> TrackLayout:
-    """The data set that the overrides name, as for separate-data."""
+    """The data set of the overrides of separate-data."""
     from hydra import compose, initialize_config_module
 
     with initialize_config_module("separate.conf", version_base="1.3"):

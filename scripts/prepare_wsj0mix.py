@@ -63,19 +63,13 @@ def active_level(audio: np.ndarray, sample_rate: int) -> float:
 def parse(line: str) -> list[tuple[str, float]]:
     """[(utterance, dB)] of a line."""
     words = line.split()
-    if len(words) < 4 or len(words) % 2:
-        raise ValueError(line)
-    return [(words[i], float(words[i + 1])) for i in range(0, len(words), 2)]
-
-
-def name_of(parts: list[tuple[str, float]]) -> str:
-    return "_".join(f"{Path(path).stem}_{level:g}" for path, level in parts)
+    return list(zip(words[::2], map(float, words[1::2]), strict=True))
 
 
 def mix(line: str, root: Path, out: Path, rate: int, mode: str) -> None:
     """Write one mixture and its sources; the mixture comes last, so its file marks the others as complete."""
     parts = parse(line)
-    name = f"{name_of(parts)}.wav"
+    name = "_".join(f"{Path(path).stem}_{level:g}" for path, level in parts) + ".wav"
     if (out / "mix" / name).exists():
         return
     sources = []

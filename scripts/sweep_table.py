@@ -26,7 +26,7 @@ Runs = list[dict[str, float]]  # of each seed: {metric: mean over all sources an
 
 
 def jobs(sweep: Path) -> list[Path]:
-    """The runs of a sweep that have a best checkpoint, in the order of their numbers."""
+    """The runs of a sweep with a best checkpoint, in the order of their numbers."""
     found = [path.parent.parent for path in sweep.glob("*/checkpoints/best.ckpt")]
     return sorted(found, key=lambda job: (len(job.name), job.name))
 

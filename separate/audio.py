@@ -5,6 +5,7 @@ A path can name an uncompressed member of a tar file: SHARD.tar/OFFSET+SIZE/NAME
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import struct
@@ -12,12 +13,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import soundfile
 
 from separate.errors import DataError
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
 
 SAMPLE_BYTES = {"PCM_S8": 1, "PCM_U8": 1, "PCM_16": 2, "PCM_24": 3, "PCM_32": 4, "FLOAT": 4, "DOUBLE": 8}
 ENDINGS = (".wav", ".flac", ".ogg", ".mp3", ".aiff", ".aif", ".caf", ".w64", ".rf64", ".opus")
@@ -86,7 +90,7 @@ def shown(path: str | Path) -> str:
     return f"{member.file}/{member.name}" if member else str(path)
 
 
-class _Slice:
+class _Slice(io.RawIOBase):
     """A range of bytes in a file, as a file object."""
 
     def __init__(self, part: Member) -> None:
@@ -94,11 +98,10 @@ class _Slice:
         self.offset, self.size = part.offset, part.size
         self.position = 0
 
-    def __enter__(self) -> _Slice:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        os.close(self.file)
+    def close(self) -> None:
+        if not self.closed:
+            os.close(self.file)
+        super().close()
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
         self.position = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self.position, os.SEEK_END: self.size}[whence]
@@ -107,12 +110,7 @@ class _Slice:
     def tell(self) -> int:
         return self.position
 
-    def read(self, size: int) -> bytes:
-        found = os.pread(self.file, max(min(size, self.size - self.position), 0), self.offset + self.position)
-        self.position += len(found)
-        return found
-
-    def readinto(self, buffer: memoryview) -> int:
+    def readinto(self, buffer: WriteableBuffer) -> int:
         wanted = memoryview(buffer)[: max(self.size - self.position, 0)]
         count = os.preadv(self.file, [wanted], self.offset + self.position)
         self.position += count

@@ -16,7 +16,7 @@ DIFFERENTIABLE = ("masks", "complex_masks", "waveforms")  # heads that give diff
 
 
 def check_pair(loss: Loss, network: Any) -> None:
-    """UsageError unless the network has all heads that the loss needs, and the loss trains the head that separates."""
+    """UsageError unless the loss finds its heads in the network, and trains the head used for separation."""
     if trains(loss, network):
         return
     head = getattr(network, "separates_by", None)

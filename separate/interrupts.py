@@ -1,4 +1,4 @@
-"""Operating system signals: block them in native code and in processes that are starting."""
+"""Operating system signals: block them in native code and in new processes."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def signals_held() -> Iterator[None]:
 
 
 def ignore_stops() -> None:
-    """In a process that was started with signals blocked: ignore `STOPS`, unblock all others."""
+    """Ignore `STOPS` and unblock all other signals, in a process started with signals blocked."""
     for number in STOPS:
         signal.signal(number, signal.SIG_IGN)
     if sys.platform != "win32":

@@ -55,7 +55,7 @@ def summarise(results: Results, about: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _mean_and_median(rows: list[Row], metric: str) -> dict[str, float | None]:
-    """{mean, median} of the scores that are not NaN, or None."""
+    """{mean, median} of the scores without NaN; None without any."""
     values = [float(row[metric]) for row in rows if not math.isnan(float(row[metric]))]
     if not values:
         return dict.fromkeys(STATISTICS)
