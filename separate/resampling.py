@@ -85,13 +85,13 @@ class SingleMatrix(Resampler):
         block = self.steps * self.old
         blocks = ceil(frames / (self.steps * self.new))
         after = (blocks - 1) * block + self.support - self.width - audio.shape[-1]
-        seen = pad(audio, (self.width, max(after, 0))).unfold(-1, self.support, block)[..., :blocks, :]
-        return (seen @ self._like(self.matrix, audio)).flatten(-2)[..., :frames]
+        inputs = pad(audio, (self.width, max(after, 0))).unfold(-1, self.support, block)[..., :blocks, :]
+        return (inputs @ self._like(self.matrix, audio)).flatten(-2)[..., :frames]
 
     def reach(self, start: int, frames: int) -> tuple[int, int]:
-        beside = ceil(LOWPASS_WIDTH * max(1, self.old / self.new) / ROLLOFF / self.old) + 1  # in units of `old`
-        first = max(start // self.new - beside, 0)
-        return first * self.old, (ceil((start + frames) / self.new) + beside) * self.old
+        margin = ceil(LOWPASS_WIDTH * max(1, self.old / self.new) / ROLLOFF / self.old) + 1  # in units of `old`
+        first = max(start // self.new - margin, 0)
+        return first * self.old, (ceil((start + frames) / self.new) + margin) * self.old
 
     def span(self, audio: Float[Tensor, "*B _"], first: int, start: int, frames: int) -> Float[Tensor, "*B _"]:
         return self(audio)[..., start - first // self.old * self.new :][..., :frames]
@@ -100,7 +100,7 @@ class SingleMatrix(Resampler):
 class WindowedSinc(Resampler):
     """The same kernel evaluated for ratios of large integers, for which one matrix is too large (Smith, 2002)."""
 
-    most: int  # output samples computed at a time
+    block_frames: int  # output samples computed at a time
 
     def __init__(self, old: int, new: int) -> None:
         super().__init__(old, new)
@@ -114,14 +114,14 @@ class WindowedSinc(Resampler):
         """`audio` is zero-padded at both ends; no output sample lies after its end."""
         frames = min(frames, ceil((first + audio.shape[-1]) * self.new / self.old) - start)
         blocks = [
-            self._block(audio, first, start + done, min(self.most, frames - done))
-            for done in range(0, max(frames, 0), self.most)
+            self._block(audio, first, start + done, min(self.block_frames, frames - done))
+            for done in range(0, max(frames, 0), self.block_frames)
         ]
         return torch.cat(blocks, dim=-1) if blocks else audio[..., :0]
 
     @abstractmethod
     def _block(self, audio: Tensor, first: int, start: int, frames: int) -> Tensor:
-        """Output samples start to start + frames, at most `most`."""
+        """Output samples start to start + frames, at most `block_frames`."""
 
     def _kernel(self, x: Tensor) -> Tensor:
         """The kernel at x zero crossings, in float64; 0 from the last zero crossing on."""
@@ -139,22 +139,22 @@ class Polyphase(WindowedSinc):
     def __init__(self, old: int, new: int) -> None:
         super().__init__(old, new)
         groups, self.support = _groups(old, new, self.width)
-        self.most = max(1, PRODUCTS // (groups * self.support)) * new
+        self.block_frames = max(1, PRODUCTS // (groups * self.support)) * new
         with torch.inference_mode(False):  # so that a gradient can pass through it later
             self.matrices = torch.empty(groups, self.support, GROUP)
             for group, matrix in enumerate(self.matrices):
-                places = torch.arange(group * GROUP, (group + 1) * GROUP, dtype=torch.float64) * old / new
-                seen = torch.arange(self.support) + group * GROUP * old // new - self.width
-                matrix.copy_(self._kernel((seen[:, None] - places) * self.cutoff))
+                outputs = torch.arange(group * GROUP, (group + 1) * GROUP, dtype=torch.float64) * old / new
+                inputs = torch.arange(self.support) + group * GROUP * old // new - self.width
+                matrix.copy_(self._kernel((inputs[:, None] - outputs) * self.cutoff))
 
     def _block(self, audio: Tensor, first: int, start: int, frames: int) -> Tensor:
         begin, end = start // self.new, -(-(start + frames) // self.new)  # periods
         groups = torch.arange(len(self.matrices), device=audio.device)
-        at = (groups * GROUP * self.old).div(self.new, rounding_mode="floor")  # first sample of each group
-        at = at[:, None] + torch.arange(end - begin, device=audio.device) * self.old  # (groups, periods)
+        starts = (groups * GROUP * self.old).div(self.new, rounding_mode="floor")  # of each group, in input samples
+        starts = starts[:, None] + torch.arange(end - begin, device=audio.device) * self.old  # (groups, periods)
         low = begin * self.old - self.width
-        seen = _cut(audio, first, low, low + (end - begin) * self.old + self.support)
-        inputs = seen.unfold(-1, self.support, 1)[..., at, :]
+        inputs = _padded_span(audio, first, low, low + (end - begin) * self.old + self.support)
+        inputs = inputs.unfold(-1, self.support, 1)[..., starts, :]
         found = inputs @ self._like(self.matrices, audio)  # (..., groups, periods, GROUP)
         periods = found.transpose(-3, -2).flatten(-2)[..., : self.new].flatten(-2)
         return periods[..., start - begin * self.new :][..., :frames]
@@ -168,7 +168,7 @@ class Interpolator(WindowedSinc):
 
     def __init__(self, old: int, new: int) -> None:
         super().__init__(old, new)
-        self.most = max(1, PRODUCTS // (2 * self.width + 2))
+        self.block_frames = max(1, PRODUCTS // (2 * self.width + 2))
         self.table = self._kernel(torch.arange(LOWPASS_WIDTH * TABLE + 1, dtype=torch.float64) / TABLE)
         self.slopes = self.table.diff(append=self.table[-1:])
 
@@ -176,23 +176,23 @@ class Interpolator(WindowedSinc):
         low, high = self.reach(start, frames)
         device = torch.device("cpu") if audio.device.type == "mps" else audio.device  # MPS has no float64
         taps = torch.arange(-self.width, self.width + 2, device=device)
-        places = torch.arange(start, start + frames, device=device) * self.old
-        whole = places.div(self.new, rounding_mode="floor")
-        fraction = (places - whole * self.new).double() / self.new
+        positions = torch.arange(start, start + frames, device=device) * self.old
+        whole = positions.div(self.new, rounding_mode="floor")
+        fraction = (positions - whole * self.new).double() / self.new
         distance = (taps - fraction[:, None]).abs_().mul_(self.cutoff * TABLE).clamp_(max=LOWPASS_WIDTH * TABLE)
         entry = distance.int()  # (frames, taps)
         between = distance.sub_(entry).to(audio.dtype)
         slopes, table = (values.to(device, audio.dtype)[entry] for values in (self.slopes, self.table))
         weights = between.mul_(slopes).add_(table).to(audio)
-        seen = _cut(audio, first, low, high).unfold(-1, len(taps), 1)
-        return torch.einsum("...nt,nt->...n", seen[..., (whole - whole[0]).to(audio.device), :], weights)
+        inputs = _padded_span(audio, first, low, high).unfold(-1, len(taps), 1)
+        return torch.einsum("...nt,nt->...n", inputs[..., (whole - whole[0]).to(audio.device), :], weights)
 
 
-def _cut(audio: Tensor, first: int, low: int, high: int) -> Tensor:
+def _padded_span(audio: Tensor, first: int, low: int, high: int) -> Tensor:
     """Samples low to high of a signal that starts with `audio` at sample `first`, zero-padded at both ends."""
-    seen = audio[..., max(low - first, 0) : max(high - first, 0)]
+    inside = audio[..., max(low - first, 0) : max(high - first, 0)]
     before = min(max(first - low, 0), high - low)
-    return pad(seen, (before, high - low - before - seen.shape[-1]))
+    return pad(inside, (before, high - low - before - inside.shape[-1]))
 
 
 def _groups(old: int, new: int, width: int) -> tuple[int, int]:
@@ -210,5 +210,5 @@ def resampler(old: int, new: int) -> Resampler:
     coefficients = max(new * (old + 2 * width), steps * new * (old * steps + 2 * width))
     if coefficients <= LARGEST_KERNEL:
         return SingleMatrix(old, new)
-    groups, seen = _groups(old, new, width)
-    return Polyphase(old, new) if groups * seen * GROUP <= LARGEST_KERNEL else Interpolator(old, new)
+    groups, support = _groups(old, new, width)
+    return Polyphase(old, new) if groups * support * GROUP <= LARGEST_KERNEL else Interpolator(old, new)

@@ -32,9 +32,9 @@ def summary(separator: Separator) -> str:
             "",
             f"parameters             {_parameters(separator):,}",
             f"multiply-accumulates   {macs(separator) / 1e6:,.1f} M for one second of audio, without the STFT",
-            f"without padding        {_valid_length(separator)}",
-            f"looks back             {back}",
-            f"looks ahead (latency)  {ahead}",
+            f"valid length           {_valid_length(separator)}",
+            f"past context           {back}",
+            f"future context         {ahead}",
         ]
     )
 
