@@ -235,7 +235,7 @@ def test_help_and_configuration_are_printed(call, tmp_path):
     [
         ([], "no command is given; choose from check, info"),
         (["chekc"], "there is no separate-data chekc; did you mean check?"),
-        (["check"], "no data set is named; name one, e.g. data=stems data.root=DIR"),
+        (["check"], "no data set is given; choose one, e.g. data=stems data.root=DIR"),
         (["check", "data=toy"], "data=toy has no files to look at"),
         (["check", "data=stemz"], "there is no data=stemz; did you mean stems?"),
         (["cache", "build", "data=stems", "data.root=x"], "cache=none keeps nothing; choose cache=audio"),

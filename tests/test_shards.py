@@ -577,8 +577,8 @@ def test_duplicate_names_are_refused(shards, stems, tmp_path):
         shutil.copytree(stems / "train" / "song 00", stems / "train" / name)
     shutil.copytree(stems / "test", stems / "valid")
     words = ["data=stems", f"data.root={stems}", "data.sources=[low,high]"]
-    assert "train has two tracks of the name a_b" in run("prepare_shards.py", str(tmp_path / "out"), *words).stderr
+    assert "train has two tracks named a_b" in run("prepare_shards.py", str(tmp_path / "out"), *words).stderr
     shutil.rmtree(stems / "train" / "a_b")
     assert run("prepare_shards.py", str(tmp_path / "out"), *words).returncode == 0
     done = run("prepare_shards.py", str(tmp_path / "out"), *words, "--megabytes", "0.3")
-    assert done.returncode != 0 and "train-000000.tar holds other tracks than it would now" in done.stderr
+    assert done.returncode != 0 and "train-000000.tar does not hold the tracks of this data set" in done.stderr
