@@ -24,12 +24,12 @@ from separate.files import replace_file
 
 STREAMS = ("mixture", "drums", "bass", "other", "vocals")  # in the order of the files
 ENDING = ".stem.mp4"
-SONG = ".song"  # ending of the file beside a decoded song's folder, which holds the path of the song
+SONG = ".song"  # suffix of the file with the path of a song, next to the folder of its decoded streams
 
 
 @dataclass
 class Musdb18(MixtureLayout):
-    """Songs of one stream for each stem.  `mixture: file` takes the mixture's own stream.
+    """Songs with one stream for each stem.  `mixture: file` takes the stream of the mixture.
 
     MUSDB18's validation tracks are held out of train.
     """
@@ -43,8 +43,8 @@ class Musdb18(MixtureLayout):
         places = in_parallel(self.fetcher(opening).decode, songs, self.workers, "decoding")
         if not all(place.is_dir() for place in places):
             raise UsageError(
-                f"the decoded songs of {split} take more than cache.limit={(opening.limit or 0) / 1e9:g} GB and would "
-                f"drop each other; raise it"
+                f"the decoded songs of {split} take more than cache.limit={(opening.limit or 0) / 1e9:g} GB, so that "
+                f"they would evict each other; raise cache.limit"
             )
         tracks = [self._track(song, place) for song, place in zip(songs, places, strict=True)]
         return FoundTracks(tracks, f"{folder}/NAME{ENDING}")
@@ -64,7 +64,7 @@ class Musdb18(MixtureLayout):
 
 
 class DecodedSongs:
-    """Decoded songs in ROOT/decoded, as 32-bit WAV.  A call with the path of a file decodes its song if it is gone.
+    """Decoded songs in ROOT/decoded, as 32-bit WAV.  Call with the path of a file to decode its song if it was evicted.
 
     root: the cache folder.  limit: its largest size in bytes.
     """
@@ -73,16 +73,16 @@ class DecodedSongs:
         self.root = root
         self.folder = root / DECODED
         self.limit = limit
-        self.is_there = LastUse()
+        self.exists = LastUse()
 
     def __call__(self, path: str) -> None:
         place = Path(path).parent
-        if place.parent == self.folder and not self.is_there(str(place)):  # dropped to make room
+        if place.parent == self.folder and not self.exists(str(place)):
             try:
                 self.decode(Path(os.fsdecode(place.with_suffix(SONG).read_bytes())))
             except OSError as error:
                 raise DataError(
-                    f"{path} was dropped from the cache and its song cannot be read again ({error}); start again"
+                    f"{path} was evicted from the cache and its song cannot be read again ({error}); start again"
                 ) from None
 
     def decode(self, song: Path) -> Path:
@@ -90,7 +90,7 @@ class DecodedSongs:
         status = song.stat()
         made_from = [str(song.absolute()), status.st_size, status.st_mtime_ns]
         place = self.folder / hashlib.sha256(json.dumps(made_from).encode()).hexdigest()
-        if not self.is_there(str(place)):
+        if not self.exists(str(place)):
             _decode(song, place)
             replace_file(place.with_suffix(SONG), os.fsencode(song.absolute()))
             evict(self.root, self.limit)

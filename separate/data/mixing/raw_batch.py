@@ -1,4 +1,4 @@
-"""Raw batches: stored examples with the augmentations drawn for them, which the device turns into training batches."""
+"""Raw batches: stored examples with their augmentations; the device augments and mixes them into training batches."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ class RawBatch:
     """Examples of one length in their stored encoding, and the augmentations to apply.
 
     sources: (B, S, C, T), or spectrograms (B, S, C, N, F).  recorded: mixtures (B, C, ...), or None if all are the sums
-    of their sources.  is_sum: (B), which of them are.  sample_rate in Hz.  changes: the augmentations in order, with
-    their stacked parameters.  rejected: the number of excerpts that were drawn and not taken.
+    of their sources.  is_sum: (B), whether each mixture is the sum.  sample_rate in Hz.  changes: the augmentations in
+    order, with stacked parameters.  rejected: the number of excerpts that were drawn and rejected.
     """
 
     tracks: list[str]
@@ -40,11 +40,11 @@ class RawBatch:
         return self._map(Tensor.pin_memory)
 
     def to(self, device: torch.device, stft: STFT) -> Batch:
-        """Augment and mix on `device`.  stft: the transform that the batch computes its spectrograms with."""
+        """Augment and mix on `device`.  stft: the transform of the batch."""
         return self._map(lambda tensor: tensor.to(device, non_blocking=True))._mix(stft)
 
     def _map(self, move: Callable[[Tensor], Tensor]) -> RawBatch:
-        """The same with another tensor for each."""
+        """A copy with `move` applied to all tensors."""
 
         def moved(values: dict[str, Any]) -> dict[str, Any]:
             return {name: move(value) if isinstance(value, Tensor) else value for name, value in values.items()}
@@ -84,15 +84,15 @@ class RawBatch:
 def collate(
     examples: Sequence[Example], changes: Sequence[Sequence[Change]] | None = None, sample_rate: int = 0
 ) -> RawBatch:
-    """Examples of one length in one batch; each signal is copied once.  changes: of each example, in order."""
+    """Examples of one length as a batch; copies each signal once.  changes: of each example, in order."""
     first = examples[0].sources
     dtype = torch.from_numpy(np.empty(0, first[0].dtype)).dtype
     sources = _empty((len(examples), len(first), *first[0].shape), dtype)
     is_sum = torch.tensor([example.recorded is None for example in examples])
     recorded = None if is_sum.all() else torch.zeros_like(sources[:, 0])
     for number, example in enumerate(examples):
-        for place, source in zip(sources[number].numpy(), example.sources, strict=True):
-            place[:] = source
+        for row, source in zip(sources[number].numpy(), example.sources, strict=True):
+            row[:] = source
         if recorded is not None and example.recorded is not None:
             recorded[number].numpy()[:] = example.recorded
     return RawBatch(
@@ -108,7 +108,7 @@ def collate(
 
 
 def _empty(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
-    """An empty tensor, in the process of a loader in shared memory, so that it is not copied there afterwards."""
+    """An empty tensor; in a worker in shared memory, which saves a copy."""
     if torch.utils.data.get_worker_info() is None:
         return torch.from_numpy(np.empty(shape, torch.empty(0, dtype=dtype).numpy().dtype))  # NumPy takes huge pages
     storage = torch.UntypedStorage._new_shared(math.prod(shape) * dtype.itemsize)
