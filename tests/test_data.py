@@ -252,7 +252,7 @@ def test_channels_that_cannot_be_converted_are_named(stems):
 def test_a_single_track_cannot_be_both_trained_on_and_held_out(stems):
     for index in range(1, 10):
         shutil.rmtree(stems / "train" / f"song {index:02d}")
-    with pytest.raises(DataError, match="train has one track and there is no valid folder"):
+    with pytest.raises(DataError, match="train has only one track, and .* no folder valid; add tracks"):
         open_split(stems_data(stems), "train")
 
 

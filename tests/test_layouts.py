@@ -57,6 +57,11 @@ def test_musdb18_keeps_its_own_validation_tracks_out_of_training(musdb, caplog):
     assert "held out of training for validation: ANiMAL - Rockshow, Actions" in caplog.text
 
 
+def test_a_missing_entry_of_splits_is_reported_with_the_names_of_the_others(musdb):
+    message = refused(data("stems", musdb, splits={"train": "songs", "test": "others"}), "valid")
+    assert "data.splits has no valid (it has train, test); add data.splits.valid=NAME" in message
+
+
 def test_the_mixture_of_stems_is_their_sum_or_the_track_s_own_file(musdb):
     splits = {"train": "train", "valid": "valid", "test": "train"}
     whole, one = (

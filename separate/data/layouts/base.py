@@ -91,7 +91,7 @@ class FolderLayout(Layout):
         return None
 
     def speakers(self, found: SplitFiles) -> set[str]:
-        """The speakers of a split that names of files or folders tell."""
+        """The speakers of a split, as found in the names of files or folders."""
         return {name for one in found.readable for name in WSJ0_SPEAKER.findall(one.name)}
 
     @property

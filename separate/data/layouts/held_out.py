@@ -45,7 +45,7 @@ def tracks_of_split(layout: FolderLayout, split: str, names_in: Callable[[Path],
     folder = layout.split_folder("train")
     names, valid = names_in(folder), layout.splits["valid"]
     if len(names) == 1:
-        raise DataError(f"{folder} has one track and there is no {valid} folder; add tracks to train on")
+        raise DataError(f"{folder} has only one track, and {layout.folder} no folder {valid}; add tracks")
     held_out = [name for name in names if name in MUSDB18_VALID]
     if len(held_out) < len(MUSDB18_VALID):
         held_out = names[-max(1, round(len(names) / 10)) :] if names else []

@@ -25,7 +25,7 @@ class LibriMix(TaskLayout):
     """Mixtures listed in tables, one for each split and task.
 
     A table holds paths on the machine where it was made.  If ROOT has the folder of the split, files are looked for
-    there, so that a data set can be moved.  Speakers have the order of the columns in the table; noise has its name.
+    there, so that a data set can be moved.  Speakers are in the order of the columns; noise has a column of its name.
     """
 
     def find(self, split: str, opening: Opening) -> FoundTracks:

@@ -40,19 +40,19 @@ class Musdb18(MixtureLayout):
             raise UsageError(f"data=musdb18 has no source {unknown[0]}; data.sources can name {', '.join(STREAMS[1:])}")
         folder, names = tracks_of_split(self, split, _songs)
         songs = [folder / f"{name}{ENDING}" for name in names]
-        places = in_parallel(self.fetcher(opening).decode, songs, self.workers, "decoding")
-        if not all(place.is_dir() for place in places):
+        decoded = in_parallel(self.fetcher(opening).decode, songs, self.workers, "decoding")
+        if not all(streams.is_dir() for streams in decoded):
             raise UsageError(
                 f"the decoded songs of {split} take more than cache.limit={(opening.limit or 0) / 1e9:g} GB, so that "
                 f"they would evict each other; raise cache.limit"
             )
-        tracks = [self._track(song, place) for song, place in zip(songs, places, strict=True)]
+        tracks = [self._track(song, streams) for song, streams in zip(songs, decoded, strict=True)]
         return FoundTracks(tracks, f"{folder}/NAME{ENDING}")
 
-    def _track(self, song: Path, place: Path) -> TrackFiles:
-        """place: the folder of the decoded streams."""
-        mixture = f"{place}/mixture.wav" if self.mixture == "file" else None
-        sources = [[f"{place}/{source}.wav"] for source in self.sources]
+    def _track(self, song: Path, streams: Path) -> TrackFiles:
+        """streams: the folder of the decoded streams."""
+        mixture = f"{streams}/mixture.wav" if self.mixture == "file" else None
+        sources = [[f"{streams}/{source}.wav"] for source in self.sources]
         return TrackFiles(song.name.removesuffix(ENDING), str(song), sources, mixture)
 
     def fetcher(self, opening: Opening) -> DecodedSongs:
@@ -76,10 +76,10 @@ class DecodedSongs:
         self.exists = LastUse()
 
     def __call__(self, path: str) -> None:
-        place = Path(path).parent
-        if place.parent == self.folder and not self.exists(str(place)):
+        streams = Path(path).parent
+        if streams.parent == self.folder and not self.exists(str(streams)):
             try:
-                self.decode(Path(os.fsdecode(place.with_suffix(SONG).read_bytes())))
+                self.decode(Path(os.fsdecode(streams.with_suffix(SONG).read_bytes())))
             except OSError as error:
                 raise DataError(
                     f"{path} was evicted from the cache and its song cannot be read again ({error}); start again"
@@ -89,27 +89,27 @@ class DecodedSongs:
         """The folder of a song's streams, STREAM.wav each.  The song is decoded if the folder is missing."""
         status = song.stat()
         made_from = [str(song.absolute()), status.st_size, status.st_mtime_ns]
-        place = self.folder / hashlib.sha256(json.dumps(made_from).encode()).hexdigest()
-        if not self.exists(str(place)):
-            _decode(song, place)
-            replace_file(place.with_suffix(SONG), os.fsencode(song.absolute()))
+        streams = self.folder / hashlib.sha256(json.dumps(made_from).encode()).hexdigest()
+        if not self.exists(str(streams)):
+            _decode(song, streams)
+            replace_file(streams.with_suffix(SONG), os.fsencode(song.absolute()))
             evict(self.root, self.limit)
-        return place
+        return streams
 
 
 def _songs(folder: Path) -> list[str]:
     return sorted(p.name.removesuffix(ENDING) for p in folder.glob(f"*{ENDING}") if not p.name.startswith("."))
 
 
-def _decode(song: Path, place: Path) -> None:
-    """Write the streams of a song to the folder `place`."""
+def _decode(song: Path, streams: Path) -> None:
+    """Write the streams of a song to the folder `streams`."""
     program = shutil.which("ffmpeg")
     if program is None:
         raise UsageError(
             "data=musdb18 is decoded with ffmpeg, which is not installed: apt-get install ffmpeg, brew install ffmpeg "
             "or conda install ffmpeg; or take MUSDB18-HQ with data=stems"
         )
-    part = place.parent / f"{place.name}.{secrets.token_hex(4)}.part"
+    part = streams.parent / f"{streams.name}.{secrets.token_hex(4)}.part"
     part.mkdir(parents=True)
     try:
         command = [program, "-nostdin", "-v", "error", "-i", str(song)]
@@ -120,6 +120,6 @@ def _decode(song: Path, place: Path) -> None:
             reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
             raise DataError(f"{song}: ffmpeg could not decode its five streams ({reason}); copy it again")
         with suppress(OSError):  # another process was faster
-            part.rename(place)
+            part.rename(streams)
     finally:
         shutil.rmtree(part, ignore_errors=True)

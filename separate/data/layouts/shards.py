@@ -54,8 +54,8 @@ class ShardExcerpts(Excerpts):
         firsts = [track for track, file in enumerate(files) if track == 0 or file != files[track - 1]]
         self.files = Strings([files[track] for track in firsts])
         self.bounds = np.append(np.append(0, self.ends)[firsts], len(self))  # the first example of each shard
-        self.fetched = any(map(self.copies.is_copy, sizes))
-        if self.fetched:
+        self.remote = any(map(self.copies.is_copy, sizes))
+        if self.remote:
             self.copies.check_space(sum(sorted(sizes.values())[-self.window - 2 :]), self.window)
         self._downloading: Thread | None = None
 
@@ -67,7 +67,7 @@ class ShardExcerpts(Excerpts):
 
     def prefetch(self, order: np.ndarray, position: int) -> None:
         """Download the shards of the next examples, as many as in two shards, in the background."""
-        if not self.fetched or (self._downloading is not None and self._downloading.is_alive()):
+        if not self.remote or (self._downloading is not None and self._downloading.is_alive()):
             return
         soon = order[position : position + 2 * len(self) // len(self.files) + 1]
         numbers = dict.fromkeys((np.searchsorted(self.bounds, soon, side="right") - 1).tolist())
@@ -205,9 +205,9 @@ def _in_folder(folder: Path, patterns: Sequence[str], split: str) -> list[str]:
     places = [str(path) for one in patterns for path in (sorted(folder.glob(one)) or [folder / one])]
     missing = [place for place in places if not Path(place).is_file()]
     if missing:
-        there = ", ".join(sorted(path.name for path in folder.glob("*.tar"))[:5]) or "none"
+        present = ", ".join(sorted(path.name for path in folder.glob("*.tar"))[:5]) or "none"
         raise DataError(
-            f"{missing[0]} is missing: the {split} split has no shard of that name (the folder's tar files: {there}); "
+            f"{missing[0]} is missing: the {split} split has no shard of that name (tar files there: {present}); "
             f"name them with data.splits.{split}=PATTERN"
         )
     others = [place for place in places if not place.endswith(".tar")]

@@ -45,18 +45,18 @@ class Slakh(MixtureLayout):
             )
         return found
 
-    def _track(self, name: str, place: str, stems: dict[str, str]) -> TrackFiles:
+    def _track(self, name: str, folder: str, stems: dict[str, str]) -> TrackFiles:
         """stems: {stem: class}."""
-        folder = f"{place}/stems"
-        present = {_stem(path): path for path in audio_files(folder)} if isdir(folder) else {}
-        track = TrackFiles(name, place, [[] for _ in self.sources])
+        stem_folder = f"{folder}/stems"
+        present = {_stem(path): path for path in audio_files(stem_folder)} if isdir(stem_folder) else {}
+        track = TrackFiles(name, folder, [[] for _ in self.sources])
         for stem, kind in stems.items():
             source = kind if kind in self.sources else "other"
             if source in self.sources:
-                track.sources[self.sources.index(source)].append(present.get(stem, f"{folder}/{stem}.flac"))
+                track.sources[self.sources.index(source)].append(present.get(stem, f"{stem_folder}/{stem}.flac"))
         if self.mixture == "file":
-            mixes = (path for path in audio_files(place, deep=False) if _stem(path) == "mix")
-            track.mixture = next(mixes, f"{place}/mix.flac")
+            mixes = (path for path in audio_files(folder, deep=False) if _stem(path) == "mix")
+            track.mixture = next(mixes, f"{folder}/mix.flac")
         return track
 
     @classmethod

@@ -32,13 +32,13 @@ class Stems(MixtureLayout):
             [self._track(name, f"{folder}/{name}") for name in names], f"{folder}/TRACK/{{{','.join(wanted)}}}.wav"
         )
 
-    def _track(self, name: str, place: str) -> TrackFiles:
+    def _track(self, name: str, folder: str) -> TrackFiles:
         found: dict[str, str] = {}
-        for path in sorted(audio_files(place, deep=False), key=_preference):
+        for path in sorted(audio_files(folder, deep=False), key=_preference):
             found.setdefault(splitext(basename(path))[0], path)
-        track = TrackFiles(name, place, [[found.get(source, f"{place}/{source}.wav")] for source in self.sources])
+        track = TrackFiles(name, folder, [[found.get(source, f"{folder}/{source}.wav")] for source in self.sources])
         if self.mixture == "file":
-            track.mixture = found.get("mixture", f"{place}/mixture.wav")
+            track.mixture = found.get("mixture", f"{folder}/mixture.wav")
         elif "mixture" in found:
             track.unused = [found["mixture"]]
         return track

@@ -14,13 +14,13 @@ from separate.data.tracks import Piece, Signal, Track
 class TrackFiles:
     """The files that a layout expects for one track; they may be missing.
 
-    place: the path or name in messages.  sources: the files of each source, which are added up; no file is silence.
+    label: the track in messages.  sources: the files of each source, which are added up; no file is silence.
     mixture: the file of the mixture, None for the sum of the sources.  unused: files that are not read, but must have
     the same length.  start, duration: the part of the files in seconds.
     """
 
     name: str
-    place: str
+    label: str
     sources: list[list[str]]
     mixture: str | None = None
     unused: list[str] = field(default_factory=list)
@@ -83,7 +83,7 @@ class FoundTracks:
         for one in self.tracks:
             checked = one.checked(found.infos, self.ragged)
             if isinstance(checked, str):
-                found.problems.append(f"{one.place}: {checked}")
+                found.problems.append(f"{one.label}: {checked}")
             elif checked is not None:
                 found.tracks.append(checked)
         return found

@@ -59,7 +59,8 @@ class Excerpts(FileExamples):
     def __len__(self) -> int:
         return int(self.ends[-1])
 
-    def _place(self, index: int) -> tuple[int, int]:
+    def _track(self, index: int) -> tuple[int, int]:
+        """The track of an example and the number of the example in it."""
         track = int(np.searchsorted(self.ends, index, side="right"))
         return track, index - (int(self.ends[track - 1]) if track else 0)
 
@@ -67,27 +68,22 @@ class Excerpts(FileExamples):
         numbers = range(len(self.sources))
         if self.coherent >= 1 or rng.random() < self.coherent:
             (track, start), rejected = self._draw_position(index, numbers, rng)
-            places = [(track, self._shifted(track, start, rng)) for _ in numbers]
+            positions = [(track, self._shifted(track, start, rng)) for _ in numbers]
             name = self.tracks.names[track]
         else:
             own = int(rng.integers(len(numbers)))  # the source from the track of example `index`
             indices = [index if number == own else self._another(index, rng) for number in numbers]
             found = [self._draw_position(one, [number], rng) for number, one in enumerate(indices)]
-            places, rejected = [place for place, _ in found], sum(tries for _, tries in found)
-            name = "+".join(self.tracks.names[track] for track, _ in places)
-        if len(set(places)) == 1:
-            example = self._cut(places[0], self.frames, self.reader.source)
-        else:
-            sources = [
-                self._signal(track, number, start, self.frames, self.reader.source)
-                for number, (track, start) in enumerate(places)
-            ]
-            example = Example(name, sources, None, self.reader.scale, self.frames if self.reader.spectral else None)
+            positions, rejected = [position for position, _ in found], sum(tries for _, tries in found)
+            name = "+".join(self.tracks.names[track] for track, _ in positions)
+        example = self._cut(positions, self.frames, self.reader.source)
         example.rejected = rejected
+        if len(set(positions)) > 1:
+            example.track = name
         if self.index is not None:
             example.levels = [
                 integrated(self.index.of(self._region_number(track, number)))
-                for number, (track, _) in enumerate(places)
+                for number, (track, _) in enumerate(positions)
             ]
         return example
 
@@ -95,7 +91,7 @@ class Excerpts(FileExamples):
         self, index: int, audible: Sequence[int], rng: np.random.Generator
     ) -> tuple[tuple[int, int], int]:
         """(track, start) of an excerpt in which these sources are audible, and the number of rejected positions."""
-        track, _ = self._place(index)
+        track, _ = self._track(index)
         for tries in range(TRIES):
             last = max(0, int(self.lengths[track]) - self.frames)
             start = self.grid * int(rng.integers(last // self.grid + 1))
@@ -105,7 +101,7 @@ class Excerpts(FileExamples):
             if all(self.index.activity(region, start, self.frames) >= self.min_activity for region in regions):
                 break
             if tries >= TRIES // 2:  # this track may have no such position
-                track, _ = self._place(self._another(index, rng))
+                track, _ = self._track(self._another(index, rng))
         return (track, start), tries
 
     def _another(self, index: int, rng: np.random.Generator) -> int:
@@ -130,26 +126,26 @@ class Excerpts(FileExamples):
         ]
 
     def fixed(self, index: int) -> Example:
-        track, place = self._place(index)
-        start = min(place * self.frames, max(0, int(self.lengths[track]) - self.frames))
-        return self._cut((track, start), self.frames, self.reader.samples)
+        track, number = self._track(index)
+        start = min(number * self.frames, max(0, int(self.lengths[track]) - self.frames))
+        return self._cut([(track, start)] * len(self.sources), self.frames, self.reader.samples)
 
     @property
     def recordings(self) -> int:
         return len(self.tracks)
 
     def recording(self, index: int) -> Example:
-        return self._cut((index, 0), int(self.lengths[index]), self.reader.samples)
+        return self._cut([(index, 0)] * len(self.sources), int(self.lengths[index]), self.reader.samples)
 
-    def _cut(self, place: tuple[int, int], frames: int, read: Read) -> Example:
-        """An excerpt of a track: all sources, and the mixture if it has a file.  place: (track, start)."""
-        track, start = place
-        sources = [self._signal(track, number, start, frames, read) for number in range(len(self.sources))]
-        recorded = (
-            self._signal(track, len(self.sources), start, frames, read) if self.tracks.has_mixture[track] else None
-        )
-        spectra = read == self.reader.source and self.reader.spectral
-        return Example(self.tracks.names[track], sources, recorded, self.reader.scale, frames if spectra else None)
+    def _cut(self, positions: Sequence[tuple[int, int]], frames: int, read: Read) -> Example:
+        """Sources from these positions (track, start) and, if all are the same, the mixture if it has a file."""
+        sources = [self._signal(track, number, start, frames, read) for number, (track, start) in enumerate(positions)]
+        track, start = positions[0]
+        recorded = None
+        if len(set(positions)) == 1 and self.tracks.has_mixture[track]:
+            recorded = self._signal(track, len(sources), start, frames, read)
+        spectral = self.reader.spectral and read == self.reader.source
+        return Example(self.tracks.names[track], sources, recorded, self.reader.scale, frames if spectral else None)
 
     def groups(self) -> list[str]:
         return self.sources * len(self.tracks)

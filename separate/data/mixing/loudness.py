@@ -34,9 +34,9 @@ def _poles(k: float, q: float) -> np.ndarray:
 
 
 def energies(blocks: Iterable[np.ndarray], sample_rate: int) -> np.ndarray:
-    """K-weighted mean square of each tenth of a second, summed over channels: consecutive blocks (C, n) -> (tenths).
+    """K-weighted mean square of every 0.1 s, summed over channels: consecutive chunks (C, n) -> (blocks).
 
-    The last tenth may be shorter.
+    The last block may be shorter.
     """
     from scipy.signal import sosfilt
 

@@ -57,7 +57,9 @@ class RawBatch:
         of_mixture = [change for change in self.changes if change.augmentation.after_mixing]
         decode = self.encoding.decode
         sources, recorded = decode(self.sources), None if self.recorded is None else decode(self.recorded)
-        rest = self._rest(sources, recorded) if recorded is not None and of_sources else None
+        rest = None  # of recorded mixtures
+        if recorded is not None and of_sources:
+            rest = torch.where(per_example(self.is_sum, recorded), 0.0, recorded - total(sources))
         signals = Signals(sources, sources, rest, self.sample_rate, self.encoding)
         for kind, parameters in of_sources:
             signals = kind.apply(signals, parameters)
@@ -74,11 +76,6 @@ class RawBatch:
             return Batch.of_spectrograms(signals.mixture, signals.references, frames, self.tracks, stft)
         additive = recorded is None and not of_mixture and signals.references is signals.sources
         return Batch(signals.mixture, signals.references, self.tracks, stft, additive)
-
-    def _rest(self, sources: Tensor, recorded: Tensor) -> Tensor:
-        """The part of recorded mixtures that is not in their sources, (B, C, ...)."""
-        rest = recorded - total(sources)
-        return torch.where(per_example(self.is_sum, rest), torch.zeros_like(rest), rest)
 
 
 def collate(

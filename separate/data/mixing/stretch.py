@@ -71,7 +71,7 @@ class Stretch(Augmentation):
 class StretchPlan:
     """The lengths of a stretch from `read` samples to `frames`: a phase vocoder to `between` samples, then resampling.
 
-    The resampler turns `resampled[0]` samples into `resampled[1]`; its input is padded and its output cut.
+    The resampler converts `resampled[0]` samples to `resampled[1]`; its input is padded and its output cut.
     """
 
     read: int

@@ -14,7 +14,7 @@ WINDOW = 0.046  # seconds of a frame, rounded up to a power of two samples
 BLOCKS = 16  # of a frame; onsets are found by the energies of blocks
 RISE = 4.0  # energy ratio (6 dB) of an onset
 BAND = 1000.0  # Hz, width of the bands whose levels are restored
-LARGEST = 2.0  # amplitude gain that restores a level, at most
+LARGEST_GAIN = 2.0  # limit of the gain (amplitude) that restores a level
 
 
 def vocode(audio: Float[Tensor, "S C T"], frames: int, sample_rate: int) -> Float[Tensor, "S C {frames}"]:
@@ -30,8 +30,8 @@ def vocode(audio: Float[Tensor, "S C T"], frames: int, sample_rate: int) -> Floa
 
     At factors of 0.8 to 1.25, noise and clicks keep their power within 0.3 dB. Limits: of onsets less than 1.5
     frames (70 to 100 ms) apart only the strongest is kept; the others spread over a frame and keep their power but not
-    their peak. A source that is weak beside another in the same band follows the phases of the louder one. It loses
-    up to 0.7 dB at factors of 0.9 to 1.1, and 1.4 dB at 0.8 and 1.25.
+    their peak. A weak source follows the phases of a louder one in the same band. It
+    loses up to 0.7 dB at factors of 0.9 to 1.1, and 1.4 dB at 0.8 and 1.25.
     """
     n_fft = 2 ** math.ceil(math.log2(WINDOW * sample_rate))
     window = torch.hann_window(n_fft, device=audio.device)
@@ -51,8 +51,8 @@ def _rotations(mixture: Tensor, positions: Tensor, onset_frames: Tensor, window:
     power = _power(spectra)
     earlier = _spectra(mixture, positions[1:] - hop, window)  # one hop before each frame but the first
     advances = (spectra[:, :-1] * earlier.conj_physical_()).sum(dim=0).angle()
-    rotation = torch.polar(torch.ones_like(power), _locked(advances, power, positions, onset_frames, hop))
-    return rotation * _restoring(spectra.mul_(rotation), power, window, sample_rate)
+    rotation = torch.polar(torch.ones_like(power), _locked_phases(advances, power, positions, onset_frames, hop))
+    return rotation * _restoring_gains(spectra.mul_(rotation), power, window, sample_rate)
 
 
 def _time_map(mixture: Tensor, frames: int, n_fft: int) -> tuple[Tensor, Tensor]:
@@ -117,7 +117,7 @@ def _power(spectra: Tensor) -> Tensor:
     return (spectra.real.square() + spectra.imag.square()).sum(dim=0)
 
 
-def _locked(advances: Tensor, power: Tensor, positions: Tensor, onset_frames: Tensor, hop: int) -> Tensor:
+def _locked_phases(advances: Tensor, power: Tensor, positions: Tensor, onset_frames: Tensor, hop: int) -> Tensor:
     """The phase rotation of each frame, (K, F); each bin follows the nearest peak.
 
     advances: (K - 1, F), from each frame to the next; power: (K, F) of the mixture.
@@ -146,7 +146,7 @@ def _nearest_peak(power: Tensor) -> Tensor:
     return torch.where((nearest >= 0) & (nearest < power.shape[-1]), nearest, bins)
 
 
-def _restoring(rotated: Tensor, power: Tensor, window: Tensor, sample_rate: int) -> Tensor:
+def _restoring_gains(rotated: Tensor, power: Tensor, window: Tensor, sample_rate: int) -> Tensor:
     """Gains (K, F) that restore the power (K, F) of the rotated mixture (C, K, F) after overlap-add."""
     size = len(window)
     signal = _overlap_add(rotated, window)
@@ -157,7 +157,7 @@ def _restoring(rotated: Tensor, power: Tensor, window: Tensor, sample_rate: int)
         for x in (power, _power(_spectra(signal, centres, window)))
     )
     floor = 1e-9 * wanted.amax() + 1e-30
-    gains = ((wanted + floor) / (found + floor)).sqrt().clamp(1 / LARGEST, LARGEST)
+    gains = ((wanted + floor) / (found + floor)).sqrt().clamp(1 / LARGEST_GAIN, LARGEST_GAIN)
     return interpolate(gains[None], power.shape[-1], mode="linear", align_corners=False)[0]
 
 

@@ -35,7 +35,7 @@ def cache_entries(root: Path, kinds: tuple[str, ...] = (ARRAYS, DECODED, SHARDS)
     for kind in kinds:
         for path in (root / kind).glob("??/*" if kind == ARRAYS else "*"):
             if NAMES[kind].fullmatch(path.relative_to(root / kind).as_posix()):
-                with suppress(OSError):  # another process deleted it at this moment
+                with suppress(OSError):  # another process deleted it
                     files = list(path.iterdir()) if path.is_dir() else [path]
                     yield CacheEntry(path.stat().st_mtime, sum(file.stat().st_size for file in files), path)
 

@@ -203,7 +203,7 @@ class SpectrogramReader(CachedReader):
         found = np.empty(self._shape(count), self._stored)
         fresh = np.ones(count, bool)
         for span in spans:
-            first = -(-(span.at + n_fft // 2) // hop)  # frame n sees n hop - n_fft // 2 and n_fft samples from there
+            first = -(-(span.at + n_fft // 2) // hop)  # frame n begins at sample n * hop - n_fft // 2
             last = (span.at + span.frames - n_fft + n_fft // 2) // hop + 1
             if last > first:
                 offset = (span.start - span.at) // hop
