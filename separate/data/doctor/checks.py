@@ -86,9 +86,9 @@ def examine(layout: FolderLayout, splits: Sequence[str], cache: CacheConfig) -> 
         samples = in_parallel(read_samples, found[split].files, layout.workers, f"{split}: reading samples")
         findings += _sample_findings(split, samples)
         contents[split] = defaultdict(list)
-        for one in samples:
-            if one.digest:
-                contents[split][one.digest].append(one.path)
+        for sample in samples:
+            if sample.digest:
+                contents[split][sample.digest].append(sample.path)
         findings += _mixture_findings(layout, split, found[split].readable, opening)
     return findings + _split_findings(layout, found, contents)
 
@@ -161,9 +161,9 @@ def _distortions(audio: np.ndarray, peak: float) -> dict[str, str]:
 
 def _sample_findings(split: str, samples: Iterable[Samples]) -> list[Finding]:
     kinds: dict[str, list[str]] = defaultdict(list)
-    for one in samples:
-        for kind, reason in one.faults.items():
-            kinds[kind].append(f"{one.path}: {reason}")
+    for sample in samples:
+        for kind, reason in sample.faults.items():
+            kinds[kind].append(f"{sample.path}: {reason}")
     return [Finding(kind, split, places, kind in ("unreadable", "not a number")) for kind, places in kinds.items()]
 
 
@@ -197,7 +197,7 @@ def _split_findings(
 
 def _cut_files(found: SplitFiles) -> set[str]:
     """The files of which tracks use only a part."""
-    return {path for one in found.readable if one.start or one.duration is not None for path in one.paths}
+    return {path for track in found.readable if track.start or track.duration is not None for path in track.paths}
 
 
 def _if_any(kind: str, split: str, places: list[str], fatal: bool = False) -> list[Finding]:

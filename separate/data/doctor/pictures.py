@@ -21,7 +21,7 @@ def picture(found: Mapping[str, Split], path: Path) -> None:
     """Draw the level of every signal and the activity of every source by split.  UsageError for an unknown format."""
     from matplotlib.figure import Figure
 
-    names = list(dict.fromkeys(name for one in found.values() for name in one.groups))
+    names = list(dict.fromkeys(name for statistics in found.values() for name in statistics.groups))
     figure = Figure(figsize=(10, 1.6 + 0.35 * len(names) * len(found)), layout="constrained")
     levels, activity = figure.subplots(1, 2, sharey=True, width_ratios=(2, 1))
     labels: list[str] = []

@@ -92,7 +92,7 @@ class FolderLayout(Layout):
 
     def speakers(self, found: SplitFiles) -> set[str]:
         """The speakers of a split, as found in the names of files or folders."""
-        return {name for one in found.readable for name in WSJ0_SPEAKER.findall(one.name)}
+        return {name for track in found.readable for name in WSJ0_SPEAKER.findall(track.name)}
 
     @property
     def is_sum(self) -> bool:

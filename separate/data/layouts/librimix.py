@@ -81,7 +81,7 @@ class LibriMix(TaskLayout):
         return recorded if isabs(recorded) else f"{self.folder}/{recorded}"
 
     def speakers(self, found: SplitFiles) -> set[str]:
-        return {name for one in found.readable for name in SPEAKER.findall(one.name)}
+        return {name for track in found.readable for name in SPEAKER.findall(track.name)}
 
     @classmethod
     def looks_like(cls, folder: Path) -> list[str] | None:

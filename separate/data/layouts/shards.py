@@ -183,7 +183,7 @@ def _shards_of_split(root: str, pattern: str, split: str) -> tuple[list[str], di
         return _in_folder(Path(root).expanduser(), patterns, split), {}
     index = index_of(root)
     if not isinstance(index, str):
-        names = list(dict.fromkeys(name for one in patterns for name in index if fnmatch(name, one)))
+        names = list(dict.fromkeys(name for each in patterns for name in index if fnmatch(name, each)))
         if not names:
             raise DataError(
                 f"{root}/index.jsonl has no shard {pattern} for the {split} split (it has "
@@ -195,14 +195,14 @@ def _shards_of_split(root: str, pattern: str, split: str) -> tuple[list[str], di
             f"{index}, and without an index the shards of {pattern} are unknown; make it "
             f"with scripts/prepare_shards.py, or name all with \"data.splits.{split}='{split}-{{000000..000146}}.tar'\""
         )
-    return list(dict.fromkeys(f"{root}/{one}" for one in patterns)), {}
+    return list(dict.fromkeys(f"{root}/{name}" for name in patterns)), {}
 
 
 def _in_folder(folder: Path, patterns: Sequence[str], split: str) -> list[str]:
     """The shards of a split in a folder; DataError if one is missing or is not a .tar file."""
     if not folder.is_dir():
         raise DataError(f"data.root={folder} is not a folder; set data.root to the folder, or the URL, of the shards")
-    places = [str(path) for one in patterns for path in (sorted(folder.glob(one)) or [folder / one])]
+    places = [str(path) for pattern in patterns for path in (sorted(folder.glob(pattern)) or [folder / pattern])]
     missing = [place for place in places if not Path(place).is_file()]
     if missing:
         present = ", ".join(sorted(path.name for path in folder.glob("*.tar"))[:5]) or "none"

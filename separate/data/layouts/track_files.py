@@ -77,13 +77,13 @@ class FoundTracks:
 
     def inspect(self, headers: Headers) -> SplitFiles:
         """Read all headers and check every track."""
-        paths = [path for one in self.tracks for path in one.paths if path not in self.infos]
+        paths = [path for track in self.tracks for path in track.paths if path not in self.infos]
         read, unreadable = headers.read(paths)
         found = SplitFiles(self.looked_for, {**self.infos, **read}, self.tracks, [*self.problems, *unreadable])
-        for one in self.tracks:
-            checked = one.checked(found.infos, self.ragged)
+        for track in self.tracks:
+            checked = track.checked(found.infos, self.ragged)
             if isinstance(checked, str):
-                found.problems.append(f"{one.label}: {checked}")
+                found.problems.append(f"{track.label}: {checked}")
             elif checked is not None:
                 found.tracks.append(checked)
         return found
@@ -111,4 +111,4 @@ class SplitFiles:
     @property
     def readable(self) -> list[TrackFiles]:
         """The tracks whose files all have a readable header."""
-        return [one for one in self.expected if all(path in self.infos for path in one.paths)]
+        return [track for track in self.expected if all(path in self.infos for path in track.paths)]

@@ -34,8 +34,8 @@ class ChannelMatrix(Augmentation):
 
     def draw(self, rng: np.random.Generator, example: Example) -> Parameters:
         matrices = np.tile(np.eye(self.channels, dtype=np.float32), (len(example.sources), 1, 1))
-        for one in self.augmentations:
-            matrices = one.change(matrices, rng, example).astype(np.float32)
+        for augmentation in self.augmentations:
+            matrices = augmentation.change(matrices, rng, example).astype(np.float32)
         return {"matrices": matrices}
 
     @staticmethod

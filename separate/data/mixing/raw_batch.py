@@ -114,14 +114,14 @@ def _empty(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
 
 def _stack(changes: Sequence[Sequence[Change]]) -> list[Change]:
     """The changes of all examples with their parameters stacked; UsageError if keys or shapes differ."""
-    if len({tuple(change.augmentation for change in one) for one in changes}) > 1:
+    if len({tuple(change.augmentation for change in example) for example in changes}) > 1:
         raise UsageError("the draw() of an augmentation returns None for some examples; return parameters for each")
     stacked = []
     for same in zip(*changes, strict=True):
         kind, parameters = same[0].augmentation, [change.parameters for change in same]
         names = set().union(*parameters)
         try:
-            stacked.append(Change(kind, {name: _stack_values([one[name] for one in parameters]) for name in names}))
+            stacked.append(Change(kind, {name: _stack_values([drawn[name] for drawn in parameters]) for name in names}))
         except (KeyError, ValueError) as error:
             raise UsageError(
                 f"{kind.__module__}.{kind.__name__}.draw() returns other parameters for one example than for another "

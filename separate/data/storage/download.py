@@ -77,7 +77,7 @@ class ShardCopies:
 
     def check_space(self, needed: int, window: int) -> None:
         """UsageError if `needed` bytes of shards do not fit at the same time.  window: for the message."""
-        present = sum(one.bytes for one in cache_entries(self.root, (SHARDS,)))
+        present = sum(entry.bytes for entry in cache_entries(self.root, (SHARDS,)))
         free = present + shutil.disk_usage(self.folder).free - FREE
         if needed <= min(free, self.limit or free):
             return
@@ -146,7 +146,7 @@ def _contents_path(copy: str | Path) -> Path:
 
 def verify_copies(root: Path) -> tuple[int, list[Path]]:
     """Read every copy and delete the damaged ones -> (number of copies, paths of the damaged ones)."""
-    found = [one.path for one in cache_entries(root, (SHARDS,))]
+    found = [entry.path for entry in cache_entries(root, (SHARDS,))]
     damaged = []
     for file in tqdm(found, "verifying shards", leave=False, disable=None):
         known = read_contents(_contents_path(file))

@@ -76,7 +76,7 @@ def describe(root: Path) -> list[str]:
 
 def period(times: Sequence[float]) -> str:
     """The first and last of these times (seconds since 1970) as text."""
-    first, last = (time.strftime("%Y-%m-%d %H:%M", time.localtime(one)) for one in (min(times), max(times)))
+    first, last = (time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds)) for seconds in (min(times), max(times)))
     return f"{first} to {last}"
 
 
