@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, Literal
 
+import numpy as np
+
 from separate.config import MISSING, AugmentConfig
 from separate.data.example import Examples, FileExamples
 from separate.data.layouts.detection import hinted
@@ -180,10 +182,10 @@ class TrackLayout(FolderLayout):
     def open(self, split: str, opening: Opening) -> Excerpts:
         with hinted(self):
             tracks = Tracks(self.tracks(split, opening))
-        single = (tracks.offsets[1:] - tracks.offsets[:-1]).max(
-            initial=0
-        ) <= 1  # sums of 16-bit samples may pass 16 bits
-        pcm = single and tracks.files.all_are("PCM_16", self.sample_rate, self.channels)
+        # the sum of 16-bit samples may exceed 16 bits
+        pcm = np.diff(tracks.offsets).max(initial=0) <= 1 and tracks.files.all_are(
+            "PCM_16", self.sample_rate, self.channels
+        )
         reader = opening.reader(self, pcm, self.fetcher(opening))
         examples = self.excerpts(self, split, tracks, reader, opening.augment.shift, opening.grid(split))
         if split == "train" and (self.min_activity > 0 or opening.augment.loudness):

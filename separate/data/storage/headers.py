@@ -64,13 +64,14 @@ class Headers:
     def read(self, paths: Sequence[str]) -> tuple[dict[str, Info], list[str]]:
         """Headers of these files, and `path: reason` for each file whose header cannot be read."""
         known = self._stored()
+        paths = list(dict.fromkeys(paths))
         keys: dict[str, Key] = {}
         for path in paths:
             with suppress(OSError):
                 status = os.stat(path)
                 keys[path] = path, status.st_size, status.st_mtime_ns
         found = {path: known[key] for path, key in keys.items() if key in known}
-        unknown = [path for path in dict.fromkeys(paths) if path not in found]
+        unknown = [path for path in paths if path not in found]
         quiet = True if len(unknown) < 1000 else None
         problems = []
         with ThreadPoolExecutor(READERS) as pool:
