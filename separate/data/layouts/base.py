@@ -182,10 +182,8 @@ class TrackLayout(FolderLayout):
     def open(self, split: str, opening: Opening) -> Excerpts:
         with hinted(self):
             tracks = Tracks(self.tracks(split, opening))
-        # the sum of 16-bit samples may exceed 16 bits
-        pcm = np.diff(tracks.offsets).max(initial=0) <= 1 and tracks.files.all_are(
-            "PCM_16", self.sample_rate, self.channels
-        )
+        single = np.diff(tracks.offsets).max(initial=0) <= 1  # a sum of 16-bit samples may exceed 16 bits
+        pcm = single and tracks.files.all_are("PCM_16", self.sample_rate, self.channels)
         reader = opening.reader(self, pcm, self.fetcher(opening))
         examples = self.excerpts(self, split, tracks, reader, opening.augment.shift, opening.grid(split))
         if split == "train" and (self.min_activity > 0 or opening.augment.loudness):

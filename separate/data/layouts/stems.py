@@ -33,8 +33,8 @@ class Stems(MixtureLayout):
         )
 
     def _track(self, name: str, folder: str) -> TrackFiles:
-        found: dict[str, str] = {}
-        for path in sorted(audio_files(folder, deep=False), key=_preference):
+        found: dict[str, str] = {}  # of several formats the first in ENDINGS
+        for path in sorted(audio_files(folder, deep=False), key=lambda path: ENDINGS.index(splitext(path)[1].lower())):
             found.setdefault(splitext(basename(path))[0], path)
         track = TrackFiles(name, folder, [[found.get(source, f"{folder}/{source}.wav")] for source in self.sources])
         if self.mixture == "file":
@@ -50,11 +50,6 @@ class Stems(MixtureLayout):
             if sources is not None:
                 return sources
         return None
-
-
-def _preference(path: str) -> int:
-    """The rank of the suffix of a file in ENDINGS; the first is preferred."""
-    return ENDINGS.index(splitext(path)[1].lower())
 
 
 def _shared_names(folder: Path) -> list[str] | None:

@@ -195,6 +195,7 @@ class SpectrogramReader(CachedReader):
         super().__init__(files, cache, dtype, content)
         self.stft = stft
         self.grid = stft.hop
+        self._stored = np.dtype(np.complex64 if dtype == "float32" else np.float16)
 
     def source(self, spans: Sequence[Span], frames: int) -> np.ndarray:
         """Frames of one source of an example: (C, N, F) complex64 or, as float16, (C, N, F, 2)."""
@@ -255,10 +256,6 @@ class SpectrogramReader(CachedReader):
             torch.from_numpy(audio), n_fft, hop, window=self.stft.window, center=False, return_complex=True
         ).mT.numpy()  # (C, N, F)
         return found if self._stored == np.complex64 else found.view(np.float32).reshape(*found.shape, 2)
-
-    @property
-    def _stored(self) -> np.dtype:
-        return np.dtype(np.complex64 if self.dtype == np.float32 else np.float16)
 
     def _shape(self, frames: int) -> tuple[int, ...]:
         shape = (self.channels, frames, self.stft.bins)
