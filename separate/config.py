@@ -62,15 +62,19 @@ class AugmentConfig:
 class TrainerConfig:
     epochs: int = number(100, least=1, most=10**9)
     steps_per_epoch: int | None = number(None, least=1, most=10**9, example=100)
+    min_epochs: int = number(1, least=1, most=10**9)
     max_minutes: float | None = number(None, above=0, most=10**7, unit="minutes", example=30)
+    max_hours: float | None = number(None, above=0, most=10**6, unit="hours", example=23.5)
     monitor: str = "valid/loss"
     patience: int | None = number(10, least=1, most=10**9)
     min_delta: float = number(0.0, least=0, most=10**9)
     clip: float | Literal["auto"] | None = number(5.0, above=0, most=10**9)
     clip_percentile: float = number(10.0, least=0, most=100, unit="percent")
     clip_value: float | None = number(None, above=0, most=10**9, example=1.0)
+    max_bad_steps: int = number(5, least=1, most=10**6)
     accumulate: int = number(1, least=1, most=65_536, example=4)
-    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    precision: Literal["auto", "fp32", "tf32", "bf16", "fp16"] = "auto"
+    compile: bool = False
     threads: int | Literal["auto"] = number("auto", least=1, most=1024, example=2)
     checkpoint_minutes: float = number(10.0, above=0, most=10**7, unit="minutes")
     valid_steps: int | None = number(None, least=1, most=10**9, example=10)
@@ -105,8 +109,9 @@ class TrainConfig:
     seed: int = number(0, least=0, most=2**63 - 1)
     device: str = "auto"
     run: str = MISSING
-    resume: Literal["auto"] | bool = False
+    resume: bool | str = False
     summary: bool = False
+    dump: str | None = None
     metrics: list[str] = field(default_factory=list)
     trust: list[str] = field(default_factory=list)
 

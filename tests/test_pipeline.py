@@ -78,7 +78,7 @@ def test_a_training_is_the_same_with_every_cache(layout, request, tmp_path, call
     root = request.getfixturevalue(layout)
     sources = ["data.sources=[low,high]", "data.sample_rate=8000", "stft=speech"] if layout == "stems" else []
     arguments = ["debug=fast", f"data={layout}", f"data.root={root}", *sources, *TINY, "trainer.steps_per_epoch=4"]
-    arguments.append("trainer.precision=float32")
+    arguments.append("trainer.precision=fp32")
     facts = {}
     for cache in ("none", "audio", "spectrogram"):
         folder = f"cache.folder={tmp_path / 'cache'}"

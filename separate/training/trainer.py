@@ -38,7 +38,7 @@ def fit(state: State, training: Training) -> float | None:
     remaining = range(state.step, options.epochs * training.steps_per_epoch)
     pin = state.separator.device.type == "cuda"
     with (
-        interruptible() as interruption,
+        interruptible(options.max_hours) as interruption,
         closing(load(training.steps, remaining, training.workers, pin)) as batches,
     ):
         try:
@@ -51,15 +51,16 @@ def fit(state: State, training: Training) -> float | None:
             save(state, training, "last")
             log.info("saved checkpoints/last.ckpt after step %d", state.step)  # before the end of processes and threads
             raise Stopped(
-                f"interrupted in epoch {state.epoch + 1} after step {state.step}; everything is saved. Go on with\n"
-                f"  {resume_command(training.folder)}"
+                f"{interruption.reason} in epoch {state.epoch + 1} after step {state.step}; everything is saved. Go on "
+                f"with\n  {resume_command(training.folder)}",
+                interruption.exit_code,
             ) from None
     return state.best
 
 
 def _finished(state: State, options: TrainerConfig) -> bool:
-    stopped_early = options.patience is not None and state.stale >= options.patience
-    return state.epoch >= options.epochs or stopped_early or _out_of_time(state, options)
+    patient = options.patience is None or state.stale < options.patience or state.epoch < options.min_epochs
+    return state.epoch >= options.epochs or not patient or _out_of_time(state, options)
 
 
 def _out_of_time(state: State, options: TrainerConfig) -> bool:
@@ -107,10 +108,11 @@ def _progress(sums: dict[str, float], waiting: float) -> str:
 
 
 def _means(sums: dict[str, float], batch_size: int) -> dict[str, float]:
-    """Means over the steps of an epoch, and the share of the excerpts that were drawn and rejected."""
+    """Means over the applied steps of an epoch, the number of skipped ones, and the share of rejected excerpts."""
     sums = dict(sums)
-    steps, rejected = sums.pop("steps", 0.0), sums.pop("rejected", 0.0)
+    steps, rejected, skipped = (sums.pop(name, 0.0) for name in ("steps", "rejected", "skipped"))
     means = {f"train/{name}": total / steps for name, total in sums.items()}
+    means["train/skipped"] = skipped
     if rejected:
         means["train/rejected"] = rejected / (rejected + steps * batch_size)
     return means
