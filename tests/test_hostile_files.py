@@ -174,7 +174,7 @@ def test_a_faulty_table_of_librimix_is_refused(tmp_path, content, message):
         (b"stems: {S00: {inst_class: \xff}}", "is not text in UTF-8"),
         ("stems: {S00: {inst_class: Bass}}".encode("utf-16"), "is text in UTF-16"),
         (b'stems: {"a\\0": {inst_class: Bass}}', "has a path with a zero byte"),
-        (b"stems: {../x: {inst_class: Bass}}", "names a stem ../x, which is not the name of a file"),
+        (b"stems: {../x: {inst_class: Bass}}", "names a stem ../x, which is not a file name"),
         (b"!!python/object/apply:os.system [true]", "does not name the inst_class"),
         (b"2001-99-99", "does not name the inst_class"),
         (b"", "does not name the inst_class"),
