@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 PCM = 2.0**-15  # value of one step of a 16-bit sample
 PCM_WITH_HEADROOM = 2.0**-14  # the same for computed samples, which may exceed 1
 BLOCK = 2**20  # samples computed at a time
-Blocks = Iterator[np.ndarray]  # (C, n, ...) one after the other
 
 
 class Region(NamedTuple):
@@ -66,20 +65,20 @@ class Reader:
         """Samples of a region -> (C, frames) in `dtype`, zero outside it."""
         first, last = max(start, 0), min(start + frames, region.length if region.signal else 0)
         if (first, last) == (start, start + frames):
-            return self._inside(region, start, frames)
+            return self._read_inside(region, start, frames)
         audio = np.zeros((self.channels, frames), self.dtype)
         if last > first:
-            audio[:, first - start : last - start] = self._inside(region, first, last - first)
+            audio[:, first - start : last - start] = self._read_inside(region, first, last - first)
         return audio
 
-    def _inside(self, region: Region, start: int, frames: int) -> np.ndarray:
-        return self._from_files(region.signal, region.first + start, frames)
+    def _read_inside(self, region: Region, start: int, frames: int) -> np.ndarray:
+        return self._read_files(region.signal, region.first + start, frames)
 
-    def _from_files(self, signal: Signal, start: int, frames: int) -> np.ndarray:
-        spans = [self._from_file(piece, start, frames) for piece in signal]
+    def _read_files(self, signal: Signal, start: int, frames: int) -> np.ndarray:
+        spans = [self._read_file(piece, start, frames) for piece in signal]
         return spans[0] if len(spans) == 1 else np.sum(spans, axis=0)
 
-    def _from_file(self, piece: Piece, start: int, frames: int) -> np.ndarray:
+    def _read_file(self, piece: Piece, start: int, frames: int) -> np.ndarray:
         read = partial(read_pcm, *piece, start, frames)
         if not self.pcm:
             read = partial(read_span, *piece, start, frames, self.sample_rate, self.channels)
@@ -125,7 +124,7 @@ class CachedReader(Reader):
         self.dtype = np.dtype(dtype)
         self.scale = 1.0 if dtype != "int16" else PCM if files.pcm else PCM_WITH_HEADROOM
 
-    def _inside(self, region: Region, start: int, frames: int) -> np.ndarray:
+    def _read_inside(self, region: Region, start: int, frames: int) -> np.ndarray:
         found = read_frames(self.cached(region.signal), region.first + start, region.first + start + frames)
         return np.pad(found, ((0, 0), (0, frames - found.shape[1]))) if found.shape[1] < frames else found
 
@@ -148,9 +147,9 @@ class CachedReader(Reader):
         facts: dict[str, object],
         shape: Sequence[int],
         dtype: np.dtype,
-        blocks: Callable[[], Blocks],
+        blocks: Callable[[], Iterator[np.ndarray]],
     ) -> np.ndarray:
-        """The array of the entry with these facts; added from `blocks` if it is missing."""
+        """The array of the entry with these facts; added from `blocks` (C, n, ...) if it is missing."""
         facts = {**facts, "from": [self.cache.identity(path, self.content) for path, _ in signal]}
         key = hashlib.sha256(json.dumps([VERSION, facts], sort_keys=True).encode()).hexdigest()
         array = self.cache.open(key)
