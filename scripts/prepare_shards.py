@@ -33,7 +33,7 @@ from separate.config import DatasetConfig
 from separate.data.layouts.base import TrackLayout
 from separate.data.layouts.opening import Opening
 from separate.data.layouts.shards import key_and_source
-from separate.data.storage.shard_index import contents_of
+from separate.data.storage.shard_index import list_contents
 from separate.data.tracks import Signal, Track
 from separate.errors import SeparateError
 from separate.files import digest, replace_file
@@ -137,7 +137,7 @@ def write_index(out: Path) -> int:
     """Write OUT/index.jsonl of all shards in OUT, and return their number."""
     lines = []
     for shard in tqdm(sorted(out.glob("*.tar")), "index", disable=None):
-        contents = replace(contents_of(shard), place=shard.name, sha256=digest(shard, shard.stat().st_size))
+        contents = replace(list_contents(shard), place=shard.name, sha256=digest(shard, shard.stat().st_size))
         lines.append(json.dumps(asdict(contents)) + "\n")
     replace_file(out / "index.jsonl", "".join(lines).encode())
     return len(lines)

@@ -164,7 +164,7 @@ def test_librimix_is_made_from_its_tables(tmp_path, call):
     for task, sources in (("sep_clean", "[s1,s2]"), ("sep_noisy", "[s1,s2,noise]")):
         data = ["data=librimix", f"data.root={root}", f"data.task={task}", f"data.sources={sources}", splits]
         code, out, _ = call(data_program, "check", *data, "data.excerpt=1", "splits=[train]", cwd=tmp_path)
-        assert (code, out.strip()) == (0, "nothing wrong was found")
+        assert (code, out.strip()) == (0, "no faults found")
 
 
 def test_musdb18hq_is_unpacked_checked_and_listed(tmp_path, call):
