@@ -72,6 +72,8 @@ class TrainerConfig:
     clip_percentile: float = number(10.0, least=0, most=100, unit="percent")
     clip_value: float | None = number(None, above=0, most=10**9, example=1.0)
     max_bad_steps: int = number(5, least=1, most=10**6)
+    decay: Literal["weights", "all"] = "weights"
+    rates: dict[str, float] | None = number(None, above=0, most=10**9, example={"encoder.*": 0.1})
     accumulate: int = number(1, least=1, most=65_536, example=4)
     precision: Literal["auto", "fp32", "tf32", "bf16", "fp16"] = "auto"
     compile: bool = False

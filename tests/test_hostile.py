@@ -19,7 +19,7 @@ from separate.config import AugmentConfig, EvalConfig, TrainConfig
 from separate.data.mixing.augmentation import AudioFormat
 from separate.data.mixing.augmenter import Augmenter
 from separate.errors import UsageError
-from separate.parts import build_loss, build_optimizer, build_separator
+from separate.parts import build_loss, build_optimizer, build_schedule, build_separator
 from separate.validation import Range, brief
 from tests.conftest import target
 from tests.test_config import composed
@@ -108,7 +108,7 @@ def test_sections_with_open_keys_refuse_unusable_values(override, message):
         config = asdict(composed(*override.split()))
         separator = build_separator(config)
         build_loss(config, separator)
-        build_optimizer(config, separator.parameters(), "min")
+        build_schedule(config, build_optimizer(config, separator), "min", 100)
     assert message in str(error.value)
 
 
