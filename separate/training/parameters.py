@@ -65,7 +65,8 @@ def parameter_groups(network: nn.Module, options: GroupOptions) -> Sequence[Tens
     if len(groups) == 1 and next(iter(groups)) == (1.0, True):
         return list(trainable.values())
     made = []
-    for (factor, decays), parameters in sorted(groups.items(), key=lambda item: item[0][0] != 1.0):  # log the base rate
+    # the rate of the first group is logged
+    for (factor, decays), parameters in sorted(groups.items(), key=lambda item: (item[0][0] != 1.0, not item[0][1])):
         group: dict[str, Any] = {"params": parameters}
         if factor != 1.0:
             assert options.lr is not None
