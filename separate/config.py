@@ -111,7 +111,7 @@ class TrainConfig:
     seed: int = number(0, least=0, most=2**63 - 1)
     device: str = "auto"
     run: str = MISSING
-    resume: Literal["auto"] | bool = False
+    resume: bool | str = False
     summary: bool = False
     dump: str | None = None
     metrics: list[str] = field(default_factory=list)

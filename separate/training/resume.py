@@ -13,6 +13,7 @@ from separate.config import TrainConfig, TrainerConfig, lookup
 from separate.data.storage.download import refuse_commands
 from separate.device import choose_device
 from separate.errors import UsageError
+from separate.files import replace_file
 from separate.parts import has_fixed_end
 from separate.training.state import State, Training
 from separate.validation import brief, fits, validate
@@ -39,11 +40,15 @@ def resume_command(folder: Path) -> str:
 
 
 def checkpoint_to_resume(resume: bool | str, folder: Path) -> dict[str, Any] | None:
-    """The last checkpoint of the run in `folder`; None where a new run starts.  resume: true, false or auto.
+    """The last checkpoint of the run in `folder`, or of another run; None where a new run starts.
 
+    resume: true, false, auto, or the path of the other run or of its checkpoint.
     UsageError where `resume` and the contents of the folder contradict each other.
     """
     path = folder / "checkpoints" / "last.ckpt"
+    source = other_run(resume, folder)
+    if source is not None and not path.exists():
+        return _training_checkpoint(source)
     if not path.exists():
         if resume is True:
             raise UsageError(
@@ -51,8 +56,42 @@ def checkpoint_to_resume(resume: bool | str, folder: Path) -> dict[str, Any] | N
                 f"run=FOLDER, or start one there with resume=auto"
             )
         return None
-    if resume is False:
+    if resume is False or source is not None:
         raise UsageError(f"{folder} holds a run already; go on with it by resume=true, or choose another run=FOLDER")
+    return _training_checkpoint(path)
+
+
+def other_run(resume: bool | str, folder: Path) -> Path | None:
+    """The checkpoint that `resume=PATH` names, the last one of a run's folder; None without a path of another run."""
+    if isinstance(resume, bool) or resume == "auto":
+        return None
+    path = Path(resume).expanduser()
+    if path.is_dir():
+        path = path / "checkpoints" / "last.ckpt"
+    if not path.is_file():
+        raise UsageError(f"resume={resume} is not true, false or auto, and {path} does not exist; name a run's folder")
+    return None if path.resolve() == (folder / "checkpoints" / "last.ckpt").resolve() else path
+
+
+def copy_history(source: Path, folder: Path, resumed: dict[str, Any]) -> None:
+    """Copy the metrics of another run and, if it is from before `resumed`, its best checkpoint to `folder`.
+
+    Without that checkpoint the next epoch is the best so far.
+    """
+    run, training = checkpoint.run_folder(source), resumed["training"]
+    if (metrics := run / "metrics.jsonl").is_file():
+        replace_file(folder / "metrics.jsonl", metrics.read_bytes())
+    best = run / "checkpoints" / "best.ckpt"
+    if best.is_file():
+        scores = checkpoint.read(best).get("scores", {})
+        if scores.get(lookup(resumed["config"], "trainer.monitor")) == training["best"]:
+            replace_file(folder / "checkpoints" / "best.ckpt", best.read_bytes())
+            return
+    training.update(best=None, stale=0)
+
+
+def _training_checkpoint(path: Path) -> dict[str, Any]:
+    """Read a checkpoint; UsageError if it has no training state."""
     contents = checkpoint.read(path)
     examples = contents.get("examples", {})
     if (

@@ -15,7 +15,14 @@ from separate.errors import SeparateError
 from separate.files import FULL, printable, replace_file
 from separate.instantiate import targets_in, trusted
 from separate.process import settle, worker_count
-from separate.training.resume import checkpoint_to_resume, configuration, restore, resume_command
+from separate.training.resume import (
+    checkpoint_to_resume,
+    configuration,
+    copy_history,
+    other_run,
+    restore,
+    resume_command,
+)
 from separate.training.runlog import RunLog
 from separate.training.setup import measure, prepare
 from separate.training.state import State, Training
@@ -35,13 +42,15 @@ def run(config: TrainConfig, folder: Path, changed: Sequence[str] = ()) -> float
     trust = None  # the user's configuration may name any class, a checkpoint only these
     if resumed is not None:
         trust = (*trusted(config.trust), "torch.optim.", *targets_in(plain))
-        plain = configuration(resumed["config"], plain, changed)
+        plain = {**configuration(resumed["config"], plain, changed), "run": str(folder)}
     settle(typed(TrainerConfig, plain["trainer"], "trainer.").threads)
     state, training = prepare(plain, folder, trust, None if resumed is None else resumed["model"])
     _log_summary(state, training)
     if resumed is None:
         measure(state, training)
     else:
+        if source := other_run(config.resume, folder):
+            copy_history(source, folder, resumed)
         restore(state, training, resumed)
         log.info("going on in %s after epoch %d, step %d", folder, state.epoch, state.step)
     _write_config(folder, training.config)
