@@ -80,7 +80,8 @@ def build_optimizer(
     spec, trainer = config["optimizer"], config["trainer"]
     takes = signature(find_target(spec, "optimizer", trust))
     values = {name: spec.get(name, takes[name].default if name in takes else None) for name in ("lr", "weight_decay")}
-    options = GroupOptions(**values, decay=trainer.get("decay", "weights"), rates=trainer.get("rates") or {})
+    numbers = {name: value if isinstance(value, (int, float)) else None for name, value in values.items()}
+    options = GroupOptions(**numbers, decay=trainer.get("decay", "weights"), rates=trainer.get("rates") or {})
     context: dict[str, Any] = {"params": parameter_groups(separator.network, options)}
     if "hidden_matrices" in takes:
         context["hidden_matrices"] = hidden_matrices(separator)
@@ -108,17 +109,22 @@ def build_schedule(
     spec = config["scheduler"]
     if not spec:
         return None
-    context: dict[str, Any] = {"optimizer": optimizer, "mode": mode}
     fixed = has_fixed_end(spec, trust)
-    if fixed:
-        context["total_steps"] = total_steps
-    schedule = build(spec, "scheduler", trust, **context)
+    context = {"total_steps": total_steps} if fixed else {}
+    schedule = build(spec, "scheduler", trust, optimizer=optimizer, mode=mode, **context)
     if not isinstance(schedule, torch.optim.lr_scheduler.LRScheduler):
         raise _not_a("scheduler", spec, "torch.optim.lr_scheduler.ReduceLROnPlateau")
     if fixed and not hasattr(schedule, "interval"):
         schedule.interval = "step"  # type: ignore[attr-defined]
     check_interval(schedule)
     return schedule
+
+
+def check_schedule(config: Mapping[str, Any], trust: Sequence[str] | None = None) -> None:
+    """UsageError for keys that the schedule does not take and for mistyped values; nothing is built."""
+    if spec := config["scheduler"]:
+        context = {"total_steps": 1} if has_fixed_end(spec, trust) else {}
+        build({**spec, "_partial_": True}, "scheduler", trust, optimizer=None, mode="min", **context)
 
 
 def has_fixed_end(spec: Mapping[str, Any], trust: Sequence[str] | None = None) -> bool:

@@ -15,6 +15,7 @@ from separate.parts import build_optimizer, build_separator
 from separate.training.matrices import hidden_matrices
 from separate.training.optimizers import Lion, Muon
 from separate.training.parameters import GroupOptions, is_weight, matching, parameter_groups, without_frozen
+from separate.training.schedules import WarmupCosine, before_step
 from separate.training.setup import prepare
 from separate.training.step import flush, train_step
 from separate.training.trainer import fit
@@ -86,10 +87,12 @@ def test_the_host_does_not_wait_for_the_device(name, device, waits):
     config = {**config_of("bgru"), "optimizer": without_defaults(shipped("optimizer")[name]), "trainer": {}}
     separator = build_separator(config).to(device)
     optimizer = build_optimizer(config, separator)
+    schedule = WarmupCosine(optimizer, 10)
     for count in range(3):
         for parameter in separator.parameters():
             parameter.grad = torch.ones_like(parameter)
         with waits() as waited:
+            before_step(schedule, count)
             optimizer.step()
         assert count == 0 or waited == []
 
@@ -310,7 +313,7 @@ def test_a_rate_for_no_parameter_names_the_nearest(call, tmp_path):
 
 
 def test_rates_need_an_optimizer_with_a_rate():
-    with pytest.raises(UsageError, match="this optimizer has none"):
+    with pytest.raises(UsageError, match="optimizer.lr, which is no number here"):
         parameter_groups(nn.Linear(2, 2), GroupOptions(None, None, rates={"weight": 0.5}))
 
 

@@ -13,7 +13,7 @@ from separate import checkpoint
 from separate.cli import train
 from separate.config import shipped
 from separate.errors import UsageError
-from separate.parts import build_schedule
+from separate.parts import build_schedule, check_schedule
 from separate.training.interruption import Stopped
 from separate.training.schedules import WarmupCosine, after_epoch, before_step
 from separate.training.setup import prepare
@@ -201,6 +201,13 @@ def test_a_schedule_of_ones_own_names_its_interval(kind, interval):
     found = [rate for (rate,) in rates_of({"_target_": f"tests.test_schedules.{kind.__name__}"})]
     places = [step if interval == "step" else step // STEPS for step in range(EPOCHS * STEPS)]
     assert found == pytest.approx([RATE / (1 + place) for place in places])
+
+
+def test_a_misspelt_key_is_refused_before_data_are_opened():
+    state = {**CONFIG, "data": {"root": "/nowhere"}, "scheduler": {**spec_of("one_cycle"), "pct": 0.1}}
+    with pytest.raises(UsageError, match="there is no key scheduler.pct"):
+        check_schedule(state)
+    check_schedule({"scheduler": spec_of("one_cycle")})
 
 
 def test_an_unknown_interval_is_refused():

@@ -57,7 +57,9 @@ def parameter_groups(network: nn.Module, options: GroupOptions) -> Sequence[Tens
         for name in names:
             factors[name] *= options.rates[pattern]
     if options.rates and options.lr is None:
-        raise UsageError("trainer.rates multiply optimizer.lr, and this optimizer has none; leave trainer.rates out")
+        raise UsageError(
+            "trainer.rates multiply optimizer.lr, which is no number here; set it, or leave trainer.rates out"
+        )
     split = bool(options.weight_decay) and options.decay == "weights"
     groups: dict[tuple[float, bool], list[Tensor]] = {}
     for name, parameter in trainable.items():

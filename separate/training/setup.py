@@ -22,7 +22,7 @@ from separate.data.mixing.augmenter import Augmenter
 from separate.device import choose_device
 from separate.evaluation.metrics import higher_is_better, load_metrics
 from separate.models.representation import observers
-from separate.parts import build_loss, build_optimizer, build_schedule, build_separator
+from separate.parts import build_loss, build_optimizer, build_schedule, build_separator, check_schedule
 from separate.separator import Separator
 from separate.stft import STFT
 from separate.training.deferred import fuse
@@ -73,6 +73,7 @@ def prepare_step(
     loss = build_loss(config, separator, trust)
     separator.to(device)
     optimizer = build_optimizer(config, separator, trust)
+    check_schedule(config, trust)  # the number of steps is not known yet
     fuse(optimizer, device)
     precision = choose_precision(options.precision, separator)
     scaler = torch.amp.GradScaler(device.type, enabled=precision.name == "fp16")
