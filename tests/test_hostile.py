@@ -135,7 +135,7 @@ def test_every_number_of_the_configuration_has_a_range_with_an_end_and_an_exampl
     for key, allowed in known.items():
         assert allowed is not None, f"{key} has no range"
         assert math.isfinite(allowed.least) and math.isfinite(allowed.most), key
-        example = allowed.example
+        example = list(allowed.example.values()) if isinstance(allowed.example, dict) else allowed.example
         if not isinstance(example, str):
             assert all(allowed.holds(one) for one in (example if isinstance(example, list) else [example])), key
         for outside in (math.nan, math.inf, -math.inf, allowed.most + 1, 10**21):
