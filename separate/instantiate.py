@@ -19,6 +19,8 @@ OURS = {  # the package from which a checkpoint may build each section
     "target": "separate.targets.",
     "data": "separate.data.layouts.",
     "augment": "separate.data.mixing.",
+    "optimizer": "separate.training.optimizers.",
+    "scheduler": "separate.training.schedules.",
 }
 
 
@@ -67,6 +69,14 @@ def find_target(spec: Any, where: str, trust: Sequence[str] | None = None) -> Ca
     if not callable(target) or (trust is not None and name.startswith(own) and imported):
         raise UsageError(f"{where}._target_={name} is not a class or function defined there; name another")
     return target
+
+
+def signature(target: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
+    """The parameters of a class or function by name; none if it has no signature."""
+    try:
+        return inspect.signature(target).parameters
+    except ValueError:
+        return {}
 
 
 def _arguments(

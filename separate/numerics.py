@@ -1,6 +1,8 @@
-"""Precision of sums, block sizes, and conditions on a device."""
+"""Precision of sums, autocast, block sizes, and conditions on a device."""
 
 from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor
@@ -17,6 +19,11 @@ def result_dtype(x: Tensor) -> torch.dtype:
 def sum_dtype(x: Tensor) -> torch.dtype:
     """float64, or float32 on MPS, which has no float64."""
     return torch.float32 if x.device.type == "mps" else torch.float64
+
+
+def without_autocast(x: Tensor) -> AbstractContextManager[object]:
+    """A context without autocast on the device of x; there is none on the meta device."""
+    return nullcontext() if x.device.type == "meta" else torch.autocast(x.device.type, enabled=False)
 
 
 def wait_for(condition: Tensor) -> bool:

@@ -22,7 +22,9 @@ RUN = [
     "trainer.checkpoint_minutes=1e-9", "logger.examples=0", "logger.steps=1", "resume=auto",
 ]  # fmt: skip
 EVERYTHING = ["trainer.accumulate=2", "trainer.clip=auto"]
-SCHEDULES = {"sgd": "step", "rmsprop": "exponential", "adamw": "cosine"}
+SCHEDULES = {
+    "sgd": "step", "rmsprop": "exponential", "adamw": "cosine", "lion": "warmup_cosine", "muon": "one_cycle",
+}  # fmt: skip
 
 
 def killed(folder: Path, kills: int, *arguments: str) -> int:
