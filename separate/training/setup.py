@@ -26,6 +26,7 @@ from separate.parts import build_loss, build_optimizer, build_separator
 from separate.separator import Separator
 from separate.stft import STFT
 from separate.training.deferred import fuse
+from separate.training.finetuning import fine_tune
 from separate.training.state import State, Training
 from separate.validation import typed
 
@@ -44,13 +45,15 @@ def prepare(
     torch.manual_seed(config["seed"])
     separator = build_separator(config, trust, stored)
     loss = build_loss(config, separator, trust)
+    fine_tune(separator, config, resumed=stored is not None)
     data = data_config(config["data"], trust)
     train, valid, augment = _open_data(config, data, separator.stft, trust)
 
     separator.to(device)
     metrics = load_metrics(config.get("metrics", []), trust)
     mode = "max" if higher_is_better(options.monitor, metrics) else "min"
-    optimizer, scheduler = build_optimizer(config, separator.parameters(), mode, trust)
+    trained = [parameter for parameter in separator.parameters() if parameter.requires_grad]
+    optimizer, scheduler = build_optimizer(config, trained, mode, trust)
     fuse(optimizer, device)
     dtype = precision(options.precision, separator)
     scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)

@@ -17,6 +17,7 @@ from separate.data.mixing.raw_batch import RawBatch
 from separate.errors import UsageError
 from separate.evaluation.metrics import higher_is_better
 from separate.process import release
+from separate.training.finetuning import train_mode
 from separate.training.interruption import Interrupted, Interruption, Stopped, interruptible
 from separate.training.resume import resume_command
 from separate.training.saving import save
@@ -71,7 +72,7 @@ def train_epoch(
 ) -> dict[str, float]:
     """Train the remaining steps of this epoch; return means over the whole epoch, by name."""
     options = training.options
-    state.separator.train()
+    train_mode(state.separator)
     end, first = (state.epoch + 1) * training.steps_per_epoch, state.step
     saved = started = time.perf_counter()
     waited = 0.0
