@@ -15,8 +15,8 @@ from separate.config import shipped
 from separate.errors import UsageError
 from separate.models.representation import observers
 from separate.parts import build_separator
-from separate.training.finetuning import fine_tune, matching, train_mode
-from separate.training.lora import adapt, adaptable, adapter_weights, load_weights, merged_weights
+from separate.training.finetuning.lora import adapt, adaptable, adapter_weights, load_weights, merged_weights
+from separate.training.finetuning.preparation import fine_tune, matching, train_mode
 from separate.training.setup import measure, prepare
 from separate.training.step import train_step
 from tests.conftest import TINY_TOY, tone, write
@@ -92,7 +92,7 @@ def test_statistics_of_the_training_set_are_loaded_and_not_measured_again(tmp_pa
 def test_a_head_for_another_number_of_sources_is_new_and_reported(tmp_path, caplog):
     old = saved_run(tmp_path)
     before = checkpoint.read(checkpoint.find(old))["model"]
-    three = {**CONFIG["data"], "sources": ["voice", "drums", "bass"]}
+    three = {**CONFIG["data"], "sources": ["voice", "drums", "chords"]}
     caplog.clear()
     state, _ = start(tmp_path, init=old, data=three)
     after = state.separator.state_dict()
@@ -102,7 +102,7 @@ def test_a_head_for_another_number_of_sources_is_new_and_reported(tmp_path, capl
     report = next(record for record in caplog.records if "init=" in record.getMessage())
     assert report.levelno == logging.WARNING
     assert "of another shape, so initialised randomly: network.head.linear.weight 195x32, was 130x32" in caplog.text
-    assert "data.sources=[voice,drums,bass] (was [voice,drums])" in caplog.text
+    assert "data.sources=[voice,drums,chords] (was [voice,drums])" in caplog.text
 
 
 def test_weights_that_only_one_side_has_are_reported(tmp_path, caplog):
@@ -205,7 +205,7 @@ def test_patterns_that_match_nothing_and_freezing_everything_are_refused(tmp_pat
 
 def test_new_weights_cannot_be_frozen_at_random_values(tmp_path):
     old = saved_run(tmp_path)
-    three = {**CONFIG["data"], "sources": ["voice", "drums", "bass"]}
+    three = {**CONFIG["data"], "sources": ["voice", "drums", "chords"]}
     for options, way_out in (
         ({"freeze": ["head.*"]}, r"with trainer.freeze=\[body.\*\]$"),
         ({"lora": LORA}, r"with trainer.freeze=\[body.\*\] lora.layers=\[body.\*\]$"),

@@ -26,7 +26,7 @@ from separate.parts import build_loss, build_optimizer, build_separator
 from separate.separator import Separator
 from separate.stft import STFT
 from separate.training.deferred import fuse
-from separate.training.finetuning import fine_tune
+from separate.training.finetuning.preparation import fine_tune
 from separate.training.state import State, Training
 from separate.validation import typed
 

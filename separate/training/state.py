@@ -18,7 +18,7 @@ from separate.evaluation.metrics import METRICS, Metric
 from separate.losses import Loss
 from separate.separator import Separator
 from separate.training.deferred import Pending
-from separate.training.lora import adapter_weights, load_weights, merged_weights
+from separate.training.finetuning.lora import adapter_weights, load_weights, merged_weights
 
 if TYPE_CHECKING:
     from separate.training.runlog import RunLog

@@ -17,7 +17,7 @@ from separate.data.mixing.raw_batch import RawBatch
 from separate.errors import UsageError
 from separate.evaluation.metrics import higher_is_better
 from separate.process import release
-from separate.training.finetuning import train_mode
+from separate.training.finetuning.preparation import train_mode
 from separate.training.interruption import Interrupted, Interruption, Stopped, interruptible
 from separate.training.resume import resume_command
 from separate.training.saving import save

@@ -1,4 +1,4 @@
-"""Fine-tuning: initial weights from a checkpoint, frozen parameters, low-rank adapters."""
+"""Preparation of a separator for fine-tuning: initial weights, frozen parameters, low-rank adapters."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from torch import nn
 from separate.config import LoraConfig
 from separate.errors import UsageError
 from separate.separator import Separator
-from separate.training.initialisation import initialise
-from separate.training.lora import LowRank, adapt, adaptable, weights_of
+from separate.training.finetuning.initialisation import initialise
+from separate.training.finetuning.lora import LowRank, adapt, adaptable, weights_of
 from separate.validation import brief, typed
 
 log = logging.getLogger(__name__)
@@ -49,7 +49,7 @@ def fine_tune(separator: Separator, config: Mapping[str, Any], resumed: bool) ->
         "%s of %s parameters are trained%s; %d of %d tensors of the network are frozen",
         f"{trained:,}",
         f"{total:,}",
-        f", in adapters of rank {options.rank} of {len(layers)} layers and outside" * bool(layers),
+        f", with adapters of rank {options.rank} in {len(layers)} layers" * bool(layers),
         len(frozen),
         len(parameters),
     )

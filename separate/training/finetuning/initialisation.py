@@ -78,7 +78,7 @@ def initialise(separator: Separator, config: Mapping[str, Any]) -> set[str]:
     except RuntimeError as error:  # tensors that are sparse, quantised ...
         raise UsageError(f"{where}: {MISFIT}: {brief(error)}") from None
     _keep_statistics(separator.network, match.fitting)
-    share = f"{loaded / 1e6:.2f} of {sum(parameters.values()) / 1e6:.2f} M parameters loaded"
+    share = f"{loaded:,} of {sum(parameters.values()):,} parameters loaded"
     _report(f"{where}{_origin(contents)}: {share}", match, changes)
     return {name.removeprefix("network.") for name in (*match.shapes, *match.new)}
 
