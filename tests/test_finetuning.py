@@ -26,7 +26,7 @@ from tests.tiny import MODELS, batch_of, config_of
 LORA = {"rank": 2, "alpha": 4.0, "layers": ["*"]}
 WHITEN = {**CONFIG["model"], "normalisation": "whiten"}
 STILL = ["optimizer.lr=0.0", "model.normalisation=whiten"]  # no step changes weights or statistics
-LOGGED = ["trainer.epochs=2", "trainer.precision=float32"]
+LOGGED = ["trainer.epochs=2", "trainer.precision=fp32"]
 
 
 def start(folder, freeze=None, **sections):
