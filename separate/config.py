@@ -80,6 +80,14 @@ class TrainerConfig:
     threads: int | Literal["auto"] = number("auto", least=1, most=1024, example=2)
     checkpoint_minutes: float = number(10.0, above=0, most=10**7, unit="minutes")
     valid_steps: int | None = number(None, least=1, most=10**9, example=10)
+    freeze: list[str] | None = None
+
+
+@dataclass
+class LoraConfig:
+    rank: int | None = number(None, least=1, most=65_536, example=8)
+    alpha: float = number(16.0, above=0, most=10**6)
+    layers: list[str] = field(default_factory=lambda: ["*"])
 
 
 @dataclass
@@ -111,6 +119,8 @@ class TrainConfig:
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     logger: LoggerConfig = field(default_factory=LoggerConfig)
+    init: str | None = None
+    lora: LoraConfig = field(default_factory=LoraConfig)
     batch_size: int = number(16, least=1, most=65_536)
     seed: int = number(0, least=0, most=2**63 - 1)
     device: str = "auto"

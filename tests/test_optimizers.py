@@ -306,7 +306,7 @@ def test_a_rate_multiplies_the_update_of_sgd(tmp_path):
 def test_a_rate_for_no_parameter_names_the_nearest(call, tmp_path):
     code, _, err = call(train, *TINY_TOY, "trainer.rates={haed.linear.*: 0.1}", cwd=tmp_path)
     assert code == 2
-    assert "trainer.rates: no parameter of the network matches haed.linear.*; the nearest names are head.linear." in err
+    assert "trainer.rates: haed.linear.* matches nothing; the nearest are head.linear." in err
     code, _, err = call(train, *TINY_TOY, "trainer.rates={head.*: -0.5}", cwd=tmp_path)
     assert code == 2
     assert "trainer.rates.head.*=-0.5 must be above 0" in err

@@ -178,6 +178,7 @@ class Standardisation(nn.Module):
     Before training, `observe` takes the set batch by batch, in float64 (Chan et al., 1983); `use_statistics` then sets
     shift to the negative mean and scale to the inverse standard deviation.  Until then the features are unchanged.
     trained: shift and scale are parameters that training changes (Stöter et al., 2019); otherwise they are constant.
+    known: the statistics come from a checkpoint, so that they need not be measured.
     """
 
     shift: Tensor
@@ -190,6 +191,7 @@ class Standardisation(nn.Module):
                 self.register_parameter(name, nn.Parameter(value))
             else:
                 self.register_buffer(name, value)
+        self.known = False
         self.count = 0
         self.mean = torch.zeros(bands, dtype=torch.float64)
         self.squares = torch.zeros(bands, dtype=torch.float64)  # sum of squared deviations from the mean
@@ -232,4 +234,4 @@ NORMALISATIONS: dict[str, Callable[[int, int, int], nn.Module]] = {  # of channe
 def observers(network: nn.Module) -> list[Representation]:
     """The representations in a network that need the statistics of the training set before training."""
     parts = (part for part in network.modules() if isinstance(part, Representation))
-    return [part for part in parts if isinstance(part.normalise, Standardisation)]
+    return [part for part in parts if isinstance(part.normalise, Standardisation) and not part.normalise.known]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from operator import attrgetter
 
 import torch
 from torch import Tensor, nn
@@ -87,6 +88,7 @@ class TemporalStack(nn.Module):
         blocks = [TemporalBlock(options, 2 ** (index % layers), last=index == count - 1) for index in range(count)]
         self.plans = [block.plan for block in blocks]
         self.blocks = nn.ModuleList(blocks)
+        self.names = [name for name, _ in self.blocks.named_parameters()]
 
     def forward(self, x: Float[Tensor, "B F M"]) -> Float[Tensor, "B _ M"]:
         return self.fused(x) if self.fits(x) else self.plain(x)
@@ -116,5 +118,5 @@ class TemporalStack(nn.Module):
 
     def fused(self, x: Float[Tensor, "B F M"]) -> Float[Tensor, "B _ M"]:
         """The output, computed by the hand-written function."""
-        parameters = [parameter for block in self.blocks for parameter in block.parameters()]
+        parameters = [attrgetter(name)(self.blocks) for name in self.names]  # also those that are parametrized
         return StackFunction.apply(x, self.skip, self.plans, torch.is_grad_enabled(), *parameters)

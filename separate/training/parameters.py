@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from separate.errors import UsageError
+from separate.validation import brief
 
 MOST_SHOWN = 3  # names in a message
 
@@ -35,9 +36,7 @@ def matching(names: Iterable[str], patterns: Iterable[str], key: str) -> dict[st
     for pattern, matched in found.items():
         if not matched:
             near = difflib.get_close_matches(pattern.strip("*"), names, n=MOST_SHOWN, cutoff=0.0)
-            raise UsageError(
-                f"{key}: no parameter of the network matches {pattern}; the nearest names are {', '.join(near)}"
-            )
+            raise UsageError(f"{key}: {brief(pattern)} matches nothing; the nearest are {', '.join(near) or 'none'}")
     return found
 
 

@@ -12,6 +12,7 @@ import torch
 from separate.config import TrainConfig
 from separate.errors import UsageError
 from separate.instantiate import targets_in, trusted
+from separate.training.finetuning.preparation import train_mode
 from separate.training.nonfinite import StoredBatch, read_dump
 from separate.training.resume import configuration
 from separate.training.setup import prepare_step
@@ -34,6 +35,7 @@ def replay(config: TrainConfig, path: Path, changed: Sequence[str] = ()) -> str:
     state, objective = prepare_step(stored, trust, contents["model"])
     try:
         state.restore(contents)
+        train_mode(state.separator)
         metrics = backward(state, objective, StoredBatch(contents["batch"])).read()
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UsageError(f"{path} does not fit its configuration ({brief(error)})") from None

@@ -26,6 +26,7 @@ from separate.parts import build_loss, build_optimizer, build_schedule, build_se
 from separate.separator import Separator
 from separate.stft import STFT
 from separate.training.deferred import fuse
+from separate.training.finetuning.preparation import fine_tune
 from separate.training.precision import Precision, choose_precision
 from separate.training.state import Objective, State, Training
 from separate.validation import typed
@@ -71,6 +72,7 @@ def prepare_step(
     torch.manual_seed(config["seed"])
     separator = build_separator(config, trust, stored)
     loss = build_loss(config, separator, trust)
+    fine_tune(separator, config, resumed=stored is not None)
     separator.to(device)
     optimizer = build_optimizer(config, separator, trust)
     check_schedule(config, trust)  # the number of steps is not known yet

@@ -19,6 +19,7 @@ from separate.evaluation.metrics import METRICS, Metric
 from separate.losses import Loss
 from separate.separator import Separator
 from separate.training.deferred import Pending
+from separate.training.finetuning.lora import adapter_weights, load_weights, merged_weights
 from separate.training.parameters import without_frozen
 from separate.training.precision import PRECISIONS, Precision
 
@@ -61,8 +62,9 @@ class State:
         """The state as tensors and plain values, with the random states that dropout draws from."""
         assert self.pending is None, "call flush first"
         return {
-            "model": self.separator.state_dict(),
+            "model": merged_weights(self.separator),
             "training": {
+                "adapters": adapter_weights(self.separator),
                 "optimizer": self.optimizer.state_dict(),
                 "scheduler": self.scheduler.state_dict() if self.scheduler else None,
                 "scaler": self.scaler.state_dict(),
@@ -74,8 +76,8 @@ class State:
 
     def restore(self, contents: Mapping[str, Any]) -> None:
         """Set the state to the one that `capture` returned."""
-        self.separator.load_state_dict(contents["model"])
         training = contents["training"]
+        load_weights(self.separator, contents["model"], training.get("adapters", {}))
         self.optimizer.load_state_dict(self._on_this_device(training["optimizer"]))
         if self.scheduler:
             self.scheduler.load_state_dict(training["scheduler"])

@@ -14,6 +14,7 @@ from separate.data.mixing.raw_batch import RawBatch
 from separate.errors import UsageError
 from separate.evaluation.metrics import higher_is_better
 from separate.process import release
+from separate.training.finetuning.preparation import train_mode
 from separate.training.interruption import Interrupted, Interruption, Stopped, interruptible
 from separate.training.progress import Progress
 from separate.training.resume import resume_command
@@ -72,7 +73,7 @@ def train_epoch(
 ) -> dict[str, float]:
     """Train the remaining steps of this epoch; return means over the whole epoch, by name."""
     options = training.options
-    state.separator.train()
+    train_mode(state.separator)
     end, saved = (state.epoch + 1) * training.steps_per_epoch, time.perf_counter()
     title = f"epoch {state.epoch + 1}/{options.epochs}"
     with closing(Progress(title, end - state.step, training.batch_size, state.separator.device)) as progress:
