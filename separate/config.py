@@ -72,7 +72,9 @@ class TrainerConfig:
     accumulate: int = number(1, least=1, most=65_536, example=4)
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     threads: int | Literal["auto"] = number("auto", least=1, most=1024, example=2)
-    checkpoint_minutes: float = number(10.0, above=0, most=10**7, unit="minutes")
+    save_every: float = number(10.0, above=0, most=10**7, unit="minutes")
+    keep_best: int = number(1, least=1, most=1000, example=3)
+    valid_full: bool = False
     valid_steps: int | None = number(None, least=1, most=10**9, example=10)
 
 
@@ -101,6 +103,8 @@ class TrainConfig:
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     logger: LoggerConfig = field(default_factory=LoggerConfig)
+    ema: float | list[float] | None = number(None, least=0, most=1 - 1e-9, example=0.999)
+    ema_epoch: float | list[float] | None = number(None, least=0, most=1 - 1e-9, example=0.9)
     batch_size: int = number(16, least=1, most=65_536)
     seed: int = number(0, least=0, most=2**63 - 1)
     device: str = "auto"

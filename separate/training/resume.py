@@ -18,12 +18,14 @@ from separate.validation import brief, fits, validate
 # keys that a resumed run may change; all others belong to the training that the checkpoint stands for
 MAY_CHANGE = (
     "run", "resume", "trust", "device", "data.root", "data.workers", "cache", "logger",
-    "trainer.epochs", "trainer.max_minutes", "trainer.patience", "trainer.min_delta", "trainer.checkpoint_minutes",
-    "trainer.threads", "trainer.precision", "trainer.accumulate",
+    "trainer.epochs", "trainer.max_minutes", "trainer.patience", "trainer.min_delta", "trainer.save_every",
+    "trainer.threads", "trainer.precision", "trainer.accumulate", "trainer.keep_best",
 )  # fmt: skip
 
 # values for runs older than these keys; auto keeps the value that the run was started with
 BEFORE = {"rescale": False, "input_level": "none"}
+
+RENAMED = {"trainer.checkpoint_minutes": "trainer.save_every"}  # keys of older runs
 
 
 def resume_command(folder: Path) -> str:
@@ -97,6 +99,7 @@ def resumed_config(saved: Mapping[str, Any], composed: Mapping[str, Any], change
         keys.discard("data")  # the same layout named again; its defaults are no changes
     anywhere = any(key in ("experiment", "debug") for key in keys)  # these set keys in every section
     old, new = _flat({**_younger_sections(saved, composed, keys), **saved}), _flat(composed)
+    old = {RENAMED.get(key, key): value for key, value in old.items()}
     if "trainer.epochs" in keys and "scheduler.T_max" in old and new["trainer.epochs"] != old["trainer.epochs"]:
         raise UsageError(
             f"the learning rate of this run ends at epoch {old['scheduler.T_max']}, so trainer.epochs must stay "

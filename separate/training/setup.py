@@ -25,6 +25,7 @@ from separate.models.representation import observers
 from separate.parts import build_loss, build_optimizer, build_separator
 from separate.separator import Separator
 from separate.stft import STFT
+from separate.training.averages import Averages, decays
 from separate.training.deferred import fuse
 from separate.training.state import State, Training
 from separate.validation import typed
@@ -54,7 +55,8 @@ def prepare(
     fuse(optimizer, device)
     dtype = precision(options.precision, separator)
     scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
-    state = State(separator, optimizer, scheduler, scaler)
+    averages = Averages(separator, decays(config.get("ema")), decays(config.get("ema_epoch")))
+    state = State(separator, optimizer, scheduler, scaler, averages=averages)
     training = Training(
         loss=loss.to(device),
         train=train,

@@ -17,6 +17,7 @@ from separate.data.mixing.augmenter import Augmenter
 from separate.evaluation.metrics import METRICS, Metric
 from separate.losses import Loss
 from separate.separator import Separator
+from separate.training.averages import Averages
 from separate.training.deferred import Pending
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ class State:
     best: the best value of the monitored metric; stale: epochs since it improved;
     sums: metrics added up over the steps of this epoch, by name; skipped: steps in a row that were not applied.
     norms: the gradient norms of all steps in ascending order, for `trainer.clip=auto`.
+    averages: of the weights; kept: the value and the epoch of the `trainer.keep_best` best checkpoints, best first.
     pending: the last step, until its metrics are read; None when the state is captured.
     """
 
@@ -46,6 +48,8 @@ class State:
     sums: dict[str, float] = field(default_factory=dict)
     norms: list[float] = field(default_factory=list)
     pending: Pending | None = None
+    averages: Averages = field(default_factory=lambda: Averages(torch.nn.Module()))
+    kept: list[tuple[float, int]] = field(default_factory=list)
 
     PLAIN = ("step", "epoch", "seconds", "best", "stale", "skipped", "sums")
 
@@ -66,6 +70,8 @@ class State:
                 "scaler": self.scaler.state_dict(),
                 "random": torch.get_rng_state(),
                 "random_cuda": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
+                "averages": self.averages.state_dict(),
+                "kept": self.kept,
                 "norms": torch.tensor(self.norms, dtype=torch.float64),
                 **{name: getattr(self, name) for name in self.PLAIN},
             },
@@ -82,6 +88,9 @@ class State:
         for name in self.PLAIN:
             setattr(self, name, training[name])
         self.norms = training["norms"].tolist() if "norms" in training else []  # runs older than AutoClip have none
+        if "averages" in training:  # so have runs older than averages
+            self.averages.load_state_dict(training["averages"])
+        self.kept = [(float(value), int(epoch)) for value, epoch in training.get("kept", [])]
         torch.set_rng_state(training["random"])
         if training["random_cuda"] is not None and self.separator.device.type == "cuda":
             torch.cuda.set_rng_state(training["random_cuda"], self.separator.device)

@@ -88,7 +88,7 @@ def train_epoch(
             state.seconds += now - begun  # validation adds its own
             bar.set_postfix_str(_progress(state.sums, waited / (now - started)), refresh=False)
             bar.update()
-            if now - saved > 60 * options.checkpoint_minutes:
+            if now - saved > 60 * options.save_every:
                 save(state, training, "last")
                 saved = now
             interruption.check()
