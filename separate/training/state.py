@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+import separate
 from separate.config import TrainerConfig
 from separate.data.example import Examples
 from separate.data.loader import TrainingSteps
@@ -19,6 +20,7 @@ from separate.losses import Loss
 from separate.separator import Separator
 from separate.training.averages import Averages
 from separate.training.deferred import Pending
+from separate.training.precision import PRECISIONS, Precision
 
 if TYPE_CHECKING:
     from separate.training.runlog import RunLog
@@ -61,15 +63,13 @@ class State:
     def capture(self) -> dict[str, Any]:
         """The state as tensors and plain values, with the random states that dropout draws from."""
         assert self.pending is None, "call flush first"
-        device = self.separator.device
         return {
             "model": self.separator.state_dict(),
             "training": {
                 "optimizer": self.optimizer.state_dict(),
                 "scheduler": self.scheduler.state_dict() if self.scheduler else None,
                 "scaler": self.scaler.state_dict(),
-                "random": torch.get_rng_state(),
-                "random_cuda": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
+                **random_states(self.separator.device),
                 "averages": self.averages.state_dict(),
                 "kept": self.kept,
                 "norms": torch.tensor(self.norms, dtype=torch.float64),
@@ -88,12 +88,10 @@ class State:
         for name in self.PLAIN:
             setattr(self, name, training[name])
         self.norms = training["norms"].tolist() if "norms" in training else []  # runs older than AutoClip have none
-        if "averages" in training:  # so have runs older than averages
+        if "averages" in training:  # older runs have none
             self.averages.load_state_dict(training["averages"])
         self.kept = [(float(value), int(epoch)) for value, epoch in training.get("kept", [])]
-        torch.set_rng_state(training["random"])
-        if training["random_cuda"] is not None and self.separator.device.type == "cuda":
-            torch.cuda.set_rng_state(training["random_cuda"], self.separator.device)
+        set_random_states(training, self.separator.device)
 
     def _on_this_device(self, saved: Mapping[str, Any]) -> dict[str, Any]:
         """A state of the optimizer with the kernels, fused or not, of this device."""
@@ -102,17 +100,39 @@ class State:
         return {**saved, "param_groups": adapted}
 
 
-@dataclass
-class Training:
+def random_states(device: torch.device) -> dict[str, torch.Tensor | None]:
+    """The states of the generators that dropout draws from, of the CPU and of a CUDA device."""
+    return {
+        "random": torch.get_rng_state(),
+        "random_cuda": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
+    }
+
+
+def set_random_states(states: Mapping[str, Any], device: torch.device) -> None:
+    """Set the generators to what `random_states` returned."""
+    torch.set_rng_state(states["random"])
+    if states["random_cuda"] is not None and device.type == "cuda":
+        torch.cuda.set_rng_state(states["random_cuda"], device)
+
+
+@dataclass(kw_only=True)
+class Objective:
+    """What a step computes.  precision: of the network's matrix products; options.precision may be auto."""
+
+    loss: Loss
+    options: TrainerConfig
+    precision: Precision = PRECISIONS["fp32"]
+
+
+@dataclass(kw_only=True)
+class Training(Objective):
     """Everything that stays the same while training.  config: the resolved configuration, for the checkpoints.
 
     lags: the metrics of a step are read during the next one, so that the host does not wait for a GPU.
     """
 
-    loss: Loss
     train: Examples
     valid: Examples
-    options: TrainerConfig
     batch_size: int
     seed: int
     workers: int | str
@@ -121,7 +141,6 @@ class Training:
     augment: Augmenter | None = None
     log: RunLog | None = None
     lags: bool = False
-    dtype: torch.dtype = torch.float32
     metrics: Mapping[str, Metric] = field(default_factory=lambda: METRICS)
 
     @property
@@ -141,3 +160,15 @@ class Training:
     def monitors(self) -> list[str]:
         """The metrics that `trainer.monitor` can name."""
         return ["valid/loss", *(f"valid/{metric}" for metric in self.metrics)]
+
+
+def contents_of(state: State, training: Training, scores: Mapping[str, float] | None = None) -> dict[str, Any]:
+    """The contents of a checkpoint: the state, and all else that separating or resuming needs."""
+    return {
+        "config": training.config,
+        "scores": dict(scores or {}),
+        "examples": training.examples,
+        "licence": training.config["data"]["licence"],
+        "versions": {"separate": separate.__version__, "torch": str(torch.__version__)},
+        **state.capture(),
+    }
