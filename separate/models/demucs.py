@@ -18,7 +18,7 @@ from separate.models.layers import (
     make_inner_activation,
     pad,
 )
-from separate.numerics import precise
+from separate.numerics import result_dtype
 from separate.resampling import resample
 from separate.shapes import Float
 
@@ -170,7 +170,7 @@ def resampled(x: Float[Tensor, "*B _"], old: int, new: int) -> Float[Tensor, "*B
     if old == new:
         return x
     with torch.autocast(x.device.type, enabled=False):
-        return resample(x.to(precise(x)), old, new)
+        return resample(x.to(result_dtype(x)), old, new)
 
 
 @torch.no_grad()
