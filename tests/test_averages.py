@@ -10,6 +10,7 @@ import torch
 from separate import checkpoint
 from separate.cli import train
 from separate.config import TrainerConfig
+from separate.training.averages import Averages
 from separate.training.interruption import interruptible
 from separate.training.setup import prepare
 from separate.training.state import State, Training
@@ -99,6 +100,23 @@ def test_the_best_checkpoint_holds_the_weights_that_won(tmp_path, better):
     last = checkpoint.read(tmp_path / "checkpoints" / "last.ckpt")
     assert last["weights"] == "raw"
     assert all(torch.equal(last["model"][key].double(), value) for key, value in raw.items())
+
+
+def test_swapping_exchanges_values_and_restores_them_also_of_a_shared_tensor():
+    module = torch.nn.ModuleDict({"a": torch.nn.Linear(2, 2), "b": torch.nn.Linear(2, 2)})
+    module["b"].weight = module["a"].weight
+    averages = Averages(module, [0.5])
+    averages.after_step()
+    before = deepcopy(module.state_dict())
+    with torch.no_grad():
+        module["a"].weight.add_(1)
+    changed, average = deepcopy(module.state_dict()), deepcopy(averages.state_dict())
+    place = module["a"].weight.data_ptr()
+    with averages.swapped("ema0.5"):
+        assert equal(dict(module.state_dict()), dict(before))
+    assert equal(dict(module.state_dict()), dict(changed))
+    assert equal(averages.state_dict(), average)
+    assert module["a"].weight.data_ptr() == place
 
 
 def test_a_resumed_run_with_averages_goes_on_bit_for_bit(tmp_path):

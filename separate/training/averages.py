@@ -80,18 +80,18 @@ class Averages:
 
         Values move and memory stays in place: cuDNN wants the weights of an LSTM in one piece.
         """
-        self._swap(name)
+        names = [] if name == RAW else list(self.all[name].tensors)
+        self._swap(name, names)
         try:
             yield
         finally:
-            self._swap(name)
+            self._swap(name, names[::-1])  # backwards, because names may share a tensor
 
     @torch.no_grad()
-    def _swap(self, name: str) -> None:
-        if name == RAW:
-            return
+    def _swap(self, name: str, keys: Sequence[str]) -> None:
         weights = self.module.state_dict()
-        for key, average in self.all[name].tensors.items():
+        for key in keys:
+            average = self.all[name].tensors[key]
             kept = average.clone()
             average.copy_(weights[key])
             weights[key].copy_(kept)

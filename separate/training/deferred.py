@@ -104,9 +104,11 @@ def statistics(module: nn.Module) -> list[Tensor]:
 
 def named(module: nn.Module, values: Sequence[Tensor] | None) -> dict[str, Tensor]:
     """Copies of `statistics` by name; empty for None."""
+    if values is None:
+        return {}
     kept = module.state_dict()
     names = [name for name, _ in module.named_buffers() if name in kept]
-    return dict(zip(names, values, strict=True)) if values is not None else {}
+    return dict(zip(names, values, strict=True))
 
 
 def parameters(optimizer: torch.optim.Optimizer) -> list[Tensor]:

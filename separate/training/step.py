@@ -96,7 +96,8 @@ def flush(state: State, training: Training, statistics: Sequence[torch.Tensor] |
         state.skipped = 0
         if training.options.clip == "auto":
             bisect.insort(state.norms, found["gradient_norm"])
-        state.averages.after_step(deferred.named(state.separator, statistics))
+        if state.averages.per_step:
+            state.averages.after_step(deferred.named(state.separator, statistics))
         return {"steps": 1, **found}
     if step.before is not None:
         step.before.restore(state.optimizer)
