@@ -41,7 +41,7 @@ def test_a_run_with_steps_that_are_not_finite_is_the_same_bit_for_bit(tmp_path, 
     found = []
     for lags in (False, True):
         state, training = start(tmp_path / str(lags), clip=1.0)
-        training.lags, training.options.checkpoint_minutes = lags, -1.0  # a checkpoint after each step
+        training.lags, training.options.save_every = lags, -1.0  # a checkpoint after each step
         evidence = []
         monkeypatch.setattr(nonfinite, "log", _Log(evidence))
         fit(state, training)

@@ -19,7 +19,7 @@ RUN = [
     *(option for option in TINY if not option.startswith("logger.")),
     "data.tracks={train: 2, valid: 1, test: 1}", "data.excerpt=0.25", "stft.n_fft=128", "stft.hop=64", "batch_size=4",
     "model.layers=2", "model.dropout=0.3", "trainer.steps_per_epoch=8", "trainer.valid_steps=1", "trainer.epochs=4",
-    "trainer.checkpoint_minutes=1e-9", "logger.examples=0", "logger.steps=1", "resume=auto",
+    "trainer.save_every=1e-9", "logger.examples=0", "logger.steps=1", "resume=auto",
 ]  # fmt: skip
 EVERYTHING = ["trainer.accumulate=2", "trainer.clip=auto"]
 SCHEDULES = {

@@ -79,7 +79,7 @@ def test_a_run_killed_between_the_log_and_the_checkpoint_shows_each_epoch_once(t
     """The checkpoint of an epoch's last step precedes the epoch's end; the pictures are drawn in between."""
     longer = [a for a in TINY_TOY if a not in ("debug=fast", "logger.tensorboard=false")] + [
         "batch_size=2", "data.excerpt=0.5", "data.workers=0", "trainer.epochs=2", "trainer.steps_per_epoch=3",
-        "trainer.checkpoint_minutes=1e-9", "hydra.run.dir=r", "resume=auto",
+        "trainer.save_every=1e-9", "hydra.run.dir=r", "resume=auto",
     ]  # fmt: skip
     killer = tmp_path / "sitecustomize.py"
     killer.write_text(  # kills at exactly that moment; everything else is the installed program

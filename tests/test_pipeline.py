@@ -139,7 +139,7 @@ def wait_for(path: Path, process: "subprocess.Popen[str]") -> None:
 @pytest.mark.slow
 def test_a_run_killed_within_an_epoch_and_resumed_equals_an_uninterrupted_one(tmp_path, call):
     """SIGKILL inside the second epoch; weights and metrics must come out the same, bit for bit."""
-    often = [*LONGER, "trainer.checkpoint_minutes=1e-6"]  # after every step
+    often = [*LONGER, "trainer.save_every=1e-6"]  # after every step
     code, _, err = call(train, *often, "run=whole", cwd=tmp_path)
     assert code == 0, err
     process = start(tmp_path, *often, "hydra.run.dir=killed", "resume=auto")  # resume=auto starts where nothing is

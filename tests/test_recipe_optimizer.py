@@ -6,7 +6,7 @@ import pytest
 
 
 def test_an_optimizer_and_a_scheduler_of_ones_own_train_and_are_resumed_when_trusted(recipe):
-    mine = recipe("separate/training/README.md", "Add an optimizer and a scheduler")
+    mine = recipe("conf/optimizer/README.md", "Add an optimizer and a scheduler")
     code, _, err = mine.run(0)
     assert code == 0, err
     code, _, err = mine.run(1, without="trust=[mypackage]")

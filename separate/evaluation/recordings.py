@@ -52,12 +52,10 @@ def evaluate(
     are not finite.
     """
     _check_sources(separator, examples)
-    stft = deepcopy(separator.stft).cpu()
     results = Results(examples.sources, metrics)
     for index in tqdm(range(examples.recordings), "evaluating", leave=False, disable=None):
-        batch = collate([examples.recording(index)]).to(torch.device("cpu"), stft)
-        separated = separator(batch.mixture[0], examples.sample_rate, chunk, overlap)
-        estimates = torch.stack(list(separated.values())).unsqueeze(0)  # (1, S, C, T)
+        batch = read_recording(examples, index, separator)
+        estimates = separate_recording(separator, batch, chunk, overlap)
         if not estimates.isfinite().all():
             raise SeparateError(f"the network gives NaN or infinite samples for {batch.tracks[0]}; train it again")
         if separator.interchangeable:
@@ -67,6 +65,17 @@ def evaluate(
             results.picture = _picture(batch, estimates, examples)
         release()
     return results
+
+
+def read_recording(examples: Examples, index: int, separator: Separator) -> Batch:
+    """A whole recording as a batch of one, on the CPU, at the separator's rate."""
+    return collate([examples.recording(index)]).to(torch.device("cpu"), deepcopy(separator.stft).cpu())
+
+
+def separate_recording(separator: Separator, batch: Batch, chunk: float, overlap: float) -> Tensor:
+    """Separate a recording in chunks, as `separate-infer` does.  -> (1, S, C, T) on the CPU"""
+    separated = separator(batch.mixture[0], separator.sample_rate, chunk, overlap)
+    return torch.stack(list(separated.values())).unsqueeze(0)
 
 
 def _rows(batch: Batch, estimates: Tensor, results: Results) -> list[Row]:

@@ -102,6 +102,15 @@ def statistics(module: nn.Module) -> list[Tensor]:
     return [buffer for name, buffer in module.named_buffers() if name in kept]
 
 
+def named(module: nn.Module, values: Sequence[Tensor] | None) -> dict[str, Tensor]:
+    """Copies of `statistics` by name; empty for None."""
+    if values is None:
+        return {}
+    kept = module.state_dict()
+    names = [name for name, _ in module.named_buffers() if name in kept]
+    return dict(zip(names, values, strict=True))
+
+
 def parameters(optimizer: torch.optim.Optimizer) -> list[Tensor]:
     return [parameter for group in optimizer.param_groups for parameter in group["params"]]
 

@@ -15,6 +15,8 @@ from separate.device import choose_device
 from separate.errors import UsageError
 from separate.files import replace_file
 from separate.parts import has_fixed_end
+from separate.training.averages import RAW
+from separate.training.selection import metric_of
 from separate.training.state import State, Training
 from separate.validation import brief, fits, validate
 
@@ -22,8 +24,8 @@ from separate.validation import brief, fits, validate
 MAY_CHANGE = (
     "run", "resume", "trust", "device", "data.root", "data.workers", "cache", "logger",
     "trainer.epochs", "trainer.min_epochs", "trainer.max_minutes", "trainer.max_hours", "trainer.max_bad_steps",
-    "trainer.patience", "trainer.min_delta", "trainer.checkpoint_minutes",
-    "trainer.threads", "trainer.precision", "trainer.compile", "trainer.accumulate",
+    "trainer.patience", "trainer.min_delta", "trainer.save_every",
+    "trainer.threads", "trainer.precision", "trainer.compile", "trainer.accumulate", "trainer.keep_best",
 )  # fmt: skip
 
 # values for runs older than these keys; auto keeps the value that the run was started with
@@ -31,6 +33,8 @@ BEFORE = {"rescale": False, "input_level": "none"}
 BEFORE_TRAINER = {**asdict(TrainerConfig()), "decay": "all"}  # the same, within `trainer`
 WHOLE = ("trainer.rates",)  # sections that are one value; their keys hold dots
 OLD_PRECISIONS = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}  # names in older runs
+
+RENAMED = {"trainer.checkpoint_minutes": "trainer.save_every"}  # keys of older runs
 
 
 def resume_command(folder: Path) -> str:
@@ -79,12 +83,14 @@ def copy_history(source: Path, folder: Path, resumed: dict[str, Any]) -> None:
     Without that checkpoint the next epoch is the best so far.
     """
     run, training = checkpoint.run_folder(source), resumed["training"]
+    training["kept"] = []  # those of the other run stay there
     if (metrics := run / "metrics.jsonl").is_file():
         replace_file(folder / "metrics.jsonl", metrics.read_bytes())
     best = run / "checkpoints" / "best.ckpt"
     if best.is_file():
-        scores = checkpoint.read(best).get("scores", {})
-        if scores.get(lookup(resumed["config"], "trainer.monitor")) == training["best"]:
+        contents = checkpoint.read(best)
+        monitor = metric_of(str(contents.get("weights", RAW)), str(lookup(resumed["config"], "trainer.monitor")))
+        if contents.get("scores", {}).get(monitor) == training["best"]:
             replace_file(folder / "checkpoints" / "best.ckpt", best.read_bytes())
             return
     training.update(best=None, stale=0)
@@ -147,7 +153,8 @@ def resumed_config(saved: Mapping[str, Any], composed: Mapping[str, Any], change
         keys.discard("data")  # the same layout named again; its defaults are no changes
     anywhere = any(key in ("experiment", "debug") for key in keys)  # these set keys in every section
     sections = {**_younger_sections(saved, composed, keys), **saved}
-    old, new = flatten(sections, whole=WHOLE), flatten(composed, whole=WHOLE)
+    old = {RENAMED.get(key, key): value for key, value in flatten(sections, whole=WHOLE).items()}
+    new = flatten(composed, whole=WHOLE)
     younger = {f"trainer.{name}": value for name, value in BEFORE_TRAINER.items() if f"trainer.{name}" in new}
     undecided = younger.keys() - old.keys()
     old = {**younger, **old}

@@ -3,11 +3,34 @@
 from __future__ import annotations
 
 from separate import checkpoint
+from separate.training.averages import RAW
+from separate.training.selection import epoch_name, remove_others
 from separate.training.state import State, Training, contents_of
 from separate.training.step import flush
 
 
-def save(state: State, training: Training, name: str, scores: dict[str, float] | None = None) -> None:
-    """Write RUN/checkpoints/NAME.ckpt, after reading the metrics of the last step."""
+def save(
+    state: State, training: Training, name: str, scores: dict[str, float] | None = None, weights: str = RAW
+) -> None:
+    """Write RUN/checkpoints/NAME.ckpt, after reading the metrics of the last step.
+
+    weights: the set of weights that it holds under `model`; the name is stored under `weights`.
+    """
     state.add(flush(state, training))
-    checkpoint.save(training.folder / "checkpoints" / f"{name}.ckpt", contents_of(state, training, scores))
+    contents = {**contents_of(state, training, scores), "weights": weights}
+    if weights != RAW:
+        contents["model"] = state.averages.weights(weights)
+    checkpoint.save(training.folder / "checkpoints" / f"{name}.ckpt", contents)
+
+
+def save_epoch(state: State, training: Training, scores: dict[str, float], weights: str, improved: bool) -> None:
+    """Write the checkpoints of an epoch that has ended.  weights: the set that won it; improved: it is the best so far.
+
+    Files are removed after last.ckpt has listed the others, so that a run killed at any moment finds those it lists.
+    """
+    if any(epoch == state.epoch for _, epoch in state.kept):
+        save(state, training, epoch_name(state.epoch), scores, weights)
+    if improved:
+        save(state, training, "best", scores, weights)
+    save(state, training, "last", scores)
+    remove_others(training.folder / "checkpoints", state.kept)

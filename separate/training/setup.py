@@ -25,6 +25,7 @@ from separate.models.representation import observers
 from separate.parts import build_loss, build_optimizer, build_schedule, build_separator, check_schedule
 from separate.separator import Separator
 from separate.stft import STFT
+from separate.training.averages import Averages, decays
 from separate.training.deferred import fuse
 from separate.training.finetuning.preparation import fine_tune
 from separate.training.precision import Precision, choose_precision
@@ -79,7 +80,8 @@ def prepare_step(
     fuse(optimizer, device)
     precision = choose_precision(options.precision, separator)
     scaler = torch.amp.GradScaler(device.type, enabled=precision.name == "fp16")
-    state = State(separator, optimizer, None, scaler)
+    averages = Averages(separator, decays(config.get("ema")), decays(config.get("ema_epoch")))
+    state = State(separator, optimizer, None, scaler, averages=averages)
     if options.compile:
         separator.network.compile()
     return state, Objective(loss=loss.to(device), options=options, precision=precision)

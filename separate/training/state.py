@@ -18,6 +18,7 @@ from separate.data.mixing.augmenter import Augmenter
 from separate.evaluation.metrics import METRICS, Metric
 from separate.losses import Loss
 from separate.separator import Separator
+from separate.training.averages import Averages
 from separate.training.deferred import Pending
 from separate.training.finetuning.lora import adapter_weights, load_weights, merged_weights
 from separate.training.parameters import without_frozen
@@ -34,6 +35,7 @@ class State:
     best: the best value of the monitored metric; stale: epochs since it improved;
     sums: metrics added up over the steps of this epoch, by name; skipped: steps in a row that were not applied.
     norms: the gradient norms of all steps in ascending order, for `trainer.clip=auto`.
+    averages: of the weights; kept: the value and the epoch of the `trainer.keep_best` best checkpoints, best first.
     pending: the last step, until its metrics are read; None when the state is captured.
     """
 
@@ -50,6 +52,8 @@ class State:
     sums: dict[str, float] = field(default_factory=dict)
     norms: list[float] = field(default_factory=list)
     pending: Pending | None = None
+    averages: Averages = field(default_factory=lambda: Averages(torch.nn.Module()))
+    kept: list[tuple[float, int]] = field(default_factory=list)
 
     PLAIN = ("step", "epoch", "seconds", "best", "stale", "skipped", "sums")
 
@@ -69,6 +73,8 @@ class State:
                 "scheduler": self.scheduler.state_dict() if self.scheduler else None,
                 "scaler": self.scaler.state_dict(),
                 **random_states(self.separator.device),
+                "averages": self.averages.state_dict(),
+                "kept": self.kept,
                 "norms": torch.tensor(self.norms, dtype=torch.float64),
                 **{name: getattr(self, name) for name in self.PLAIN},
             },
@@ -85,6 +91,9 @@ class State:
         for name in self.PLAIN:
             setattr(self, name, training[name])
         self.norms = training["norms"].tolist() if "norms" in training else []  # runs older than AutoClip have none
+        if "averages" in training:  # older runs have none
+            self.averages.load_state_dict(training["averages"])
+        self.kept = [(float(value), int(epoch)) for value, epoch in training.get("kept", [])]
         set_random_states(training, self.separator.device)
 
     def _on_this_device(self, saved: Mapping[str, Any]) -> dict[str, Any]:

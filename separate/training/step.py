@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bisect
 import math
+from collections.abc import Sequence
 
 import torch
 
@@ -36,7 +37,7 @@ def train_step(state: State, training: Training, drawn: RawBatch) -> dict[str, f
             metrics = backward(state, training, drawn)
         if training.lags:
             metrics.send()
-            gained = flush(state, training)  # before this update, because it may restore the optimizer's state
+            gained = flush(state, training, buffers_before)  # before this update: it may restore the optimizer's state
         schedules.before_step(state.scheduler, state.step)
         if training.lags:
             before = deferred.step_if(metrics.finite, optimizer)
@@ -81,8 +82,12 @@ def backward(state: State, objective: Objective, drawn: RawBatch | StoredBatch) 
     return deferred.StepMetrics({"gradient_norm": norm, **metrics})
 
 
-def flush(state: State, training: Training) -> dict[str, float]:
-    """Read the metrics of the last step if it is pending, and return them to add to the epoch's sums."""
+def flush(state: State, training: Training, statistics: Sequence[torch.Tensor] | None = None) -> dict[str, float]:
+    """Read the metrics of the last step if it is pending, and return them to add to the epoch's sums.
+
+    The weights still are those after that step, and enter the averages if it was applied.  statistics: the buffers
+    after that step, if a forward pass has changed them since.
+    """
     step, state.pending = state.pending, None
     if step is None:
         return {}
@@ -91,6 +96,8 @@ def flush(state: State, training: Training) -> dict[str, float]:
         state.skipped = 0
         if training.options.clip == "auto":
             bisect.insort(state.norms, found["gradient_norm"])
+        if state.averages.per_step:
+            state.averages.after_step(deferred.named(state.separator, statistics))
         return {"steps": 1, **found}
     if step.before is not None:
         step.before.restore(state.optimizer)

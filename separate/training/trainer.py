@@ -19,8 +19,9 @@ from separate.training.interruption import Interrupted, Interruption, Stopped, i
 from separate.training.progress import Progress
 from separate.training.resume import resume_command
 from separate.training.runlog import COUNTS
-from separate.training.saving import save
+from separate.training.saving import save, save_epoch
 from separate.training.schedules import after_epoch
+from separate.training.selection import ranked, winner
 from separate.training.state import State, Training
 from separate.training.step import flush, train_step
 from separate.training.validation import validate
@@ -45,6 +46,7 @@ def fit(state: State, training: Training) -> float | None:
         try:
             while not _finished(state, options):
                 means = train_epoch(state, training, batches, interruption)
+                state.averages.after_epoch(state.epoch)
                 means.update(validate(state, training, interruption))
                 end_epoch(state, training, means)
                 release()
@@ -88,7 +90,7 @@ def train_epoch(
             progress.update(state.sums)
             if training.log:
                 training.log.steps(state)
-            if now - saved > 60 * options.checkpoint_minutes:
+            if now - saved > 60 * options.save_every:
                 save(state, training, "last")
                 saved = now
             interruption.check()
@@ -110,8 +112,8 @@ def _means(sums: dict[str, float], batch_size: int) -> dict[str, float]:
 def end_epoch(state: State, training: Training, means: dict[str, float]) -> None:
     """Compare the epoch with the best one, adapt the learning rate, log the metrics, save checkpoints."""
     options = training.options
-    value = means[options.monitor]
     upwards = higher_is_better(options.monitor, training.metrics)
+    weights, value = winner(means, options.monitor, state.averages.sets, upwards)
     if not math.isfinite(value):
         log.warning("epoch %d: %s is %g; such an epoch is never the best", state.epoch + 1, options.monitor, value)
     gain = math.inf if state.best is None else (value - state.best) if upwards else (state.best - value)
@@ -124,10 +126,11 @@ def end_epoch(state: State, training: Training, means: dict[str, float]) -> None
     after_epoch(state.scheduler, value, upwards)
     state.epoch += 1
     state.sums = {}
+    state.kept = ranked(state.kept, value, state.epoch, options.keep_best, upwards)
     facts = {"epoch": state.epoch, "step": state.step, "minutes": state.seconds / 60, "learning_rate": rate, **means}
     if training.log:
         training.log.epoch(facts, improved)
         training.log.pictures(state, training.valid)
-    if improved:
-        save(state, training, "best", means)
-    save(state, training, "last", means)
+    if improved and len(state.averages.sets) > 1:
+        log.info("best.ckpt holds the weights %s", weights)
+    save_epoch(state, training, means, weights, improved)

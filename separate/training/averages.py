@@ -1,0 +1,121 @@
+"""Exponential moving averages of the weights, per step and per epoch, in float32 on the device of the weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+RAW = "raw"  # the weights that the optimizer updates
+
+
+@dataclass
+class Average:
+    """One average.  decay: of the weights so far, for each update; count: of updates.
+
+    tensors: the floating-point parameters and buffers of a module's state by name, float32.
+    """
+
+    decay: float
+    tensors: dict[str, Tensor]
+    count: int = 0
+
+    @torch.no_grad()
+    def update(self, weights: Mapping[str, Tensor]) -> None:
+        """average += weight (weights - average), weight = (1 - decay) / (1 - decay^count).
+
+        That is the moving average with the bias correction of Adam (Kingma and Ba, 2015, section 3): the weights of
+        the updates are proportional to decay^age and add up to 1, and the initial weights do not enter.
+        """
+        self.count += 1
+        weight = (1 - self.decay) / (1 - self.decay**self.count)
+        torch._foreach_lerp_(list(self.tensors.values()), [weights[name].float() for name in self.tensors], weight)
+
+
+class Averages:
+    """The averages of a module by name: `ema0.999` for each step, `ema_epoch0.9` for each epoch.
+
+    Parameters and floating-point buffers (running statistics) are averaged; other buffers (counts) are those of the
+    module.  The module's own weights are called `raw`.
+    """
+
+    def __init__(self, module: nn.Module, per_step: Sequence[float] = (), per_epoch: Sequence[float] = ()) -> None:
+        self.module = module
+        self.per_step = {f"ema{decay:.12g}": self._average(decay) for decay in per_step}
+        self.per_epoch = {f"ema_epoch{decay:.12g}": self._average(decay) for decay in per_epoch}
+
+    def _average(self, decay: float) -> Average:
+        floats = {name: tensor for name, tensor in self.module.state_dict().items() if tensor.is_floating_point()}
+        return Average(decay, {name: tensor.detach().float().clone() for name, tensor in floats.items()})
+
+    @property
+    def all(self) -> dict[str, Average]:
+        return {**self.per_step, **self.per_epoch}
+
+    @property
+    def sets(self) -> list[str]:
+        """The names of the sets of weights to validate: raw, and each average with an update."""
+        return [RAW, *(name for name, average in self.all.items() if average.count)]
+
+    def after_step(self, statistics: Mapping[str, Tensor] | None = None) -> None:
+        """Add the weights after a step that was applied.  statistics: buffers that replace those of the module."""
+        if self.per_step:
+            weights = {**self.module.state_dict(), **(statistics or {})}
+            for average in self.per_step.values():
+                average.update(weights)
+
+    def after_epoch(self, epoch: int) -> None:
+        """Add the weights after the training of an epoch, numbered from 0, once even if its validation is repeated."""
+        for average in self.per_epoch.values():
+            if average.count <= epoch:
+                average.update(self.module.state_dict())
+
+    @contextmanager
+    def swapped(self, name: str) -> Iterator[None]:
+        """Exchange the weights of the module with those of an average, tensor by tensor, and back at the end.
+
+        Values move and memory stays in place: cuDNN wants the weights of an LSTM in one piece.
+        """
+        names = [] if name == RAW else list(self.all[name].tensors)
+        self._swap(name, names)
+        try:
+            yield
+        finally:
+            self._swap(name, names[::-1])  # backwards, because names may share a tensor
+
+    @torch.no_grad()
+    def _swap(self, name: str, keys: Sequence[str]) -> None:
+        weights = self.module.state_dict()
+        for key in keys:
+            average = self.all[name].tensors[key]
+            kept = average.clone()
+            average.copy_(weights[key])
+            weights[key].copy_(kept)
+
+    def weights(self, name: str) -> dict[str, Tensor]:
+        """The state of the module with the weights of a set."""
+        weights = self.module.state_dict()
+        if name == RAW:
+            return weights
+        return {**weights, **{key: value.to(weights[key].dtype) for key, value in self.all[name].tensors.items()}}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {name: {"count": average.count, "tensors": average.tensors} for name, average in self.all.items()}
+
+    @torch.no_grad()
+    def load_state_dict(self, saved: Mapping[str, Any]) -> None:
+        for name, average in self.all.items():
+            average.count = saved[name]["count"]
+            for key, tensor in average.tensors.items():
+                tensor.copy_(saved[name]["tensors"][key])
+
+
+def decays(value: float | Sequence[float] | None) -> list[float]:
+    """The decays that `ema` or `ema_epoch` names, each once."""
+    if value is None:
+        return []
+    return list(dict.fromkeys(value)) if isinstance(value, (list, tuple)) else [value]  # type: ignore[list-item]

@@ -1,0 +1,52 @@
+"""Selection: the set of weights that wins an epoch, and the epochs whose checkpoints are kept."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from separate.training.averages import RAW
+
+
+def metric_of(weights: str, metric: str) -> str:
+    """The name of a validation metric of a set of weights: valid/loss for raw, valid_ema0.999/loss for an average."""
+    return metric if weights == RAW else metric.replace("valid", f"valid_{weights}", 1)
+
+
+def winner(means: Mapping[str, float], monitor: str, sets: Sequence[str], upwards: bool) -> tuple[str, float]:
+    """The set of weights with the best finite value of the monitored metric, and the value; the first one of equals.
+
+    Raw and its value if no value is finite.
+    """
+    found = [(name, means[metric_of(name, monitor)]) for name in sets if metric_of(name, monitor) in means]
+    finite = [(name, value) for name, value in found if math.isfinite(value)]
+    if not finite:
+        return RAW, means[monitor]
+    return max(finite, key=lambda one: one[1] if upwards else -one[1])
+
+
+def ranked(
+    kept: Sequence[tuple[float, int]], value: float, epoch: int, count: int, upwards: bool
+) -> list[tuple[float, int]]:
+    """The `count` best pairs of value and epoch, best first, the earlier one of equals.  None for count=1.
+
+    `best.ckpt` is enough there.  A value that is not finite is left out.
+    """
+    if count == 1:
+        return []
+    pairs = [*kept, *([(value, epoch)] if math.isfinite(value) else [])]
+    return sorted(pairs, key=lambda pair: (-pair[0] if upwards else pair[0], pair[1]))[:count]
+
+
+def epoch_name(epoch: int) -> str:
+    return f"epoch_{epoch:04d}"
+
+
+def remove_others(folder: Path, kept: Sequence[tuple[float, int]]) -> None:
+    """Remove the checkpoints of epochs in `folder` that are not kept, also those that a killed run has left."""
+    names = {epoch_name(epoch) for _, epoch in kept}
+    for path in folder.glob("epoch_*.ckpt"):
+        if re.fullmatch(r"epoch_\d{4,}", path.stem) and path.stem not in names:
+            path.unlink(missing_ok=True)
