@@ -143,3 +143,5 @@ def end_epoch(state: State, training: Training, means: dict[str, float]) -> None
     if improved:
         save(state, training, "best", means)
     save(state, training, "last", means)
+    if training.watch:
+        training.watch(state, value)
