@@ -11,7 +11,7 @@ from separate.sweeps.results import Setting
 
 COLUMNS = 3  # panels side by side
 LOG_FROM = 9.0  # ratio of the largest to the smallest value from which an axis is logarithmic
-LONGEST = 18  # characters of a category
+LONGEST = 14  # characters of a category
 FAR = 4.0  # interquartile ranges beyond the worse quartile from which a value is drawn at the edge
 
 
@@ -59,7 +59,10 @@ def _panel(axis: Any, key: str, settings: Sequence[Setting], metric: str | None,
             best[x] = mean
         _dot(axis, x, setting, metric, rank == 0, limits)
     if numeric:
-        axis.plot(*zip(*sorted(best.items()), strict=True) if best else ((), ()), color="C0", alpha=0.5, zorder=1)
+        axis.plot(sorted(best), [best[x] for x in sorted(best)], color="C0", alpha=0.5, zorder=1)
+    else:
+        for x, mean in best.items():
+            axis.plot([x - 0.25, x + 0.25], [mean, mean], color="C0", alpha=0.5, zorder=1)
     axis.set_xlabel(key)
     axis.set_ylim(*limits)
     axis.grid(alpha=0.25)
@@ -86,7 +89,7 @@ def _scale(axis: Any, numbers: Sequence[float]) -> None:
 
     if numbers[0] > 0 and numbers[-1] / numbers[0] >= LOG_FROM:
         axis.set_xscale("log")
-    if len(numbers) <= 6:
+    if len(numbers) <= 6 and all(len(f"{value:g}") <= 6 for value in numbers):
         axis.xaxis.set_major_locator(FixedLocator(numbers))
         axis.xaxis.set_minor_locator(NullLocator())
         axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
@@ -94,7 +97,7 @@ def _scale(axis: Any, numbers: Sequence[float]) -> None:
 
 
 def _limits(means: Sequence[float], upwards: bool) -> tuple[float, float]:
-    """The range of the vertical axis; far values on the worse side are left out, so that the others can be told apart."""
+    """The range of the vertical axis; without far values on the worse side, which would squeeze the others."""
     ordered = sorted(means)
     low, high = ordered[0], ordered[-1]
     quartiles = [ordered[round(share * (len(ordered) - 1))] for share in (0.25, 0.75)]

@@ -36,7 +36,7 @@ class Pruned(SeparateError):
 class Search:
     """What every trial needs to open the study.  storage: a URL; direction: minimize or maximize.
 
-    startup: trials that are never pruned; warmup: epochs of each trial that are never pruned; epochs: the longest trial.
+    startup: trials that are never pruned; warmup: first epochs, in which no trial is; epochs: of the longest trial.
     """
 
     storage: str

@@ -37,7 +37,13 @@ def table(found: Sequence[Setting], jobs: Sequence[Job]) -> str:
         if ended:
             most = max(job.epochs for job in ended)
             minutes = sum(job.minutes for job in ended)
-            values = [_quantity(setting), str(len(ended)), str(most), f"{minutes:.1f}", *setting.values.values()]
+            values = [
+                _quantity(setting),
+                str(len(ended)),
+                str(most),
+                f"{minutes:.1f}",
+                *map(shortened, setting.values.values()),
+            ]
             lines.append(values)
     others = [job for job in jobs if job.state != "finished"]
     swept = swept_keys(jobs)
@@ -54,7 +60,15 @@ def _quantity(setting: Setting) -> str:
 
 
 def _describe(job: Job, keys: Sequence[str]) -> str:
-    return " ".join(f"{key}={job.overrides[key]}" for key in keys if key in job.overrides) or "all defaults"
+    return " ".join(f"{key}={shortened(job.overrides[key])}" for key in keys if key in job.overrides) or "all defaults"
+
+
+def shortened(value: str) -> str:
+    """A number with at most 4 digits; the search proposes 17."""
+    try:
+        return value if len(value) <= 7 else f"{float(value):.4g}"
+    except ValueError:
+        return value
 
 
 def _aligned(lines: Sequence[Sequence[str]]) -> list[str]:

@@ -106,7 +106,7 @@ def _split(params: Mapping[str, Any], arguments: Sequence[str]) -> tuple[list[st
 
 
 def distribution(override: Override) -> Any:
-    """Optuna's distribution of a sweep in Hydra's grammar: a,b  choice(a,b)  range(1,5)  interval(0.1,1); tag(log, ...).
+    """Optuna's distribution of a sweep in Hydra's grammar: a,b; range(1,5); interval(0.1,1); tag(log, interval(0.1,1)).
 
     An interval between integers holds integers only as int(interval(1,5)).
     """

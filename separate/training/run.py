@@ -15,8 +15,8 @@ from separate.errors import SeparateError
 from separate.files import FULL, printable, replace_file
 from separate.instantiate import targets_in, trusted
 from separate.process import settle, worker_count
-from separate.training.resume import checkpoint_to_resume, configuration, restore, resume_command
 from separate.training.result import remove_result, write_result
+from separate.training.resume import checkpoint_to_resume, configuration, restore, resume_command
 from separate.training.runlog import RunLog
 from separate.training.setup import measure, prepare
 from separate.training.state import State, Training
