@@ -59,7 +59,8 @@ def test_a_stopped_job_goes_on_and_ends_as_if_it_was_never_stopped(tmp_path, cal
     long = [*SWEEP, "trainer.epochs=3", "trainer.steps_per_epoch=40", "seed=3,4", "data.workers=0"]
     with subprocess.Popen(
         [str(Path(sys.executable).parent / "separate-train"), *long],
-        cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
+        cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
     ) as process:  # fmt: skip
         assert process.stdout is not None
         for line in process.stdout:
@@ -68,7 +69,7 @@ def test_a_stopped_job_goes_on_and_ends_as_if_it_was_never_stopped(tmp_path, cal
                 break
         rest = process.stdout.read()
     assert process.returncode == 130, rest
-    assert "repeat the command with hydra.sweep.dir=sweep" in rest
+    assert f"repeat the command with hydra.sweep.dir={tmp_path / 'sweep'} to go on" in rest
     (stopped,) = read(tmp_path / "sweep")
     assert stopped.state == "stopped" and stopped.reason == "1 of 3 epochs were done"
     code, out, err = call(train, *long, cwd=tmp_path)
@@ -86,7 +87,7 @@ def test_a_job_that_another_process_trains_is_left_to_it(call, tmp_path):
     from filelock import FileLock
 
     call(train, *SWEEP, "batch_size=1,2", cwd=tmp_path)
-    job = read(tmp_path / "sweep")[0]
+    job, _ = read(tmp_path / "sweep")
     (job.folder / "result.json").unlink()
     with FileLock(str(job.folder / "job.lock")):
         assert read(tmp_path / "sweep")[0].state == "running"
@@ -123,7 +124,7 @@ def test_a_key_that_changes_no_result_cannot_be_swept(call, tmp_path):
 
 def test_a_single_run_prints_no_table_and_loads_neither_sweeps_nor_optuna(tmp_path):
     code = (
-        "import sys; sys.argv[1:] = sys.argv[1:]; from separate.cli.train import main; main();"
+        "import sys; sys.argv[0] = 'separate-train'; from separate.cli.train import main; main();"
         "print([name for name in sys.modules if name in ('optuna', 'submitit', 'separate.sweeps.report', "
         "'separate.sweeps.job', 'separate.sweeps.identity', 'matplotlib.figure')])"
     )
@@ -162,9 +163,9 @@ def test_a_search_prunes_hopeless_trials_and_goes_on_where_it_stopped(call, tmp_
     import optuna
 
     space = ["optimizer.lr=1e-9,1e-1", "hydra.sweeper.sampler=random"]
-    code, out, err = call(train, *SEARCH, *space, "hydra.sweeper.n_trials=3", cwd=tmp_path)
+    code, _, err = call(train, *SEARCH, *space, "hydra.sweeper.n_trials=3", cwd=tmp_path)
     assert code == 0, err
-    code, out, err = call(train, *SEARCH, *space, "hydra.sweeper.n_trials=6", cwd=tmp_path)
+    code, _, err = call(train, *SEARCH, *space, "hydra.sweeper.n_trials=6", cwd=tmp_path)
     assert code == 0, err
     study = optuna.load_study(study_name="separate", storage=f"sqlite:///{tmp_path}/sweep/optuna.db")
     assert len(study.trials) == 6
@@ -176,22 +177,26 @@ def test_a_search_prunes_hopeless_trials_and_goes_on_where_it_stopped(call, tmp_
 
 
 def test_a_trial_that_is_worse_than_the_median_stops_early(call, tmp_path):
-    """Trial by trial: the good rate first, then one that learns nothing."""
-    code, _, err = call(train, *SEARCH, "optimizer.lr=choice(1e-1)", "hydra.sweeper.n_trials=1", cwd=tmp_path)
-    assert code == 0, err
-    import optuna
-
-    study = optuna.load_study(study_name="separate", storage=f"sqlite:///{tmp_path}/sweep/optuna.db")
-    (first,) = study.trials
-    code, out, err = call(
-        train, *SEARCH, "optimizer.lr=choice(1e-1)", "model.layers=1", "optimizer.weight_decay=interval(0.1,0.2)",
-        "seed=1,2", "optimizer.lr=1e-9,1e-8", "hydra.sweeper.n_trials=2", cwd=tmp_path,
-    )  # fmt: skip
+    space = ["optimizer.lr=tag(log,interval(1e-5,1e-1))", "hydra.sweeper.n_trials=6"]
+    code, out, err = call(train, *SEARCH, *space, cwd=tmp_path)
     assert code == 0, err
     pruned = [job for job in read(tmp_path / "sweep") if job.state == "pruned"]
-    assert len(pruned) == 1 and pruned[0].epochs < 4 and "pruned after epoch" in pruned[0].reason
-    assert len(first.intermediate_values) == 4
+    finished = [job for job in read(tmp_path / "sweep") if job.state == "finished"]
+    assert pruned and len(pruned) + len(finished) == 6
+    assert all(job.epochs < 4 and "pruned after epoch" in job.reason for job in pruned)
+    assert all(job.epochs == 4 for job in finished)
+    assert min(job.value for job in finished) < min(job.value for job in pruned)
     assert f"pruned {pruned[0].folder.name}" in out
+
+    before = written(tmp_path / "sweep")
+    code, _, err = call(train, *SEARCH, *space, cwd=tmp_path)  # all trials were done
+    assert code == 0 and written(tmp_path / "sweep") == before, err
+
+
+def test_other_choices_in_the_folder_of_a_search_are_refused(call, tmp_path):
+    call(train, *SEARCH, "seed=1,2", "hydra.sweeper.n_trials=1", cwd=tmp_path)
+    code, _, err = call(train, *SEARCH, "seed=1,2,3", "hydra.sweeper.n_trials=2", cwd=tmp_path)
+    assert code == 2 and "holds a search of other values" in err
 
 
 def test_the_values_of_a_search_are_those_of_hydras_grammar():

@@ -12,7 +12,7 @@ from separate.sweeps.results import Setting
 COLUMNS = 3  # panels side by side
 LOG_FROM = 9.0  # ratio of the largest to the smallest value from which an axis is logarithmic
 LONGEST = 14  # characters of a category
-FAR = 4.0  # interquartile ranges beyond the worse quartile from which a value is drawn at the edge
+FAR = 4.0  # a value this many times as far from the best as the median is drawn at the edge
 
 
 def picture(settings: Sequence[Setting], quantity: str, upwards: bool, path: Path, metric: str | None = None) -> None:
@@ -98,12 +98,12 @@ def _scale(axis: Any, numbers: Sequence[float]) -> None:
 
 def _limits(means: Sequence[float], upwards: bool) -> tuple[float, float]:
     """The range of the vertical axis; without far values on the worse side, which would squeeze the others."""
-    ordered = sorted(means)
-    low, high = ordered[0], ordered[-1]
-    quartiles = [ordered[round(share * (len(ordered) - 1))] for share in (0.25, 0.75)]
-    far = FAR * (quartiles[1] - quartiles[0])
-    if len(ordered) >= 5 and far > 0:
-        low, high = (max(low, quartiles[0] - far), high) if upwards else (low, min(high, quartiles[1] + far))
+    ordered = sorted(means, reverse=upwards)
+    best, median, worst = ordered[0], ordered[len(ordered) // 2], ordered[-1]
+    edge = best + FAR * (median - best)
+    if edge != best and len(ordered) >= 5:
+        worst = max(worst, edge) if upwards else min(worst, edge)
+    low, high = min(best, worst), max(best, worst)
     margin = 0.08 * (high - low) or 0.05 * abs(high) or 1.0
     return low - margin, high + margin
 

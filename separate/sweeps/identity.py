@@ -40,8 +40,7 @@ def refused_key(config: DictConfig) -> str | None:
     """
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
-    params = OmegaConf.to_container(config.hydra.sweeper.get("params") or OmegaConf.create({}))
-    assert isinstance(params, dict)
+    params: Any = OmegaConf.to_container(config.hydra.sweeper.get("params") or OmegaConf.create({}))
     given = [*(f"{key}={value}" for key, value in params.items()), *config.hydra.overrides.task]
     for override in OverridesParser.create().parse_overrides(given):
         key = override.key_or_group

@@ -70,9 +70,8 @@ class Setting:
 
 
 def read(sweep: Path) -> list[Job]:
-    """The jobs in a sweep's folder, the oldest first."""
-    records = sorted(sweep.glob(f"*/{RECORD}"), key=lambda path: (path.parent.stat().st_ctime, path.parent.name))
-    return [_read_job(path.parent) for path in records]
+    """The jobs in a sweep's folder, by name."""
+    return [_read_job(path.parent) for path in sorted(sweep.glob(f"*/{RECORD}"))]
 
 
 def _read_job(folder: Path) -> Job:

@@ -53,7 +53,7 @@ def search(options: Mapping[str, Any], config: DictConfig, launcher: Any, argume
     while waiting or done < asked.n_trials:
         batch, waiting = waiting[: asked.n_jobs], waiting[asked.n_jobs :]
         room = min(asked.n_jobs, asked.n_trials - done) - len(batch)
-        batch += [study.ask(space) for _ in range(room)]
+        batch += [_ask(study, space, folder) for _ in range(room)]
         jobs = [[*fixed, *_overrides(trial)] for trial in batch]
         for trial, result in zip(batch, launcher.launch(jobs, initial_job_idx=batch[0].number), strict=True):
             _tell(study, trial, result)
@@ -85,6 +85,15 @@ def _study(plan: Search, asked: SearchConfig) -> Any:
     if asked.sampler == "random":
         return plan.study(samplers.RandomSampler(seed=asked.seed + before))
     return plan.study(samplers.TPESampler(seed=asked.seed + before, constant_liar=asked.n_jobs > 1))
+
+
+def _ask(study: Any, space: dict[str, Any], folder: Path) -> Any:
+    try:
+        return study.ask(space)
+    except ValueError as error:  # other choices than those of earlier trials
+        raise UsageError(
+            f"{folder} holds a search of other values ({error}); repeat its values, or choose another hydra.sweep.dir"
+        ) from None
 
 
 def _stopped(study: Any) -> list[Any]:
