@@ -7,7 +7,7 @@
     python scripts/bench_training.py --device cuda --threads 4
 
 separate    as `separate-train` runs it
-untuned     the same with SEPARATE_TUNE=0 trainer.precision=float32
+untuned     the same with SEPARATE_TUNE=0 trainer.precision=fp32
 plain       a simple loop around a network of torch, torchaudio or openunmix: DataLoader, soundfile, torch.stft, Adam
 
 Each contestant runs in its own process, since memory and threads are settings of a process.  They take turns; the
@@ -232,7 +232,7 @@ LOOPS: dict[str, Callable[[], tuple[Callable, list]]] = {
 def serve(case: str, contestant: str, root: Path, threads: int, device: str) -> None:
     """Run a contestant: read a number of steps, run them, write the seconds taken and the peak memory in MB; repeat."""
     out, sys.stdout = sys.stdout, sys.stderr
-    overrides = ("trainer.precision=float32",) if contestant == "untuned" else ()
+    overrides = ("trainer.precision=fp32",) if contestant == "untuned" else ()
     if contestant == "plain":
         step = plain(case, root, threads, device)
     else:

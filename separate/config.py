@@ -62,15 +62,19 @@ class AugmentConfig:
 class TrainerConfig:
     epochs: int = number(100, least=1, most=10**9)
     steps_per_epoch: int | None = number(None, least=1, most=10**9, example=100)
+    min_epochs: int = number(1, least=1, most=10**9)
     max_minutes: float | None = number(None, above=0, most=10**7, unit="minutes", example=30)
+    max_hours: float | None = number(None, above=0, most=10**6, unit="hours", example=23.5)
     monitor: str = "valid/loss"
     patience: int | None = number(10, least=1, most=10**9)
     min_delta: float = number(0.0, least=0, most=10**9)
     clip: float | Literal["auto"] | None = number(5.0, above=0, most=10**9)
     clip_percentile: float = number(10.0, least=0, most=100, unit="percent")
     clip_value: float | None = number(None, above=0, most=10**9, example=1.0)
+    max_bad_steps: int = number(5, least=1, most=10**6)
     accumulate: int = number(1, least=1, most=65_536, example=4)
-    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    precision: Literal["auto", "fp32", "tf32", "bf16", "fp16"] = "auto"
+    compile: bool = False
     threads: int | Literal["auto"] = number("auto", least=1, most=1024, example=2)
     checkpoint_minutes: float = number(10.0, above=0, most=10**7, unit="minutes")
     valid_steps: int | None = number(None, least=1, most=10**9, example=10)
@@ -79,6 +83,10 @@ class TrainerConfig:
 @dataclass
 class LoggerConfig:
     tensorboard: bool = True
+    wandb: bool = False
+    mlflow: bool = False
+    project: str = "separate"
+    steps: int = number(50, least=1, most=10**9)
     examples: int = number(2, least=0, most=1000)
     every: int = number(5, least=1, most=10**9)
     figures: list[str] = field(default_factory=list)
@@ -105,8 +113,9 @@ class TrainConfig:
     seed: int = number(0, least=0, most=2**63 - 1)
     device: str = "auto"
     run: str = MISSING
-    resume: Literal["auto"] | bool = False
+    resume: bool | str = False
     summary: bool = False
+    dump: str | None = None
     metrics: list[str] = field(default_factory=list)
     trust: list[str] = field(default_factory=list)
 
@@ -169,3 +178,11 @@ def lookup(config: Any, key: str) -> Any:
     for name in key.split("."):
         config = config.get(name) if isinstance(config, Mapping) else getattr(config, name, None)
     return config
+
+
+def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{section: {key: value}} -> {section.key: value}."""
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        flat.update(flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value})
+    return flat

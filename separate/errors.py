@@ -6,6 +6,8 @@ import difflib
 from collections.abc import Iterable
 
 WORKER_ENDED = "the system ended a worker process, most likely because memory ran out"
+INTERRUPTED = 130  # exit code after Ctrl-C
+REQUEUE = 75  # exit code of a run that should be started again to go on: EX_TEMPFAIL of sysexits.h
 MISFIT = "the checkpoint's configuration and weights do not fit each other"
 
 

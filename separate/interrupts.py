@@ -18,6 +18,8 @@ FAULTS = (
     "SIGSYS",
     "SIGTRAP",
 )  # raised by a thread itself: never blocked
+# Ctrl-C, and what batch systems send before they end a job
+STOPS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)]
 
 
 def protect_native_code() -> None:
@@ -53,8 +55,8 @@ def signals_held() -> Iterator[None]:
 
 
 def ignore_stops() -> None:
-    """In a process that was started with signals blocked: ignore Ctrl-C and SIGTERM, unblock all others."""
-    for number in (signal.SIGINT, signal.SIGTERM):
+    """In a process that was started with signals blocked: ignore `STOPS`, unblock all others."""
+    for number in STOPS:
         signal.signal(number, signal.SIG_IGN)
     if sys.platform != "win32":
         signal.pthread_sigmask(signal.SIG_UNBLOCK, signal.valid_signals())

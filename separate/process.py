@@ -20,6 +20,8 @@ SPINS = 1000  # rounds that a thread spins at a barrier before it sleeps; libgom
 BRIEF = 0.5  # seconds, too short to measure how busy the cores are
 MOST_WORKERS = 8
 
+STARTED = time.monotonic()  # the start of this process, but for the interpreter's own
+
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # from glibc's malloc.h
 
 

@@ -47,8 +47,18 @@ def test_the_parts_of_a_batch_add_up_to_the_step_of_the_whole(model, loss, inter
         separator = build_separator(config).train()
         optimizer = torch.optim.SGD(separator.parameters(), lr=0.1)
         state = State(separator, optimizer, None, torch.amp.GradScaler("cpu", enabled=False))
-        options = TrainerConfig(precision="float32", clip=None, accumulate=parts)
-        training = Training(build_loss(config, separator), [], [], options, 4, 0, 0, tmp_path, {})
+        options = TrainerConfig(precision="fp32", clip=None, accumulate=parts)
+        training = Training(
+            loss=build_loss(config, separator),
+            train=[],
+            valid=[],
+            options=options,
+            batch_size=4,
+            seed=0,
+            workers=0,
+            folder=tmp_path,
+            config={},
+        )
         torch.manual_seed(1)  # mixit draws its pairs
         metrics = train_step(state, training, raw)
         steps.append(

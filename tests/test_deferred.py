@@ -9,15 +9,15 @@ from separate import checkpoint
 from separate.data.loader import TrainingSteps
 from separate.errors import SeparateError
 from separate.parts import build_separator
-from separate.training import step
+from separate.training import nonfinite
 from separate.training.deferred import fuse, skips_on_device, statistics
 from separate.training.saving import save
-from separate.training.step import MOST_SKIPPED, flush, train_step
+from separate.training.step import flush, train_step
 from separate.training.trainer import fit
 from tests.test_trainer import first_batch, start, weights
 from tests.tiny import MODELS, batch_of, config_of
 
-MEASURED = ("train/steps_per_second", "train/waiting")  # time
+MEASURED = ("train/steps_per_second", "train/examples_per_second", "train/waiting", "train/memory")
 
 
 def equal(a, b) -> bool:
@@ -43,7 +43,7 @@ def test_a_run_with_steps_that_are_not_finite_is_the_same_bit_for_bit(tmp_path, 
         state, training = start(tmp_path / str(lags), clip=1.0)
         training.lags, training.options.checkpoint_minutes = lags, -1.0  # a checkpoint after each step
         evidence = []
-        monkeypatch.setattr(step, "log", _Log(evidence))
+        monkeypatch.setattr(nonfinite, "log", _Log(evidence))
         fit(state, training)
         contents = checkpoint.read(tmp_path / str(lags) / "checkpoints" / "last.ckpt")
         batches = sorted(path.name for path in (tmp_path / str(lags) / "nonfinite").iterdir())
@@ -135,7 +135,7 @@ def test_several_steps_in_a_row_stop_the_run_one_step_later(tmp_path):
     batch = first_batch(training)
     before = [parameter.clone() for parameter in state.separator.parameters()]
     batch.sources[:] = torch.inf
-    for _ in range(MOST_SKIPPED):
+    for _ in range(training.options.max_bad_steps):
         train_step(state, training, batch)
     with pytest.raises(SeparateError, match=r"5 steps in a row.*step 4.*gradient norm.*song_.*Lower optimizer.lr"):
         train_step(state, training, batch)

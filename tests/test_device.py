@@ -66,8 +66,19 @@ def steps_on(device, config, folder, waits, count=2):
     loss = build_loss(config, separator).to(device)
     optimizer = torch.optim.Adam(separator.to(device).train().parameters(), lr=1e-3)
     state = State(separator, optimizer, None, torch.amp.GradScaler(device.type, enabled=False))
-    options = TrainerConfig(precision="float32")
-    training = Training(loss, [], [], options, 2, 0, 0, folder, {}, lags=device.type != "cpu")
+    options = TrainerConfig(precision="fp32")
+    training = Training(
+        loss=loss,
+        train=[],
+        valid=[],
+        options=options,
+        batch_size=2,
+        seed=0,
+        workers=0,
+        folder=folder,
+        config={},
+        lags=device.type != "cpu",
+    )
     drawn = drawn_of(len(config["data"]["sources"]))
     found = [train_step(state, training, drawn)]
     with waits() as waited:
@@ -136,7 +147,7 @@ def test_a_whole_training_agrees_with_the_cpu(device, tmp_path, monkeypatch):
     best = []
     for place in (CPU, device):
         folder = tmp_path / str(len(best))
-        options = {**CONFIG["trainer"], "precision": "float32", "epochs": 2, "steps_per_epoch": 2, "valid_steps": 1}
+        options = {**CONFIG["trainer"], "precision": "fp32", "epochs": 2, "steps_per_epoch": 2, "valid_steps": 1}
         state, training = setup.prepare({**CONFIG, "device": str(place), "trainer": options}, folder)
         best.append(fit(state, training))
         assert (state.step, state.epoch, state.pending) == (4, 2, None)
@@ -156,7 +167,7 @@ def test_all_loaders_of_a_training_pin_memory_for_a_gpu(device, tmp_path, monkey
     monkeypatch.setattr(setup, "choose_device", torch.device)
     for module in (setup, trainer, validation):
         monkeypatch.setattr(module, "load", load)
-    options = {**CONFIG["trainer"], "precision": "float32", "epochs": 1, "steps_per_epoch": 1, "valid_steps": 1}
+    options = {**CONFIG["trainer"], "precision": "fp32", "epochs": 1, "steps_per_epoch": 1, "valid_steps": 1}
     model = {**CONFIG["model"], "normalisation": "whiten"}
     state, training = setup.prepare({**CONFIG, "device": str(device), "trainer": options, "model": model}, tmp_path)
     setup.measure(state, training)

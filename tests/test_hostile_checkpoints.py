@@ -279,7 +279,7 @@ def resumed(tmp_path: Path, contents: dict[str, Any]) -> None:
         (put("examples", {"train": None, "valid": "8"}), "holds no training state; start another run"),
         (put("examples", [1]), "holds no training state; start another run"),
         (put("examples.train", 3), "and gave 3 and "),
-        (put("config.trainer.precision", "foo"), "trainer.precision=foo is unknown; choose from auto, bfloat16"),
+        (put("config.trainer.precision", "foo"), "trainer.precision=foo is unknown; choose from auto, bf16"),
         (put("config.trainer.threads", "fast"), "trainer.threads=fast must be an integer or auto"),
         (put("config.augment.reverb_reference", "wet"), "augment.reverb_reference=wet is unknown"),
         (put("config.input_level", "loud"), "input_level=loud is unknown; choose from auto, none, rms"),

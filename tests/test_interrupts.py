@@ -55,7 +55,7 @@ def python(code: str, *arguments: str, cwd: Path, **environment: str) -> str:
 def test_a_training_under_constant_signals_learns_the_same(model, threads, tmp_path):
     options = [
         "data.tracks={train: 1, valid: 1, test: 1}", "data.excerpt=2", "batch_size=4", "trainer.epochs=1",
-        "trainer.steps_per_epoch=6", "logger.tensorboard=false", "device=cpu", "trainer.precision=float32",
+        "trainer.steps_per_epoch=6", "logger.tensorboard=false", "device=cpu", "trainer.precision=fp32",
     ]  # fmt: skip
     python(
         STORM, "train", *model, *options, "run=NAME", cwd=tmp_path, OMP_NUM_THREADS=threads, OMP_WAIT_POLICY="PASSIVE"
@@ -156,7 +156,8 @@ def test_the_saved_checkpoint_is_reported_before_the_workers_end(tmp_path, monke
     assert "saved checkpoints/last.ckpt after step 1" in ended[-1]
 
 
-def interrupt(_):
+def interrupt(self):
+    self.reason = "interrupted"
     raise Interrupted
 
 

@@ -75,7 +75,7 @@ def test_the_experiment_of_a_paper_trains_two_steps_with_its_values(name, tmp_pa
     assert line["learning_rate"] == config.optimizer["lr"]
     group = checkpoint.read(tmp_path / "r" / "checkpoints" / "last.ckpt")["training"]["optimizer"]["param_groups"][0]
     assert group["weight_decay"] == config.optimizer["weight_decay"]
-    assert (config.input_level, config.trainer.precision) == ("none", "float32")  # no paper has our defaults
+    assert (config.input_level, config.trainer.precision) == ("none", "fp32")  # no paper has our defaults
 
 
 def test_every_value_of_an_experiment_has_a_comment_with_its_source():

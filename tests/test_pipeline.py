@@ -78,7 +78,7 @@ def test_a_training_is_the_same_with_every_cache(layout, request, tmp_path, call
     root = request.getfixturevalue(layout)
     sources = ["data.sources=[low,high]", "data.sample_rate=8000", "stft=speech"] if layout == "stems" else []
     arguments = ["debug=fast", f"data={layout}", f"data.root={root}", *sources, *TINY, "trainer.steps_per_epoch=4"]
-    arguments.append("trainer.precision=float32")
+    arguments.append("trainer.precision=fp32")
     facts = {}
     for cache in ("none", "audio", "spectrogram"):
         folder = f"cache.folder={tmp_path / 'cache'}"
@@ -162,7 +162,7 @@ def test_a_run_killed_within_an_epoch_and_resumed_equals_an_uninterrupted_one(tm
         assert whole["training"]["best"] == killed["training"]["best"]
     epochs = [json.loads(line) for line in (tmp_path / "killed" / "metrics.jsonl").read_text().splitlines()]
     wanted = [json.loads(line) for line in (tmp_path / "whole" / "metrics.jsonl").read_text().splitlines()]
-    timed = {"minutes", "train/steps_per_second", "train/waiting"}
+    timed = {"minutes", "train/steps_per_second", "train/examples_per_second", "train/waiting", "train/memory"}
     for line, other in zip(epochs, wanted, strict=True):
         assert {k: v for k, v in line.items() if k not in timed} == {k: v for k, v in other.items() if k not in timed}
 

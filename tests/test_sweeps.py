@@ -113,7 +113,8 @@ def test_the_identity_of_a_job_is_what_it_trains():
         return job_hash(OmegaConf.merge(OmegaConf.create(config), changes))
 
     assert identity() == identity(run="b", data={"workers": 2}, hydra={"n": 3}) == identity(lr=0.001)
-    assert len({identity(), identity(lr=2e-3), identity(data={"root": "y"})}) == 3
+    assert identity() == identity(resume="auto")
+    assert len({identity(), identity(lr=2e-3), identity(data={"root": "y"}), identity(resume="runs/first")}) == 4
 
 
 def test_a_key_that_changes_no_result_cannot_be_swept(call, tmp_path):

@@ -13,10 +13,11 @@ from separate.cli import train
 from separate.compose import data_config
 from separate.config import TrainerConfig
 from separate.errors import SeparateError, UsageError
+from separate.training.nonfinite import read_dump
 from separate.training.resume import resumed_config
 from separate.training.setup import prepare
 from separate.training.state import State, Training
-from separate.training.step import MOST_SKIPPED, train_step
+from separate.training.step import train_step
 from separate.training.trainer import end_epoch, fit
 from tests.conftest import TINY_TOY, target
 
@@ -125,10 +126,10 @@ def test_a_non_finite_step_is_not_applied_and_its_batch_is_kept(tmp_path, caplog
     train_step(state, training, batch)
     before = weights(state)
     batch.sources[1, 0, 0, 100] = float("nan")
-    assert train_step(state, training, batch) == {}
+    assert train_step(state, training, batch) == {"skipped": 1}
     assert all(torch.equal(a, b) for a, b in zip(before, weights(state), strict=True))
     assert (state.step, state.skipped) == (2, 1)
-    evidence = torch.load(tmp_path / "nonfinite" / "step_1.pt", weights_only=True)
+    evidence = read_dump(tmp_path / "nonfinite" / "step_1.pt")["batch"]
     assert evidence["mixture"].isnan().sum() == 1
     assert evidence["tracks"] == batch.tracks
     assert "step 1 was not applied: loss nan" in caplog.text
@@ -140,7 +141,7 @@ def test_several_non_finite_steps_in_a_row_stop_the_run(tmp_path):
     state, training = start(tmp_path)
     batch = first_batch(training)
     batch.sources[:] = float("inf")
-    for _ in range(MOST_SKIPPED - 1):
+    for _ in range(training.options.max_bad_steps - 1):
         train_step(state, training, batch)
     with pytest.raises(SeparateError, match=r"5 steps in a row.*step 4.*gradient norm.*song_.*Lower optimizer.lr"):
         train_step(state, training, batch)
@@ -223,7 +224,7 @@ def test_metrics_after_the_resumed_epoch_are_dropped(tmp_path):
 def test_auto_precision_is_resolved_when_a_run_starts_and_an_older_run_stays_in_float32(tmp_path, call):
     """Otherwise a run that moves to a CPU with bfloat16 would continue in another precision."""
     fast = torch.cpu.get_capabilities()
-    expected = "bfloat16" if fast.get("avx512_bf16") or fast.get("amx_bf16") else "float32"
+    expected = "bf16" if fast.get("avx512_bf16") or fast.get("amx_bf16") else "fp32"
     call(train, *TINY_TOY, "trainer.epochs=1", "run=r", cwd=tmp_path)
     path = tmp_path / "r" / "checkpoints" / "last.ckpt"
     contents = checkpoint.read(path)
@@ -231,7 +232,7 @@ def test_auto_precision_is_resolved_when_a_run_starts_and_an_older_run_stays_in_
     older = {key: value for key, value in contents["config"].items() if key not in ("rescale", "input_level")}
     older["trainer"] = {**older["trainer"], "precision": "auto"}
     checkpoint.save(path, {**contents, "config": older})
-    for epochs, given, found in ((2, [], "float32"), (3, ["trainer.precision=bfloat16"], "bfloat16")):
+    for epochs, given, found in ((2, [], "fp32"), (3, ["trainer.precision=bf16"], "bf16")):
         code, _, err = call(train, "run=r", "resume=true", f"trainer.epochs={epochs}", *given, cwd=tmp_path)
         assert code == 0, err
         assert f"precision: {found}" in (tmp_path / "r" / "config.yaml").read_text()

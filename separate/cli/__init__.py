@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from separate.cli.crash_report import DEBUG, to_user_error
 from separate.cli.streams import prepare_streams
+from separate.errors import INTERRUPTED, REQUEUE
 from separate.files import FULL
 from separate.process import tune
 
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 started: list[str] = []  # programs whose job has begun, so that later errors are not errors of composing
-INTERRUPTED = 130  # exit code after Ctrl-C
 
 
 @contextmanager
@@ -121,8 +121,8 @@ def in_job(program: str, job: Callable[[], Any], folder: Path | None = None) -> 
             raise
         except Exception as error:
             sentence = to_user_error(program, error, folder)
-            if sentence.exit_code == INTERRUPTED:  # ends the whole sweep
-                _fail(program, str(sentence), INTERRUPTED, error)
+            if sentence.exit_code in (INTERRUPTED, REQUEUE):  # ends the whole sweep
+                _fail(program, str(sentence), sentence.exit_code, error)
             log.error("job %s failed: %s", HydraConfig.get().job.num, sentence)
             if sentence is error:
                 raise

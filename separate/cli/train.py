@@ -66,12 +66,16 @@ def _train(
         if config.summary:
             _summarise(config)
             return None
-        config.resume = resume or config.resume  # type: ignore[assignment]
+        if config.dump is not None:
+            _replay(config)
+            return None
+        if resume and not (isinstance(config.resume, str) and not (folder / "checkpoints" / "last.ckpt").exists()):
+            config.resume = resume
         return run(config, folder, list(HydraConfig.get().overrides.task), watch)
     finally:
         if not (folder / "config.yaml").exists():
             _leave_no_trace(folder)
-        elif not cfg.get("summary"):
+        elif not cfg.get("summary") and cfg.get("dump") is None:
             print(f"run: {folder}", flush=True)
 
 
@@ -83,6 +87,16 @@ def _summarise(config: TrainConfig) -> None:
     from separate.summary import summary
 
     print(summary(build_separator(asdict(config))), flush=True)
+
+
+def _replay(config: TrainConfig) -> None:
+    """Run the step of a dump again instead of training."""
+    from hydra.core.hydra_config import HydraConfig
+
+    from separate.training.replay import replay
+
+    assert config.dump is not None
+    print(replay(config, Path(config.dump), list(HydraConfig.get().overrides.task)), flush=True)
 
 
 def _leave_no_trace(folder: Path) -> None:

@@ -13,7 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 # keys that say where and how fast a job runs, not what it trains
 IGNORED = (
     "run", "resume", "summary", "trust", "device", "data.workers", "cache.folder", "cache.limit", "logger",
-    "trainer.threads", "trainer.checkpoint_minutes",
+    "trainer.threads", "trainer.checkpoint_minutes", "trainer.max_hours",
 )  # fmt: skip
 
 
@@ -24,7 +24,11 @@ def job_hash(config: DictConfig) -> str:
         values = OmegaConf.to_container(own, resolve=True)
     except OmegaConfBaseException:  # the job itself names the key that cannot be resolved
         values = OmegaConf.to_container(own, resolve=False)
-    text = json.dumps(_without(values, IGNORED), sort_keys=True, default=str)
+    assert isinstance(values, dict)
+    kept = _without(values, IGNORED)
+    if values.get("resume") not in (None, True, False, "auto"):
+        kept["resume"] = values["resume"]  # the path of a run to start from
+    text = json.dumps(kept, sort_keys=True, default=str)
     return hashlib.sha256(text.encode(errors="backslashreplace")).hexdigest()[:8]
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from separate.errors import SeparateError, UsageError
+from separate.errors import INTERRUPTED, REQUEUE, SeparateError, UsageError
 from separate.files import replace_file
 from separate.sweeps.pruning import Pruned
 
@@ -21,7 +21,6 @@ log = logging.getLogger(__name__)
 
 RECORD, LOCK = "job.json", "job.lock"
 FAILED = float("nan")  # what a sweeper gets from a job that failed
-INTERRUPTED = 130  # exit code of a run that the user stopped
 
 
 @dataclass
@@ -102,7 +101,7 @@ def _train(task: Task, folder: Path) -> float | None:
         raise
     except Exception as error:
         sentence = task.explain(error)
-        if sentence.exit_code == INTERRUPTED:
+        if sentence.exit_code in (INTERRUPTED, REQUEUE):
             log.info("repeat the command with hydra.sweep.dir=%s to go on with the sweep", folder.parent)
             raise
         record.state, record.reason, record.exit_code = "failed", str(sentence), sentence.exit_code

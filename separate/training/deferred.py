@@ -84,11 +84,15 @@ def step_if(finite: Tensor, optimizer: torch.optim.Optimizer) -> OptimizerState 
 
 @dataclass
 class Pending:
-    """A step whose metrics have not been read yet.  number: of the step; drawn: its batch."""
+    """A step whose metrics have not been read yet.
+
+    number: of the step; drawn: its batch; random: the random states before it, see `state.random_states`.
+    """
 
     number: int
     drawn: RawBatch
     metrics: StepMetrics
+    random: dict[str, Tensor | None]
     before: OptimizerState | None = None
 
 

@@ -1,53 +1,74 @@
-"""Ctrl-C and SIGTERM during training: finish the step, save the state, stop."""
+"""Stops from outside: Ctrl-C, the signals of batch systems and a time limit.  Finish the step, save the state, exit."""
 
 from __future__ import annotations
 
 import logging
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from separate.errors import SeparateError
+from separate.errors import INTERRUPTED, REQUEUE, SeparateError
+from separate.interrupts import STOPS
+from separate.process import STARTED
 
 log = logging.getLogger(__name__)
 
 
 class Interrupted(Exception):
-    """The user asked for a stop.  Raised only where the state is consistent."""
+    """A stop was asked for.  Raised only where the state is consistent."""
 
 
 class Stopped(SeparateError):
-    """The run was interrupted and its state is saved; the message holds the command that resumes it."""
+    """The run stopped before its end and its state is saved; the message holds the command that resumes it.
 
-    exit_code = 130
+    exit_code: INTERRUPTED after Ctrl-C, REQUEUE where the same command should run again.
+    """
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
 
 
 class Interruption:
-    """Signal handler: the first signal asks for a stop after the current step, the second one stops at once."""
+    """Signal handler and time limit: asks for a stop after the current step.
 
-    def __init__(self) -> None:
-        self.asked = False
+    A second Ctrl-C stops at once.  Batch systems repeat their signals, so a repeated SIGTERM or SIGUSR1 does not.
+
+    max_hours: wall-clock time of this process until it stops, None for no limit.
+    """
+
+    def __init__(self, max_hours: float | None = None) -> None:
+        self.deadline = None if max_hours is None else STARTED + 3600 * max_hours
+        self.reason: str | None = None
+        self.exit_code = REQUEUE
 
     def __call__(self, number: int, frame: Any) -> None:
-        if self.asked:
-            raise KeyboardInterrupt
-        self.asked = True
-        log.info(
-            "stopping after this step; a second Ctrl-C stops at once and loses the steps since the last checkpoint"
-        )
+        if number == signal.SIGINT:
+            if self.exit_code == INTERRUPTED:
+                raise KeyboardInterrupt
+            self.exit_code = INTERRUPTED
+            log.info(
+                "stopping after this step; a second Ctrl-C stops at once and loses the steps since the last checkpoint"
+            )
+        elif self.reason is None:
+            log.info("received %s, stopping after this step", signal.Signals(number).name)
+        self.reason = "interrupted" if number == signal.SIGINT else f"stopped by {signal.Signals(number).name}"
 
     def check(self) -> None:
         """Raise `Interrupted` if a stop was asked for.  Call this where the state is consistent."""
-        if self.asked:
+        if self.deadline is not None and time.monotonic() >= self.deadline and self.reason is None:
+            self.reason = "stopped after trainer.max_hours"
+        if self.reason is not None:
             raise Interrupted
 
 
 @contextmanager
-def interruptible() -> Iterator[Interruption]:
-    """Handle SIGINT and SIGTERM by an `Interruption` within this context."""
-    interruption = Interruption()
-    before = {number: signal.signal(number, interruption) for number in (signal.SIGINT, signal.SIGTERM)}
+def interruptible(max_hours: float | None = None) -> Iterator[Interruption]:
+    """Handle SIGINT, SIGTERM and SIGUSR1 by an `Interruption` within this context.  max_hours: as there."""
+    interruption = Interruption(max_hours)
+    before = {number: signal.signal(number, interruption) for number in STOPS}
     try:
         yield interruption
     finally:

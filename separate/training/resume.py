@@ -8,22 +8,25 @@ from pathlib import Path
 from typing import Any
 
 from separate import checkpoint
-from separate.config import TrainConfig, lookup
+from separate.config import TrainConfig, flatten, lookup
 from separate.data.storage.download import refuse_commands
 from separate.device import choose_device
 from separate.errors import UsageError
+from separate.files import replace_file
 from separate.training.state import State, Training
 from separate.validation import brief, fits, validate
 
 # keys that a resumed run may change; all others belong to the training that the checkpoint stands for
 MAY_CHANGE = (
     "run", "resume", "trust", "device", "data.root", "data.workers", "cache", "logger",
-    "trainer.epochs", "trainer.max_minutes", "trainer.patience", "trainer.min_delta", "trainer.checkpoint_minutes",
-    "trainer.threads", "trainer.precision", "trainer.accumulate",
+    "trainer.epochs", "trainer.min_epochs", "trainer.max_minutes", "trainer.max_hours", "trainer.max_bad_steps",
+    "trainer.patience", "trainer.min_delta", "trainer.checkpoint_minutes",
+    "trainer.threads", "trainer.precision", "trainer.compile", "trainer.accumulate",
 )  # fmt: skip
 
 # values for runs older than these keys; auto keeps the value that the run was started with
 BEFORE = {"rescale": False, "input_level": "none"}
+OLD_PRECISIONS = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}  # names in older runs
 
 
 def resume_command(folder: Path) -> str:
@@ -33,11 +36,15 @@ def resume_command(folder: Path) -> str:
 
 
 def checkpoint_to_resume(resume: bool | str, folder: Path) -> dict[str, Any] | None:
-    """The last checkpoint of the run in `folder`; None where a new run starts.  resume: true, false or auto.
+    """The last checkpoint of the run in `folder`, or of another run; None where a new run starts.
 
+    resume: true, false, auto, or the path of the other run or of its checkpoint.
     UsageError where `resume` and the contents of the folder contradict each other.
     """
     path = folder / "checkpoints" / "last.ckpt"
+    source = other_run(resume, folder)
+    if source is not None and not path.exists():
+        return _training_checkpoint(source)
     if not path.exists():
         if resume is True:
             raise UsageError(
@@ -45,8 +52,42 @@ def checkpoint_to_resume(resume: bool | str, folder: Path) -> dict[str, Any] | N
                 f"run=FOLDER, or start one there with resume=auto"
             )
         return None
-    if resume is False:
+    if resume is False or source is not None:
         raise UsageError(f"{folder} holds a run already; go on with it by resume=true, or choose another run=FOLDER")
+    return _training_checkpoint(path)
+
+
+def other_run(resume: bool | str, folder: Path) -> Path | None:
+    """The checkpoint that `resume=PATH` names, the last one of a run's folder; None without a path of another run."""
+    if isinstance(resume, bool) or resume == "auto":
+        return None
+    path = Path(resume).expanduser()
+    if path.is_dir():
+        path = path / "checkpoints" / "last.ckpt"
+    if not path.is_file():
+        raise UsageError(f"resume={resume} is not true, false or auto, and {path} does not exist; name a run's folder")
+    return None if path.resolve() == (folder / "checkpoints" / "last.ckpt").resolve() else path
+
+
+def copy_history(source: Path, folder: Path, resumed: dict[str, Any]) -> None:
+    """Copy the metrics of another run and, if it is from before `resumed`, its best checkpoint to `folder`.
+
+    Without that checkpoint the next epoch is the best so far.
+    """
+    run, training = checkpoint.run_folder(source), resumed["training"]
+    if (metrics := run / "metrics.jsonl").is_file():
+        replace_file(folder / "metrics.jsonl", metrics.read_bytes())
+    best = run / "checkpoints" / "best.ckpt"
+    if best.is_file():
+        scores = checkpoint.read(best).get("scores", {})
+        if scores.get(lookup(resumed["config"], "trainer.monitor")) == training["best"]:
+            replace_file(folder / "checkpoints" / "best.ckpt", best.read_bytes())
+            return
+    training.update(best=None, stale=0)
+
+
+def _training_checkpoint(path: Path) -> dict[str, Any]:
+    """Read a checkpoint; UsageError if it has no training state."""
     contents = checkpoint.read(path)
     examples = contents.get("examples", {})
     if (
@@ -61,9 +102,11 @@ def checkpoint_to_resume(resume: bool | str, folder: Path) -> dict[str, Any] | N
 def configuration(saved: Mapping[str, Any], composed: Mapping[str, Any], changed: Sequence[str]) -> dict[str, Any]:
     """The configuration of a resumed run: `resumed_config`, checked, with the precision that older runs had."""
     plain = resumed_config(saved, composed, changed)
-    if "rescale" not in saved and plain["trainer"]["precision"] == "auto":
+    trainer = plain["trainer"]
+    trainer["precision"] = OLD_PRECISIONS.get(trainer["precision"], trainer["precision"])
+    if "rescale" not in saved and trainer["precision"] == "auto":
         on_cpu = choose_device(plain["device"]).type == "cpu"  # auto meant float32 there when the run was started
-        plain["trainer"]["precision"] = "float32" if on_cpu else "auto"
+        trainer["precision"] = "fp32" if on_cpu else "auto"
     refuse_commands(plain["data"], composed["data"])
     validate(TrainConfig, plain)
     return plain
@@ -96,7 +139,7 @@ def resumed_config(saved: Mapping[str, Any], composed: Mapping[str, Any], change
     if lookup(saved, "data._target_") == lookup(composed, "data._target_"):
         keys.discard("data")  # the same layout named again; its defaults are no changes
     anywhere = any(key in ("experiment", "debug") for key in keys)  # these set keys in every section
-    old, new = _flat({**_younger_sections(saved, composed, keys), **saved}), _flat(composed)
+    old, new = flatten({**_younger_sections(saved, composed, keys), **saved}), flatten(composed)
     if "trainer.epochs" in keys and "scheduler.T_max" in old and new["trainer.epochs"] != old["trainer.epochs"]:
         raise UsageError(
             f"the learning rate of this run ends at epoch {old['scheduler.T_max']}, so trainer.epochs must stay "
@@ -128,16 +171,8 @@ def _within(key: str, sections: Sequence[str] | set[str]) -> bool:
     return any(f"{key}.".startswith(f"{section}.") for section in sections)
 
 
-def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{section: {key: value}} -> {section.key: value}."""
-    flat: dict[str, Any] = {}
-    for key, value in config.items():
-        flat.update(_flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value})
-    return flat
-
-
 def _nested(flat: Mapping[str, Any]) -> dict[str, Any]:
-    """The inverse of `_flat`."""
+    """The inverse of `flatten`."""
     config: dict[str, Any] = {}
     for key, value in flat.items():
         *sections, name = key.split(".")

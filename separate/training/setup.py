@@ -26,10 +26,9 @@ from separate.parts import build_loss, build_optimizer, build_separator
 from separate.separator import Separator
 from separate.stft import STFT
 from separate.training.deferred import fuse
-from separate.training.state import State, Training
+from separate.training.precision import Precision, choose_precision
+from separate.training.state import Objective, State, Training
 from separate.validation import typed
-
-PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 def prepare(
@@ -39,38 +38,47 @@ def prepare(
     stored: Mapping[str, torch.Tensor] | None = None,
 ) -> tuple[State, Training]:
     """The parts of a run, freshly initialised from the seed.  trust: as in `build`; stored: as in `build_separator`."""
+    state, objective = prepare_step(config, trust, stored)
+    data = data_config(config["data"], trust)
+    train, valid, augment = _open_data(config, data, state.separator.stft, trust)
+    training = Training(
+        **vars(objective),
+        train=train,
+        valid=valid,
+        batch_size=config["batch_size"],
+        seed=config["seed"],
+        workers=data.workers,
+        folder=folder,
+        config=_resolved(config, state.separator, objective.precision),
+        augment=augment,
+        lags=state.separator.device.type != "cpu",
+        metrics=load_metrics(config.get("metrics", []), trust),
+    )
+    return state, training
+
+
+def prepare_step(
+    config: Mapping[str, Any],
+    trust: Sequence[str] | None = None,
+    stored: Mapping[str, torch.Tensor] | None = None,
+) -> tuple[State, Objective]:
+    """The parts of a step, as by `prepare`; no data is opened."""
     device = choose_device(config["device"])
     options = typed(TrainerConfig, config["trainer"], "trainer.")
     torch.manual_seed(config["seed"])
     separator = build_separator(config, trust, stored)
     loss = build_loss(config, separator, trust)
-    data = data_config(config["data"], trust)
-    train, valid, augment = _open_data(config, data, separator.stft, trust)
-
     separator.to(device)
     metrics = load_metrics(config.get("metrics", []), trust)
     mode = "max" if higher_is_better(options.monitor, metrics) else "min"
     optimizer, scheduler = build_optimizer(config, separator.parameters(), mode, trust)
     fuse(optimizer, device)
-    dtype = precision(options.precision, separator)
-    scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
+    precision = choose_precision(options.precision, separator)
+    scaler = torch.amp.GradScaler(device.type, enabled=precision.name == "fp16")
     state = State(separator, optimizer, scheduler, scaler)
-    training = Training(
-        loss=loss.to(device),
-        train=train,
-        valid=valid,
-        options=options,
-        batch_size=config["batch_size"],
-        seed=config["seed"],
-        workers=data.workers,
-        folder=folder,
-        config=_resolved(config, separator, dtype),
-        augment=augment,
-        lags=device.type != "cpu",
-        dtype=dtype,
-        metrics=metrics,
-    )
-    return state, training
+    if options.compile:
+        separator.network.compile()
+    return state, Objective(loss=loss.to(device), options=options, precision=precision)
 
 
 def _open_data(
@@ -88,29 +96,12 @@ def _open_data(
     return train, valid, augment
 
 
-def _resolved(config: Mapping[str, Any], separator: Separator, dtype: torch.dtype) -> dict[str, Any]:
+def _resolved(config: Mapping[str, Any], separator: Separator, precision: Precision) -> dict[str, Any]:
     """The configuration with its `auto` values replaced, so that a resumed run keeps them on another machine."""
-    trainer = {**config["trainer"], "precision": str(dtype).removeprefix("torch.")}
+    trainer = {**config["trainer"], "precision": precision.name}
     if separator.device.type == "cpu":
         trainer["threads"] = torch.get_num_threads()
     return {**config, "rescale": separator.rescale, "input_level": separator.input_level, "trainer": trainer}
-
-
-def precision(name: str, separator: Separator) -> torch.dtype:
-    """The dtype that training computes in.
-
-    auto: bfloat16 on a CUDA device that supports it, and on a CPU that does if the network is `faster_in_bfloat16`
-    there; else float32.
-    """
-    if name != "auto":
-        return PRECISIONS[name]
-    kind, faster = separator.device.type, False
-    if kind == "cuda":
-        faster = torch.cuda.is_bf16_supported()
-    elif kind == "cpu" and getattr(separator.network, "faster_in_bfloat16", False):
-        supported = torch.cpu.get_capabilities()
-        faster = bool(supported.get("avx512_bf16") or supported.get("amx_bf16"))
-    return torch.bfloat16 if faster else torch.float32
 
 
 @torch.no_grad()

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+import separate
 from separate.config import TrainerConfig
 from separate.data.example import Examples
 from separate.data.loader import TrainingSteps
@@ -18,6 +19,7 @@ from separate.evaluation.metrics import METRICS, Metric
 from separate.losses import Loss
 from separate.separator import Separator
 from separate.training.deferred import Pending
+from separate.training.precision import PRECISIONS, Precision
 
 if TYPE_CHECKING:
     from separate.training.runlog import RunLog
@@ -57,15 +59,13 @@ class State:
     def capture(self) -> dict[str, Any]:
         """The state as tensors and plain values, with the random states that dropout draws from."""
         assert self.pending is None, "call flush first"
-        device = self.separator.device
         return {
             "model": self.separator.state_dict(),
             "training": {
                 "optimizer": self.optimizer.state_dict(),
                 "scheduler": self.scheduler.state_dict() if self.scheduler else None,
                 "scaler": self.scaler.state_dict(),
-                "random": torch.get_rng_state(),
-                "random_cuda": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
+                **random_states(self.separator.device),
                 "norms": torch.tensor(self.norms, dtype=torch.float64),
                 **{name: getattr(self, name) for name in self.PLAIN},
             },
@@ -82,9 +82,7 @@ class State:
         for name in self.PLAIN:
             setattr(self, name, training[name])
         self.norms = training["norms"].tolist() if "norms" in training else []  # runs older than AutoClip have none
-        torch.set_rng_state(training["random"])
-        if training["random_cuda"] is not None and self.separator.device.type == "cuda":
-            torch.cuda.set_rng_state(training["random_cuda"], self.separator.device)
+        set_random_states(training, self.separator.device)
 
     def _on_this_device(self, saved: Mapping[str, Any]) -> dict[str, Any]:
         """A state of the optimizer with the kernels, fused or not, of this device."""
@@ -93,18 +91,40 @@ class State:
         return {**saved, "param_groups": adapted}
 
 
-@dataclass
-class Training:
+def random_states(device: torch.device) -> dict[str, torch.Tensor | None]:
+    """The states of the generators that dropout draws from, of the CPU and of a CUDA device."""
+    return {
+        "random": torch.get_rng_state(),
+        "random_cuda": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
+    }
+
+
+def set_random_states(states: Mapping[str, Any], device: torch.device) -> None:
+    """Set the generators to what `random_states` returned."""
+    torch.set_rng_state(states["random"])
+    if states["random_cuda"] is not None and device.type == "cuda":
+        torch.cuda.set_rng_state(states["random_cuda"], device)
+
+
+@dataclass(kw_only=True)
+class Objective:
+    """What a step computes.  precision: of the network's matrix products; options.precision may be auto."""
+
+    loss: Loss
+    options: TrainerConfig
+    precision: Precision = PRECISIONS["fp32"]
+
+
+@dataclass(kw_only=True)
+class Training(Objective):
     """Everything that stays the same while training.  config: the resolved configuration, for the checkpoints.
 
     watch: called after each epoch with the state and the monitored value; may end the run by an exception.
     lags: the metrics of a step are read during the next one, so that the host does not wait for a GPU.
     """
 
-    loss: Loss
     train: Examples
     valid: Examples
-    options: TrainerConfig
     batch_size: int
     seed: int
     workers: int | str
@@ -114,7 +134,6 @@ class Training:
     log: RunLog | None = None
     lags: bool = False
     watch: Callable[[State, float], None] | None = None
-    dtype: torch.dtype = torch.float32
     metrics: Mapping[str, Metric] = field(default_factory=lambda: METRICS)
 
     @property
@@ -134,3 +153,15 @@ class Training:
     def monitors(self) -> list[str]:
         """The metrics that `trainer.monitor` can name."""
         return ["valid/loss", *(f"valid/{metric}" for metric in self.metrics)]
+
+
+def contents_of(state: State, training: Training, scores: Mapping[str, float] | None = None) -> dict[str, Any]:
+    """The contents of a checkpoint: the state, and all else that separating or resuming needs."""
+    return {
+        "config": training.config,
+        "scores": dict(scores or {}),
+        "examples": training.examples,
+        "licence": training.config["data"]["licence"],
+        "versions": {"separate": separate.__version__, "torch": str(torch.__version__)},
+        **state.capture(),
+    }

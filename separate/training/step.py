@@ -1,24 +1,18 @@
-"""The training step: forward, backward, update; a non-finite step is undone and its batch kept for inspection."""
+"""The training step: forward, backward, update; a non-finite step is undone."""
 
 from __future__ import annotations
 
 import bisect
-import logging
 import math
 
 import torch
 
-from separate import checkpoint
 from separate.data.mixing.raw_batch import RawBatch
 from separate.errors import SeparateError
-from separate.files import replace_file
 from separate.training import deferred
 from separate.training.clipping import clip_gradients
-from separate.training.state import State, Training
-
-log = logging.getLogger(__name__)
-
-MOST_SKIPPED = 5  # steps in a row with a non-finite loss or gradient before the run stops
+from separate.training.nonfinite import StoredBatch, report
+from separate.training.state import Objective, State, Training, random_states
 
 
 def train_step(state: State, training: Training, drawn: RawBatch) -> dict[str, float]:
@@ -36,8 +30,10 @@ def train_step(state: State, training: Training, drawn: RawBatch) -> dict[str, f
     buffers_before = deferred.copies(buffers)
     before: deferred.OptimizerState | None = None
     gained: dict[str, float] = {}
+    random = random_states(separator.device)
     try:
-        metrics = _backward(state, training, drawn)
+        with training.precision.float32_products():
+            metrics = backward(state, training, drawn)
         if training.lags:
             metrics.send()
             gained = flush(state, training)  # before this update, because it may restore the optimizer's state
@@ -55,31 +51,31 @@ def train_step(state: State, training: Training, drawn: RawBatch) -> dict[str, f
             f"trainer.accumulate={training.options.accumulate}; lower one of the first two, or raise the last"
         ) from None
     scaler.update()
-    state.pending = deferred.Pending(state.step, drawn, metrics, before)
+    state.pending = deferred.Pending(state.step, drawn, metrics, random, before)
     state.step += 1
     return gained if training.lags else flush(state, training)
 
 
-def _backward(state: State, training: Training, drawn: RawBatch) -> deferred.StepMetrics:
+def backward(state: State, objective: Objective, drawn: RawBatch | StoredBatch) -> deferred.StepMetrics:
     """Forward and backward pass: gradients, unscaled and clipped, and the step's metrics.
 
     The gradients and metrics of the parts of a batch (`trainer.accumulate`) add up to those of the whole, except for
     dropout, which draws other numbers, and batch normalisation, which takes its statistics from each part.
     """
-    separator, dtype = state.separator, training.dtype
+    separator = state.separator
     device = separator.device
-    whole = training.loss.prepare(drawn.to(device, separator.stft))
+    whole = objective.loss.prepare(drawn.to(device, separator.stft))
     metrics: dict[str, torch.Tensor] = {}
     state.optimizer.zero_grad(set_to_none=True)
-    for batch in whole.split(training.options.accumulate):
+    for batch in whole.split(objective.options.accumulate):
         share = len(batch) / len(whole)
-        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-            loss, parts = training.loss(separator.separate(batch), batch)
+        with objective.precision.autocast(device):
+            loss, parts = objective.loss(separator.separate(batch), batch)
         state.scaler.scale(share * loss).backward()
         for name, value in {"loss": loss, **parts}.items():
             metrics[name] = metrics.get(name, 0.0) + share * value.detach()
     state.scaler.unscale_(state.optimizer)
-    norm = clip_gradients(separator.parameters(), training.options, state.norms)
+    norm = clip_gradients(separator.parameters(), objective.options, state.norms)
     return deferred.StepMetrics({"gradient_norm": norm, **metrics})
 
 
@@ -100,23 +96,6 @@ def flush(state: State, training: Training) -> dict[str, float]:
         state.skipped = 0
     else:
         state.skipped += 1
-        _report_non_finite(state, training, step, found)
+        report(state, training, step, found)
+        return {"skipped": 1}
     return {}
-
-
-def _report_non_finite(state: State, training: Training, step: deferred.Pending, found: dict[str, float]) -> None:
-    """Write the batch to RUN/nonfinite and warn; SeparateError after MOST_SKIPPED such steps in a row."""
-    batch = training.loss.prepare(step.drawn.to(state.separator.device, state.separator.stft))
-    path = training.folder / "nonfinite" / f"step_{step.number}.pt"
-    evidence = {"mixture": batch.mixture.cpu(), "sources": batch.sources.cpu(), "tracks": batch.tracks, **found}
-    replace_file(path, checkpoint.to_bytes(evidence))
-    what = (
-        f"step {step.number} was not applied: loss {found['loss']:g}, gradient norm {found['gradient_norm']:g}, "
-        f"tracks {', '.join(batch.tracks)}; the batch is in {path}"
-    )
-    log.warning(what)
-    if state.skipped >= MOST_SKIPPED:
-        raise SeparateError(
-            f"{state.skipped} steps in a row were not finite and the run stops; the last: {what}. Lower optimizer.lr "
-            f"or trainer.clip, or inspect that batch; the checkpoints are from before these steps"
-        )

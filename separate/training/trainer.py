@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from contextlib import closing
 
 import torch
-from tqdm import tqdm
 
 from separate.config import TrainerConfig
 from separate.data.loader import load
@@ -18,7 +17,9 @@ from separate.errors import UsageError
 from separate.evaluation.metrics import higher_is_better
 from separate.process import release
 from separate.training.interruption import Interrupted, Interruption, Stopped, interruptible
+from separate.training.progress import Progress
 from separate.training.resume import resume_command
+from separate.training.runlog import COUNTS
 from separate.training.saving import save
 from separate.training.state import State, Training
 from separate.training.step import flush, train_step
@@ -38,7 +39,7 @@ def fit(state: State, training: Training) -> float | None:
     remaining = range(state.step, options.epochs * training.steps_per_epoch)
     pin = state.separator.device.type == "cuda"
     with (
-        interruptible() as interruption,
+        interruptible(options.max_hours) as interruption,
         closing(load(training.steps, remaining, training.workers, pin)) as batches,
     ):
         try:
@@ -51,15 +52,16 @@ def fit(state: State, training: Training) -> float | None:
             save(state, training, "last")
             log.info("saved checkpoints/last.ckpt after step %d", state.step)  # before the end of processes and threads
             raise Stopped(
-                f"interrupted in epoch {state.epoch + 1} after step {state.step}; everything is saved. Go on with\n"
-                f"  {resume_command(training.folder)}"
+                f"{interruption.reason} in epoch {state.epoch + 1} after step {state.step}; everything is saved. Go on "
+                f"with\n  {resume_command(training.folder)}",
+                interruption.exit_code,
             ) from None
     return state.best
 
 
 def _finished(state: State, options: TrainerConfig) -> bool:
-    stopped_early = options.patience is not None and state.stale >= options.patience
-    return state.epoch >= options.epochs or stopped_early or _out_of_time(state, options)
+    patient = options.patience is None or state.stale < options.patience or state.epoch < options.min_epochs
+    return state.epoch >= options.epochs or not patient or _out_of_time(state, options)
 
 
 def _out_of_time(state: State, options: TrainerConfig) -> bool:
@@ -72,45 +74,34 @@ def train_epoch(
     """Train the remaining steps of this epoch; return means over the whole epoch, by name."""
     options = training.options
     state.separator.train()
-    end, first = (state.epoch + 1) * training.steps_per_epoch, state.step
-    saved = started = time.perf_counter()
-    waited = 0.0
+    end, saved = (state.epoch + 1) * training.steps_per_epoch, time.perf_counter()
     title = f"epoch {state.epoch + 1}/{options.epochs}"
-    with tqdm(total=end - first, desc=title, leave=False, disable=None) as bar:
+    with closing(Progress(title, end - state.step, training.batch_size, state.separator.device)) as progress:
         while state.step < end and not _out_of_time(state, options):
             begun = time.perf_counter()
-            batch = next(batches)
-            waited += time.perf_counter() - begun
-            if batch.rejected:
-                state.add({"rejected": batch.rejected})
+            with progress.waiting():
+                batch = next(batches)
+            state.add({"rejected": batch.rejected} if batch.rejected else {})
             state.add(train_step(state, training, batch))
             now = time.perf_counter()
             state.seconds += now - begun  # validation adds its own
-            bar.set_postfix_str(_progress(state.sums, waited / (now - started)), refresh=False)
-            bar.update()
+            progress.update(state.sums)
+            if training.log:
+                training.log.steps(state)
             if now - saved > 60 * options.checkpoint_minutes:
                 save(state, training, "last")
                 saved = now
             interruption.check()
     state.add(flush(state, training))
-    means = _means(state.sums, training.batch_size)
-    if done := state.step - first:
-        elapsed = time.perf_counter() - started
-        means["train/steps_per_second"] = done / elapsed
-        means["train/waiting"] = waited / elapsed  # share of the time spent waiting for data
-    return means
-
-
-def _progress(sums: dict[str, float], waiting: float) -> str:
-    mean = sums["loss"] / sums["steps"] if sums.get("steps") else math.nan
-    return f"loss {mean:.4g}, waiting for data {waiting:.0%}"
+    return {**_means(state.sums, training.batch_size), **progress.rates()}
 
 
 def _means(sums: dict[str, float], batch_size: int) -> dict[str, float]:
-    """Means over the steps of an epoch, and the share of the excerpts that were drawn and rejected."""
+    """Means over the applied steps of an epoch, the number of skipped ones, and the share of rejected excerpts."""
     sums = dict(sums)
-    steps, rejected = sums.pop("steps", 0.0), sums.pop("rejected", 0.0)
+    steps, rejected, skipped = (sums.pop(name, 0.0) for name in COUNTS)
     means = {f"train/{name}": total / steps for name, total in sums.items()}
+    means["train/skipped"] = skipped
     if rejected:
         means["train/rejected"] = rejected / (rejected + steps * batch_size)
     return means
