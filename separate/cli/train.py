@@ -25,7 +25,8 @@ def train(cfg: DictConfig) -> float | None:
 
     hydra = HydraConfig.get()
     folder = Path(hydra.runtime.output_dir)
-    job = _job_of_sweep if hydra.mode == RunMode.MULTIRUN and not cfg.get("summary") else _train
+    trains = not cfg.get("summary") and cfg.get("dump") is None
+    job = _job_of_sweep if trains and hydra.mode == RunMode.MULTIRUN else _train
     return in_job("separate-train", lambda: job(cfg, folder), folder)
 
 
