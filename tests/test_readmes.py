@@ -46,9 +46,14 @@ PLACEHOLDERS = ("DIR", "FILE")  # of a data set; DIR also stands for a folder of
 ASSIGNMENT = re.compile(r"[A-Za-z_]\w*=.*", re.DOTALL)
 
 BENCHMARK = "a benchmark of minutes; tests/test_scripts.py runs one case"
+WORKERS = "networks are made smaller in this process only; tests/test_sweeps.py trains with launchers"
 REMOTE = "the shards lie on a server; tests/test_shards.py fetches some from a local one"
 TESTS = "it runs these tests"
 NOT_RUN = {
+    "separate-train -m optimizer.lr=1e-3,3e-4 hydra/launcher=joblib hydra.launcher.n_jobs=2": WORKERS,
+    "separate-train -m optimizer.lr=1e-3,3e-4 hydra/launcher=submitit_local": WORKERS,
+    "separate-train -m optimizer.lr=1e-3,3e-4 hydra/launcher=submitit_slurm hydra.launcher.partition=main "
+    "hydra.launcher.gpus_per_node=1 hydra.launcher.timeout_min=600": "it needs Slurm",
     'python -m pytest -m "not slow"': TESTS,
     "python -m pytest tests/test_stft.py": TESTS,
     "source .venv/bin/activate": "the tests run in an environment already",

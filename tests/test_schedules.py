@@ -100,6 +100,9 @@ def test_the_training_follows_the_schedule_and_logs_the_rate_of_the_last_step_of
         def epoch(self, facts, improved):
             logged.append(facts["learning_rate"])
 
+        def steps(self, *_):
+            pass
+
         def pictures(self, *_):
             pass
 

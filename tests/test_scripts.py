@@ -73,7 +73,11 @@ def sweep_of(folder: Path, scores: dict[tuple[str, int], float]) -> Path:
         job = folder / str(number)
         for path, content in (
             (job / "checkpoints" / "best.ckpt", ""),
-            (job / ".hydra" / "overrides.yaml", f"- loss={loss}\n- seed={seed}\n- experiment=targets\n"),
+            (
+                job / "job.json",
+                json.dumps({"identity": "", "overrides": {"loss": loss, "seed": seed, "experiment": "targets"}}),
+            ),
+            (job / "result.json", json.dumps({"best": 0.0, "monitor": "valid/loss", "higher_is_better": False})),
             (
                 job / "eval" / "test" / "summary.json",
                 json.dumps({"scores": {"model": {"all": {m: {"mean": value} for m in ("si_sdr", "si_sdri", "snr")}}}}),
@@ -96,7 +100,7 @@ def test_a_sweep_becomes_a_table_with_mean_and_standard_deviation_over_the_seeds
     assert (tmp_path / "sweep.png").stat().st_size > 5000
     done = run("sweep_table.py", str(tmp_path))
     assert done.returncode == 1
-    assert "holds no runs with a best checkpoint" in done.stderr
+    assert "holds no finished runs of a sweep" in done.stderr
 
 
 def test_the_benchmark_measures_a_case_beside_its_peer(tmp_path):

@@ -3,26 +3,59 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from separate.cli import in_job, run_hydra
+from separate.cli.crash_report import to_user_error
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
     from separate.config import TrainConfig
+    from separate.training.state import State
 
 
 def train(cfg: DictConfig) -> float | None:
     """One run; Hydra's sweepers get the best value of the monitored metric."""
     from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
 
-    folder = Path(HydraConfig.get().runtime.output_dir)
-    return in_job("separate-train", lambda: _train(cfg, folder), folder)
+    hydra = HydraConfig.get()
+    folder = Path(hydra.runtime.output_dir)
+    trains = not cfg.get("summary") and cfg.get("dump") is None
+    job = _job_of_sweep if trains and hydra.mode == RunMode.MULTIRUN else _train
+    return in_job("separate-train", lambda: job(cfg, folder), folder)
 
 
-def _train(cfg: DictConfig, folder: Path) -> float | None:
+def _job_of_sweep(cfg: DictConfig, folder: Path) -> float | None:
+    """Train a job, unless that was done before; resume it if it was stopped."""
+    from hydra.core.hydra_config import HydraConfig
+
+    from separate.sweeps.identity import job_hash
+    from separate.sweeps.job import Task, run_task
+    from separate.sweeps.pruning import watcher
+
+    hydra = HydraConfig.get()
+    task = Task(
+        identity=job_hash(cfg),
+        number=hydra.job.num,
+        overrides=list(hydra.overrides.task),
+        train=lambda: _train(cfg, folder, "auto", watcher(Path(hydra.sweep.dir))),
+        explain=partial(to_user_error, "separate-train", folder=folder),
+    )
+    return run_task(task, folder)
+
+
+def _train(
+    cfg: DictConfig,
+    folder: Path,
+    resume: str | None = None,
+    watch: Callable[[State, float], None] | None = None,
+) -> float | None:
+    """resume: in place of the configuration's; watch: as in `run`."""
     from hydra.core.hydra_config import HydraConfig
 
     from separate.compose import from_hydra
@@ -37,7 +70,9 @@ def _train(cfg: DictConfig, folder: Path) -> float | None:
         if config.dump is not None:
             _replay(config)
             return None
-        return run(config, folder, changed=list(HydraConfig.get().overrides.task))
+        if resume and not (isinstance(config.resume, str) and not (folder / "checkpoints" / "last.ckpt").exists()):
+            config.resume = resume
+        return run(config, folder, list(HydraConfig.get().overrides.task), watch)
     finally:
         if not (folder / "config.yaml").exists():
             _leave_no_trace(folder)

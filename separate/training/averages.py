@@ -96,13 +96,6 @@ class Averages:
             average.copy_(weights[key])
             weights[key].copy_(kept)
 
-    def weights(self, name: str) -> dict[str, Tensor]:
-        """The state of the module with the weights of a set."""
-        weights = self.module.state_dict()
-        if name == RAW:
-            return weights
-        return {**weights, **{key: value.to(weights[key].dtype) for key, value in self.all[name].tensors.items()}}
-
     def state_dict(self) -> dict[str, Any]:
         return {name: {"count": average.count, "tensors": average.tensors} for name, average in self.all.items()}
 

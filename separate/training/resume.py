@@ -106,6 +106,11 @@ def _training_checkpoint(path: Path) -> dict[str, Any]:
         or not {"train", "valid"} <= examples.keys()
     ):
         raise UsageError(f"{path} holds no training state; start another run")
+    if (weights := contents.get("weights", RAW)) != RAW:
+        raise UsageError(
+            f"{path} holds the average {brief(weights)} and not the weights that are trained; resume from last.ckpt, "
+            f"or start from it by init={path}"
+        )
     return contents
 
 

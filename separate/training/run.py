@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from separate.errors import SeparateError
 from separate.files import FULL, printable, replace_file
 from separate.instantiate import targets_in, trusted
 from separate.process import settle, worker_count
+from separate.training.result import remove_result, write_result
 from separate.training.resume import (
     checkpoint_to_resume,
     configuration,
@@ -32,10 +33,16 @@ from separate.validation import typed
 log = logging.getLogger(__name__)
 
 
-def run(config: TrainConfig, folder: Path, changed: Sequence[str] = ()) -> float | None:
+def run(
+    config: TrainConfig,
+    folder: Path,
+    changed: Sequence[str] = (),
+    watch: Callable[[State, float], None] | None = None,
+) -> float | None:
     """Train in `folder` and return the best value of the monitored metric.
 
     changed: the overrides that the user gave, `key=value`; a resumed run takes all other values from its checkpoint.
+    watch: called after each epoch with the state and the monitored value.
     """
     plain = {**asdict(config), "run": str(folder)}
     resumed = checkpoint_to_resume(config.resume, folder)
@@ -53,7 +60,9 @@ def run(config: TrainConfig, folder: Path, changed: Sequence[str] = ()) -> float
             copy_history(source, folder, resumed)
         restore(state, training, resumed)
         log.info("going on in %s after epoch %d, step %d", folder, state.epoch, state.step)
+    remove_result(folder)
     _write_config(folder, training.config)
+    training.watch = watch
     training.log = RunLog(
         folder, typed(LoggerConfig, plain["logger"], "logger."), state.epoch, state.step, training.config, trust
     )
@@ -62,6 +71,7 @@ def run(config: TrainConfig, folder: Path, changed: Sequence[str] = ()) -> float
         raise SeparateError(
             f"{training.options.monitor} was never finite, so there is no best checkpoint; see {folder}/metrics.jsonl"
         )
+    write_result(state, training)
     return best
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from separate import checkpoint
 from separate.training.averages import RAW
+from separate.training.finetuning.lora import merged_weights
 from separate.training.selection import epoch_name, remove_others
 from separate.training.state import State, Training, contents_of
 from separate.training.step import flush
@@ -19,7 +20,8 @@ def save(
     state.add(flush(state, training))
     contents = {**contents_of(state, training, scores), "weights": weights}
     if weights != RAW:
-        contents["model"] = state.averages.weights(weights)
+        with state.averages.swapped(weights):
+            contents["model"] = {key: value.clone() for key, value in merged_weights(state.separator).items()}
     checkpoint.save(training.folder / "checkpoints" / f"{name}.ckpt", contents)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -132,6 +132,7 @@ class Objective:
 class Training(Objective):
     """Everything that stays the same while training.  config: the resolved configuration, for the checkpoints.
 
+    watch: called after each epoch with the state and the monitored value; may end the run by an exception.
     lags: the metrics of a step are read during the next one, so that the host does not wait for a GPU.
     """
 
@@ -145,6 +146,7 @@ class Training(Objective):
     augment: Augmenter | None = None
     log: RunLog | None = None
     lags: bool = False
+    watch: Callable[[State, float], None] | None = None
     metrics: Mapping[str, Metric] = field(default_factory=lambda: METRICS)
 
     @property

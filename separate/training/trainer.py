@@ -134,3 +134,5 @@ def end_epoch(state: State, training: Training, means: dict[str, float]) -> None
     if improved and len(state.averages.sets) > 1:
         log.info("best.ckpt holds the weights %s", weights)
     save_epoch(state, training, means, weights, improved)
+    if training.watch:
+        training.watch(state, value)

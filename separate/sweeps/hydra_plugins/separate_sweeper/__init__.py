@@ -1,0 +1,1 @@
+"""The plugin through which Hydra finds the search of hyperparameters."""
