@@ -89,10 +89,13 @@ def thread_count(asked: int | str) -> int:
 
 
 def worker_count(asked: int | str, gpu: bool = False) -> int:
-    """auto: on a GPU all cores but one, at most MOST_WORKERS; on the CPU one if there are two or more cores."""
+    """auto: on a GPU all cores but one, at most MOST_WORKERS; on the CPU one if there are two or more cores.
+
+    The processes of a training with torchrun share the cores of their machine.
+    """
     if asked != "auto":
         return int(asked)
-    spare = cores() - 1
+    spare = max(1, cores() // int(os.environ.get("LOCAL_WORLD_SIZE", 1))) - 1
     return min(spare, MOST_WORKERS if gpu else 1)
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from separate.cli import in_job, run_hydra
+from separate.cli.ranks import Job, hand_out, run_rank, started_by_torchrun
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -27,6 +28,7 @@ def _train(cfg: DictConfig, folder: Path) -> float | None:
 
     from separate.compose import from_hydra
     from separate.config import TrainConfig
+    from separate.training.distributed import current
     from separate.training.run import run
 
     try:
@@ -37,7 +39,9 @@ def _train(cfg: DictConfig, folder: Path) -> float | None:
         if config.dump is not None:
             _replay(config)
             return None
-        return run(config, folder, changed=list(HydraConfig.get().overrides.task))
+        job = Job(config, folder, list(HydraConfig.get().overrides.task))
+        hand_out(job)
+        return run(config, folder, job.changed, current())
     finally:
         if not (folder / "config.yaml").exists():
             _leave_no_trace(folder)
@@ -75,7 +79,10 @@ def _leave_no_trace(folder: Path) -> None:
 
 
 def main() -> None:
-    run_hydra("separate-train", train, "train")
+    if started_by_torchrun():
+        run_rank("separate-train", lambda: run_hydra("separate-train", train, "train"))
+    else:
+        run_hydra("separate-train", train, "train")
 
 
 if __name__ == "__main__":

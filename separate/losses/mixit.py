@@ -31,6 +31,7 @@ class MixITLoss(Loss):
     """
 
     without_sources = True
+    neighbours = True
     most_estimates = MOST_ESTIMATES
 
     def __init__(self, target: Target, threshold: float = 30.0) -> None:
@@ -38,7 +39,7 @@ class MixITLoss(Loss):
         self.soft = softness(threshold)
 
     def prepare(self, batch: Batch) -> Batch:
-        """Add the next mixture of the batch to each mixture; add a single one to itself, rotated by half its length."""
+        """Add the mixture before it in the batch to each mixture; add a single one to itself, rotated by half its length."""
         first = batch.mixture
         second = first.roll(1, dims=0) if len(first) > 1 else first.roll(first.shape[-1] // 2, dims=-1)
         return Batch(first + second, torch.stack([first, second], dim=1), batch.tracks, batch.stft)

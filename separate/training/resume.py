@@ -12,7 +12,7 @@ from separate.config import TrainConfig, lookup
 from separate.data.storage.download import refuse_commands
 from separate.device import choose_device
 from separate.errors import UsageError
-from separate.training.state import State, Training
+from separate.training.state import State, Training, set_random_states
 from separate.validation import brief, fits, validate
 
 # keys that a resumed run may change; all others belong to the training that the checkpoint stands for
@@ -84,11 +84,21 @@ def restore(state: State, training: Training, resumed: Mapping[str, Any]) -> Non
         )
     try:
         state.restore(resumed)
+        _restore_random(state, training, resumed["training"])
     except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
         raise UsageError(
             f"{folder}/checkpoints/last.ckpt holds no training state that fits its configuration ({brief(error)}); "
             f"start another run"
         ) from None
+
+
+def _restore_random(state: State, training: Training, saved: Mapping[str, Any]) -> None:
+    """Give each rank its own random state; a rank that the run did not have until now gets a new one."""
+    ranks, others = training.ranks, saved.get("others", [])  # older checkpoints are of one process
+    if 0 < ranks.rank <= len(others):
+        set_random_states(others[ranks.rank - 1], state.separator.device)
+    else:
+        ranks.seed(training.seed, state.step)
 
 
 def resumed_config(saved: Mapping[str, Any], composed: Mapping[str, Any], changed: Sequence[str]) -> dict[str, Any]:

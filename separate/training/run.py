@@ -15,6 +15,7 @@ from separate.errors import SeparateError
 from separate.files import FULL, printable, replace_file
 from separate.instantiate import targets_in, trusted
 from separate.process import settle, worker_count
+from separate.training.distributed import ALONE, Ranks
 from separate.training.resume import checkpoint_to_resume, configuration, restore, resume_command
 from separate.training.runlog import RunLog
 from separate.training.setup import measure, prepare
@@ -25,27 +26,28 @@ from separate.validation import typed
 log = logging.getLogger(__name__)
 
 
-def run(config: TrainConfig, folder: Path, changed: Sequence[str] = ()) -> float | None:
+def run(config: TrainConfig, folder: Path, changed: Sequence[str] = (), ranks: Ranks = ALONE) -> float | None:
     """Train in `folder` and return the best value of the monitored metric.
 
     changed: the overrides that the user gave, `key=value`; a resumed run takes all other values from its checkpoint.
     """
     plain = {**asdict(config), "run": str(folder)}
-    resumed = checkpoint_to_resume(config.resume, folder)
+    resumed = ranks.of_first(lambda: checkpoint_to_resume(config.resume, folder))
     trust = None  # the user's configuration may name any class, a checkpoint only these
     if resumed is not None:
         trust = (*trusted(config.trust), "torch.optim.", *targets_in(plain))
         plain = configuration(resumed["config"], plain, changed)
     settle(typed(TrainerConfig, plain["trainer"], "trainer.").threads)
-    state, training = prepare(plain, folder, trust, None if resumed is None else resumed["model"])
+    state, training = prepare(plain, folder, trust, None if resumed is None else resumed["model"], ranks)
     _log_summary(state, training)
     if resumed is None:
         measure(state, training)
     else:
         restore(state, training, resumed)
         log.info("going on in %s after epoch %d, step %d", folder, state.epoch, state.step)
-    _write_config(folder, training.config)
-    training.log = RunLog(folder, typed(LoggerConfig, plain["logger"], "logger."), state.epoch, trust)
+    if ranks.first:
+        _write_config(folder, training.config)
+        training.log = RunLog(folder, typed(LoggerConfig, plain["logger"], "logger."), state.epoch, trust)
     best = _fit(state, training)
     if best is None:
         raise SeparateError(
@@ -57,12 +59,12 @@ def run(config: TrainConfig, folder: Path, changed: Sequence[str] = ()) -> float
 
 def _fit(state: State, training: Training) -> float | None:
     """`fit`, then close the log; SeparateError for a full disk."""
-    assert training.log is not None
     try:
         try:
             return fit(state, training)
         finally:
-            training.log.close()
+            if training.log is not None:
+                training.log.close()
     except OSError as error:
         if error.errno not in FULL:
             raise
@@ -82,14 +84,15 @@ def _write_config(folder: Path, config: Mapping[str, Any]) -> None:
 def _log_summary(state: State, training: Training) -> None:
     parameters = sum(p.numel() for p in state.separator.parameters())
     log.info(
-        "%s, %.2f M parameters, on %s in %s with %d threads and %d worker(s); %d training and %d validation examples, "
-        "%d steps of %d in an epoch",
+        "%s, %.2f M parameters, on %s in %s with %d threads and %d worker(s)%s; %d training and %d validation "
+        "examples, %d steps of %d in an epoch",
         type(state.separator.network).__name__,
         parameters / 1e6,
         state.separator.device,
         training.precision.name,
         torch.get_num_threads(),
         worker_count(training.workers, state.separator.device.type == "cuda"),
+        "" if training.ranks.alone else f" in each of {training.ranks.size} processes",
         len(training.train),
         len(training.valid),
         training.steps_per_epoch,

@@ -38,7 +38,7 @@ def fit(state: State, training: Training) -> float | None:
     remaining = range(state.step, options.epochs * training.steps_per_epoch)
     pin = state.separator.device.type == "cuda"
     with (
-        interruptible(options.max_hours) as interruption,
+        interruptible(options.max_hours, training.ranks) as interruption,
         closing(load(training.steps, remaining, training.workers, pin)) as batches,
     ):
         try:
@@ -71,27 +71,29 @@ def train_epoch(
     state: State, training: Training, batches: Iterator[RawBatch], interruption: Interruption
 ) -> dict[str, float]:
     """Train the remaining steps of this epoch; return means over the whole epoch, by name."""
-    options = training.options
+    options, ranks = training.options, training.ranks
     state.separator.train()
     end, first = (state.epoch + 1) * training.steps_per_epoch, state.step
-    saved = started = time.perf_counter()
-    waited = 0.0
+    started = time.perf_counter()
+    waited = unsaved = 0.0
     title = f"epoch {state.epoch + 1}/{options.epochs}"
-    with tqdm(total=end - first, desc=title, leave=False, disable=None) as bar:
+    with tqdm(total=end - first, desc=title, leave=False, disable=ranks.hides_bar) as bar:
         while state.step < end and not _out_of_time(state, options):
             begun = time.perf_counter()
             batch = next(batches)
             waited += time.perf_counter() - begun
-            if batch.rejected:
-                state.add({"rejected": batch.rejected})
             state.add(train_step(state, training, batch))
             now = time.perf_counter()
-            state.seconds += now - begun  # validation adds its own
+            lap, rejected = ranks.totals(now - begun if ranks.first else 0.0, batch.rejected)
+            if rejected:
+                state.add({"rejected": rejected})
+            state.seconds += lap  # validation adds its own
+            unsaved += lap
             bar.set_postfix_str(_progress(state.sums, waited / (now - started)), refresh=False)
             bar.update()
-            if now - saved > 60 * options.checkpoint_minutes:
+            if unsaved > 60 * options.checkpoint_minutes:
                 save(state, training, "last")
-                saved = now
+                unsaved = 0.0
             interruption.check()
     state.add(flush(state, training))
     means = _means(state.sums, training.batch_size)
