@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from separate.process import tune
 if TYPE_CHECKING:
     from separate.config import TrainConfig
 
+SWEEP = "torchrun starts one training, and this is a sweep; start each of its jobs by torchrun"
 _handed_out: list[Job | None] = []
 
 
@@ -47,6 +49,8 @@ def run_rank(program: str, compose_and_run: Callable[[], None]) -> None:
     try:
         with one_sentence(program):
             ranks = distributed.join()
+            if {"-m", "--multirun"} & set(sys.argv):
+                raise UsageError(SWEEP)
         if ranks.first:
             try:
                 compose_and_run()
@@ -66,7 +70,7 @@ def hand_out(job: Job | None) -> None:
 
     if not current().alone:
         if _handed_out:
-            raise UsageError("torchrun starts one training, and this is a sweep; start each of its jobs by torchrun")
+            raise UsageError(SWEEP)
         _handed_out.append(job)
         current().of_first(lambda: job)
 

@@ -75,6 +75,10 @@ class Ranks:
         """Whether the flag is set on any rank."""
         return self.totals(flag)[0] > 0
 
+    def wait(self) -> None:
+        """Wait until all ranks have come here."""
+        self.totals(0.0)
+
     def gather(self, value: Value) -> list[Value]:
         """The values of all ranks, in their order."""
         if self.alone:

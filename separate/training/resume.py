@@ -146,7 +146,8 @@ def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """{section: {key: value}} -> {section.key: value}."""
     flat: dict[str, Any] = {}
     for key, value in config.items():
-        flat.update(_flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value})
+        section = isinstance(value, Mapping) and len(value) > 0  # an empty one, as of scheduler=none, is a value
+        flat.update(_flat(value, f"{prefix}{key}.") if section else {f"{prefix}{key}": value})
     return flat
 
 

@@ -49,6 +49,7 @@ def fit(state: State, training: Training) -> float | None:
                 release()
         except Interrupted:
             save(state, training, "last")
+            training.ranks.wait()  # torchrun kills the others 30 seconds after the first that ends
             log.info("saved checkpoints/last.ckpt after step %d", state.step)  # before the end of processes and threads
             raise Stopped(
                 f"{interruption.reason} in epoch {state.epoch + 1} after step {state.step}; everything is saved. Go on "
