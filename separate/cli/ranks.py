@@ -62,6 +62,8 @@ def run_rank(program: str, compose_and_run: Callable[[], None]) -> None:
     except SystemExit as stop:
         code = stop.code if isinstance(stop.code, int) else 1
     distributed.current().leave(code)
+    if code:
+        raise SystemExit(code)
 
 
 def hand_out(job: Job | None) -> None:

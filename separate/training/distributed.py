@@ -170,7 +170,9 @@ def join() -> Ranks:
     global _current
     timeout = timedelta(minutes=MINUTES_TO_ANSWER)
     with _answered():
-        store, rank, size = next(dist.rendezvous("env://", timeout=timeout))
+        shared, rank, size = next(dist.rendezvous("env://", timeout=timeout))
+        # torchrun's store outlives a restart, together with the addresses of the processes before it
+        store = dist.PrefixStore(f"attempt_{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", shared)
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() and dist.is_nccl_available() else "gloo"
         dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timeout)
     local_rank, machine = (int(os.environ.get(name, 0)) for name in ("LOCAL_RANK", "GROUP_RANK"))
