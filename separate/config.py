@@ -83,6 +83,10 @@ class TrainerConfig:
 @dataclass
 class LoggerConfig:
     tensorboard: bool = True
+    wandb: bool = False
+    mlflow: bool = False
+    project: str = "separate"
+    steps: int = number(50, least=1, most=10**9)
     examples: int = number(2, least=0, most=1000)
     every: int = number(5, least=1, most=10**9)
     figures: list[str] = field(default_factory=list)
@@ -109,7 +113,7 @@ class TrainConfig:
     seed: int = number(0, least=0, most=2**63 - 1)
     device: str = "auto"
     run: str = MISSING
-    resume: Literal["auto"] | bool = False
+    resume: bool | str = False
     summary: bool = False
     dump: str | None = None
     metrics: list[str] = field(default_factory=list)
@@ -174,3 +178,11 @@ def lookup(config: Any, key: str) -> Any:
     for name in key.split("."):
         config = config.get(name) if isinstance(config, Mapping) else getattr(config, name, None)
     return config
+
+
+def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{section: {key: value}} -> {section.key: value}."""
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        flat.update(flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value})
+    return flat

@@ -54,7 +54,14 @@ def spectrograms(separated: SeparatedExamples) -> Iterator[tuple[str, Figure]]:
         yield f"example_{index}", separation_figure(separation.batch, separation, separated.sources, rate)
 
 
-FIGURES: tuple[FigureFunction, ...] = (learned_filters, spectrograms)  # drawn in every run
+def embeddings(separated: SeparatedExamples) -> Iterator[tuple[str, Figure]]:
+    """The embeddings of each example on their two principal axes, for networks that have embeddings."""
+    for index, separation in enumerate(separated.examples):
+        if "embeddings" in separation.heads:
+            yield f"embeddings_{index}", embeddings_figure(separation, separated.sources)
+
+
+FIGURES: tuple[FigureFunction, ...] = (learned_filters, spectrograms, embeddings)  # drawn in every run
 
 
 def load_figures(names: Sequence[str], trust: Sequence[str] | None = None) -> list[FigureFunction]:
@@ -108,6 +115,34 @@ def separation_figure(batch: Batch, separation: Separation, sources: Sequence[st
     figure.colorbar(shown, ax=axes[:, -2 if mask_image else -1].tolist(), label="dB")
     if mask_image:
         figure.colorbar(mask_image, ax=axes[:, -1].tolist(), label="mask")
+    return figure
+
+
+def embeddings_figure(separation: Separation, sources: Sequence[str]) -> Figure:
+    """Plot the embeddings of the first example on their two principal axes, coloured by the loudest source of the bin.
+
+    Only bins within 40 dB of the loudest bin of the mixture, at most 4000 of them.
+    """
+    points = separation.embeddings[0].float()  # (F, N, D)
+    level = separation.batch.spectrogram[0].abs().square().mean(dim=0)
+    loudest = separation.batch.source_spectrograms[0].abs().square().mean(dim=1).argmax(dim=0)  # (F, N)
+    audible = (level > 1e-4 * level.max()).flatten().nonzero().flatten()
+    audible = audible[:: max(1, len(audible) // 4000)]
+    owners = loudest.flatten()[audible].cpu().numpy()
+    cloud = points.flatten(0, 1)[audible].cpu().numpy()
+    cloud = cloud - cloud.mean(axis=0)
+    _, spread, axes = np.linalg.svd(cloud, full_matrices=False)
+    plane = cloud @ axes[:2].T
+    share = float((spread[:2] ** 2).sum() / max((spread**2).sum(), 1e-30))
+    figure = Figure(figsize=(5, 4.5), layout="constrained")
+    axis = figure.subplots()
+    for number, source in enumerate(sources):
+        own = plane[owners == number]
+        axis.plot(own[:, 0], own[:, 1], ".", markersize=3, alpha=0.4, label=printable(source))
+    axis.set(xlabel="first principal axis", ylabel="second principal axis")
+    axis.set_title(f"embeddings, {share:.0%} of their variance", parse_math=False)
+    axis.set_aspect("equal", adjustable="datalim")
+    axis.legend(markerscale=3, loc="upper right")
     return figure
 
 

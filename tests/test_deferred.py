@@ -17,7 +17,7 @@ from separate.training.trainer import fit
 from tests.test_trainer import first_batch, start, weights
 from tests.tiny import MODELS, batch_of, config_of
 
-MEASURED = ("train/steps_per_second", "train/waiting")  # time
+MEASURED = ("train/steps_per_second", "train/examples_per_second", "train/waiting", "train/memory")
 
 
 def equal(a, b) -> bool:

@@ -140,7 +140,11 @@ def test_two_processes_train_as_one_and_one_goes_on_from_two(tmp_path, call):
     names = {path.relative_to(tmp_path / "one") for path in (tmp_path / "one").rglob("*")}
     assert {path.relative_to(run) for path in run.rglob("*")} == names
     assert len((run / "train.log").read_text().splitlines()) == len(set((run / "train.log").read_text().splitlines()))
-    timed = {"minutes", "train/steps_per_second", "train/waiting"}
+    timed = {
+        "minutes",
+        "train/memory",
+        *(f"train/{name}" for name in ("steps_per_second", "examples_per_second", "waiting")),
+    }
     for two, one in zip(metrics(run), metrics(tmp_path / "one"), strict=False):
         assert two.keys() == one.keys()
         for name in two.keys() - timed:

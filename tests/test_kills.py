@@ -101,7 +101,8 @@ def test_a_run_killed_between_the_log_and_the_checkpoint_shows_each_epoch_once(t
     done = program("separate-train", *longer, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     found = scalars(tmp_path / "r")
-    timed = {"train/steps_per_second", "train/waiting"}  # they count the steps after the kill, and epoch 1 has none
+    timed = {"train/steps_per_second", "train/examples_per_second", "train/waiting", "train/memory"}
+    timed.add("best/valid/loss")  # once at the end; the others count steps after the kill, and epoch 1 has none
     assert {tag: steps for tag, steps in found.items() if steps != [3, 6]} == {tag: [6] for tag in timed}
 
 

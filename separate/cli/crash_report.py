@@ -51,6 +51,10 @@ def to_user_error(program: str, error: Exception, folder: Path | None = None) ->
         return SeparateError(f"{WORKER_ENDED}; {LESS_MEMORY[program]}")
     if isinstance(error, RuntimeError) and RANK_ENDED.search(str(error)):
         return RankLost(RANK_LOST)
+    if any(kind.__module__.startswith(("torch._dynamo", "torch._inductor")) for kind in type(error).__mro__):
+        return SeparateError(
+            f"torch.compile cannot compile this network on this machine ({_summary(error)}); use trainer.compile=false"
+        )
     if isinstance(error, OSError) and error.errno == errno.ENOMEM:
         return SeparateError(f"out of memory; {LESS_MEMORY[program]}")
     if isinstance(error, OSError) and (error.filename is not None or error.errno in FULL):

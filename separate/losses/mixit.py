@@ -39,7 +39,7 @@ class MixITLoss(Loss):
         self.soft = softness(threshold)
 
     def prepare(self, batch: Batch) -> Batch:
-        """Add to each mixture the one before it in the batch; add a single one to itself, rotated by half its length."""
+        """Add to each mixture the one before it in the batch; to a single one itself, rotated by half its length."""
         first = batch.mixture
         second = first.roll(1, dims=0) if len(first) > 1 else first.roll(first.shape[-1] // 2, dims=-1)
         return Batch(first + second, torch.stack([first, second], dim=1), batch.tracks, batch.stft)

@@ -31,13 +31,14 @@ def is_supported(layers: nn.RNNBase, x: Tensor) -> bool:
         and torch.backends.mkldnn.enabled
         and torch.backends.mkldnn.is_available()
         and platform.machine() in ("x86_64", "AMD64")
-        and not torch.compiler.is_compiling()
+        and not torch.compiler.is_exporting()
         and type(x) is Tensor
         and x.numel() > 0
         and (_precision(x) == torch.float32 or (_precision(x) == torch.bfloat16 and _has_bfloat16()))
     )
 
 
+@torch.compiler.disable
 def bidirectional_lstm(layers: nn.LSTM, x: Float[Tensor, "B N features"]) -> Float[Tensor, "B N _"]:
     """The output of `layers` for x, with 2 x units features.
 

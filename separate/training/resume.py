@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from separate import checkpoint
-from separate.config import TrainConfig, lookup
+from separate.config import TrainConfig, flatten, lookup
 from separate.data.storage.download import refuse_commands
 from separate.device import choose_device
 from separate.errors import UsageError
+from separate.files import replace_file
 from separate.training.state import State, Training, set_random_states
 from separate.validation import brief, fits, validate
 
@@ -35,11 +36,15 @@ def resume_command(folder: Path) -> str:
 
 
 def checkpoint_to_resume(resume: bool | str, folder: Path) -> dict[str, Any] | None:
-    """The last checkpoint of the run in `folder`; None where a new run starts.  resume: true, false or auto.
+    """The last checkpoint of the run in `folder`, or of another run; None where a new run starts.
 
+    resume: true, false, auto, or the path of the other run or of its checkpoint.
     UsageError where `resume` and the contents of the folder contradict each other.
     """
     path = folder / "checkpoints" / "last.ckpt"
+    source = other_run(resume, folder)
+    if source is not None and not path.exists():
+        return _training_checkpoint(source)
     if not path.exists():
         if resume is True:
             raise UsageError(
@@ -47,8 +52,42 @@ def checkpoint_to_resume(resume: bool | str, folder: Path) -> dict[str, Any] | N
                 f"run=FOLDER, or start one there with resume=auto"
             )
         return None
-    if resume is False:
+    if resume is False or source is not None:
         raise UsageError(f"{folder} holds a run already; go on with it by resume=true, or choose another run=FOLDER")
+    return _training_checkpoint(path)
+
+
+def other_run(resume: bool | str, folder: Path) -> Path | None:
+    """The checkpoint that `resume=PATH` names, the last one of a run's folder; None without a path of another run."""
+    if isinstance(resume, bool) or resume == "auto":
+        return None
+    path = Path(resume).expanduser()
+    if path.is_dir():
+        path = path / "checkpoints" / "last.ckpt"
+    if not path.is_file():
+        raise UsageError(f"resume={resume} is not true, false or auto, and {path} does not exist; name a run's folder")
+    return None if path.resolve() == (folder / "checkpoints" / "last.ckpt").resolve() else path
+
+
+def copy_history(source: Path, folder: Path, resumed: dict[str, Any]) -> dict[str, Any]:
+    """Copy the metrics of another run and, if it is from before `resumed`, its best checkpoint to `folder`.
+
+    Returns what this changes in the state: without that checkpoint the next epoch is the best so far.
+    """
+    run, training = checkpoint.run_folder(source), resumed["training"]
+    if (metrics := run / "metrics.jsonl").is_file():
+        replace_file(folder / "metrics.jsonl", metrics.read_bytes())
+    best = run / "checkpoints" / "best.ckpt"
+    if best.is_file():
+        scores = checkpoint.read(best).get("scores", {})
+        if scores.get(lookup(resumed["config"], "trainer.monitor")) == training["best"]:
+            replace_file(folder / "checkpoints" / "best.ckpt", best.read_bytes())
+            return {}
+    return {"best": None, "stale": 0}
+
+
+def _training_checkpoint(path: Path) -> dict[str, Any]:
+    """Read a checkpoint; UsageError if it has no training state."""
     contents = checkpoint.read(path)
     examples = contents.get("examples", {})
     if (
@@ -110,7 +149,7 @@ def resumed_config(saved: Mapping[str, Any], composed: Mapping[str, Any], change
     if lookup(saved, "data._target_") == lookup(composed, "data._target_"):
         keys.discard("data")  # the same layout named again; its defaults are no changes
     anywhere = any(key in ("experiment", "debug") for key in keys)  # these set keys in every section
-    old, new = _flat({**_younger_sections(saved, composed, keys), **saved}), _flat(composed)
+    old, new = flatten({**_younger_sections(saved, composed, keys), **saved}), flatten(composed)
     if "trainer.epochs" in keys and "scheduler.T_max" in old and new["trainer.epochs"] != old["trainer.epochs"]:
         raise UsageError(
             f"the learning rate of this run ends at epoch {old['scheduler.T_max']}, so trainer.epochs must stay "
@@ -127,7 +166,8 @@ def resumed_config(saved: Mapping[str, Any], composed: Mapping[str, Any], change
             )
         if named:  # a value of an experiment that may change stays as it was saved
             old[key] = value
-    return _nested(old)
+    empty = {name: value for name, value in saved.items() if value == {}}  # as of scheduler=none
+    return {**empty, **_nested(old)}
 
 
 def _younger_sections(saved: Mapping[str, Any], composed: Mapping[str, Any], keys: set[str]) -> dict[str, Any]:
@@ -142,17 +182,8 @@ def _within(key: str, sections: Sequence[str] | set[str]) -> bool:
     return any(f"{key}.".startswith(f"{section}.") for section in sections)
 
 
-def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{section: {key: value}} -> {section.key: value}."""
-    flat: dict[str, Any] = {}
-    for key, value in config.items():
-        section = isinstance(value, Mapping) and len(value) > 0  # an empty one, as of scheduler=none, is a value
-        flat.update(_flat(value, f"{prefix}{key}.") if section else {f"{prefix}{key}": value})
-    return flat
-
-
 def _nested(flat: Mapping[str, Any]) -> dict[str, Any]:
-    """The inverse of `_flat`."""
+    """The inverse of `flatten`."""
     config: dict[str, Any] = {}
     for key, value in flat.items():
         *sections, name = key.split(".")

@@ -16,7 +16,14 @@ from separate.files import FULL, printable, replace_file
 from separate.instantiate import targets_in, trusted
 from separate.process import settle, worker_count
 from separate.training.distributed import ALONE, Ranks
-from separate.training.resume import checkpoint_to_resume, configuration, restore, resume_command
+from separate.training.resume import (
+    checkpoint_to_resume,
+    configuration,
+    copy_history,
+    other_run,
+    restore,
+    resume_command,
+)
 from separate.training.runlog import RunLog
 from separate.training.setup import measure, prepare
 from separate.training.state import State, Training
@@ -36,24 +43,27 @@ def run(config: TrainConfig, folder: Path, changed: Sequence[str] = (), ranks: R
     trust = None  # the user's configuration may name any class, a checkpoint only these
     if resumed is not None:
         trust = (*trusted(config.trust), "torch.optim.", *targets_in(plain))
-        plain = configuration(resumed["config"], plain, changed)
+        plain = {**configuration(resumed["config"], plain, changed), "run": str(folder)}
     settle(typed(TrainerConfig, plain["trainer"], "trainer.").threads)
     state, training = prepare(plain, folder, trust, None if resumed is None else resumed["model"], ranks)
     _log_summary(state, training)
     if resumed is None:
         measure(state, training)
     else:
+        if source := ranks.of_first(lambda: other_run(config.resume, folder)):
+            resumed["training"].update(ranks.of_first(lambda: copy_history(source, folder, resumed)))
         restore(state, training, resumed)
         log.info("going on in %s after epoch %d, step %d", folder, state.epoch, state.step)
     if ranks.first:
         _write_config(folder, training.config)
-        training.log = RunLog(folder, typed(LoggerConfig, plain["logger"], "logger."), state.epoch, trust)
+        training.log = RunLog(
+            folder, typed(LoggerConfig, plain["logger"], "logger."), state.epoch, state.step, training.config, trust
+        )
     best = _fit(state, training)
     if best is None:
         raise SeparateError(
             f"{training.options.monitor} was never finite, so there is no best checkpoint; see {folder}/metrics.jsonl"
         )
-    log.info("best %s: %.4g", training.options.monitor, best)
     return best
 
 
@@ -61,7 +71,13 @@ def _fit(state: State, training: Training) -> float | None:
     """`fit`, then close the log; SeparateError for a full disk."""
     try:
         try:
-            return fit(state, training)
+            first = state.step
+            best = fit(state, training)
+            if best is not None:
+                log.info("best %s: %.4g", training.options.monitor, best)
+            if best is not None and training.log is not None and state.step > first:
+                training.log.end({f"best/{training.options.monitor}": best}, state.step)
+            return best
         finally:
             if training.log is not None:
                 training.log.close()

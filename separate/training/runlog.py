@@ -1,56 +1,80 @@
-"""The log of a run: metrics.jsonl, and TensorBoard scalars, spectrograms and audio."""
+"""The log of a run: metrics.jsonl, the terminal, and scalars, figures and audio for its loggers."""
 
 from __future__ import annotations
 
 import json
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from separate.config import LoggerConfig
+from separate.config import LoggerConfig, flatten
 from separate.files import replace_file
+from separate.training.loggers import open_loggers
 
 if TYPE_CHECKING:
     from separate.data.example import Examples
+    from separate.figures import FigureFunction, SeparatedExamples
     from separate.training.state import State
 
 log = logging.getLogger(__name__)
 
+COUNTS = ("steps", "rejected", "skipped")  # sums of an epoch that are not metrics of its steps
+
 
 class RunLog:
-    """Writes to a run's folder.  epoch: the number of epochs done; entries of later epochs are dropped.
+    """Writes to a run's folder and to the loggers that `options` chooses.
 
-    trust: as in `instantiate.build`, for figures of other packages.
+    config: the resolved configuration; None for the defaults.  epoch, step: the numbers done; what was logged after
+    them is dropped, because the run repeats it.  trust: as in `instantiate.build`, for figures of other packages.
     """
 
-    def __init__(self, folder: Path, options: LoggerConfig, epoch: int = 0, trust: Sequence[str] | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        options: LoggerConfig,
+        epoch: int = 0,
+        step: int = 0,
+        config: Mapping[str, Any] | None = None,
+        trust: Sequence[str] | None = None,
+    ) -> None:
         self.path = folder / "metrics.jsonl"
         self.options = options
-        step = 0  # the last one logged
+        self.config = flatten(config or {})
+        self.before: dict[str, float] = {}  # the sums of the epoch at the last point
+        logged = 0
         if self.path.exists():
             lines = [line for line in self.path.read_text("utf-8").splitlines() if _epoch_of(line) <= epoch]
             replace_file(self.path, "".join(f"{line}\n" for line in lines).encode())
-            step = max((json.loads(line).get("step", 0) for line in lines), default=0)
-        self.board: Any = None
-        if options.tensorboard:
-            from torch.utils.tensorboard import SummaryWriter
-
+            logged = max((json.loads(line).get("step", 0) for line in lines), default=0)
+        self.loggers = open_loggers(folder, options, self.config, max(step, logged + 1))
+        self.figures: list[FigureFunction] = []
+        if self.loggers:
             from separate.figures import load_figures
 
             self.figures = load_figures(options.figures, trust)
-            self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)  # drops steps after this one
 
-    def epoch(self, facts: dict[str, float], improved: bool) -> None:
-        """Write the metrics of an epoch: a line of metrics.jsonl, TensorBoard scalars, a summary on the terminal."""
+    def steps(self, state: State) -> None:
+        """Log the means over the last `logger.steps` steps of the epoch."""
+        if not self.loggers or state.step % self.options.steps:
+            return
+        gained = {name: total - self.before.get(name, 0.0) for name, total in state.sums.items()}
+        self.before = dict(state.sums)
+        steps = gained.pop("steps", 0.0)
+        means = {f"step/{name}": total / steps for name, total in gained.items() if name not in COUNTS and steps}
+        means["step/learning_rate"] = state.optimizer.param_groups[0]["lr"]
+        for logger in self.loggers:
+            logger.scalars(means, state.step)
+
+    def epoch(self, facts: Mapping[str, float], improved: bool) -> None:
+        """Write the metrics of an epoch: a line of metrics.jsonl, the loggers, a summary on the terminal."""
+        self.before = {}
         plain = {name: value if math.isfinite(value) else None for name, value in facts.items()}
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(plain) + "\n")
-        if self.board:
-            for name, value in facts.items():
-                self.board.add_scalar(name, value, facts["step"])
-            self.board.flush()
+        for logger in self.loggers:
+            logger.scalars(facts, int(facts["step"]))
         log.info(
             "epoch %d  train loss %.4g  valid loss %.4g  SI-SDR %.2f dB  improvement %.2f dB%s  "
             "(%.1f min, %.2f steps/s, %.0f %% waiting for data)",
@@ -66,44 +90,52 @@ class RunLog:
         )
 
     def pictures(self, state: State, valid: Examples) -> None:
-        """Spectrograms, masks and audio of the first validation examples and learned filters, every few epochs."""
-        if not self.board or (state.epoch - 1) % self.options.every:
+        """Figures and audio of the first validation examples and learned filters, every few epochs."""
+        if not self.loggers or (state.epoch - 1) % self.options.every:
             return
-        import torch
-
-        from separate.data.mixing.raw_batch import collate
-        from separate.evaluation.scores import arrange_separation
-        from separate.figures import SeparatedExamples
-
-        separator = state.separator.eval()
-        separated = SeparatedExamples(separator, [], valid.sources)
-        with torch.inference_mode():
-            for index in range(min(self.options.examples, len(valid))):
-                batch = collate([valid.fixed(index)]).to(separator.device, separator.stft)
-                separation = separator.separate(batch)
-                if separator.interchangeable:  # estimates in the order of the references
-                    separation = arrange_separation(separation)
-                separated.examples.append(separation)
-            for draw in self.figures:
-                for tag, figure in draw(separated):
-                    self.board.add_figure(tag, figure, state.step)
+        separated = _separate(state, valid, self.options.examples)
+        for draw in self.figures:
+            for tag, figure in draw(separated):
+                for logger in self.loggers:
+                    logger.figure(tag, figure, state.step)
         for index, separation in enumerate(separated.examples):
-            estimates = separation.estimates[0].mean(dim=1).cpu()
-            signals = {
-                "mixture": separation.batch.mixture[0].mean(dim=0).cpu(),
-                **dict(zip(valid.sources, estimates, strict=True)),
-            }
-            for name, audio in signals.items():
-                self.board.add_audio(
-                    f"example_{index}/{name}",
-                    audio / audio.abs().max().clamp_min(1e-8),
-                    state.step,
-                    separator.sample_rate,
-                )
+            signals = {"mixture": separation.batch.mixture[0]}
+            for name, estimate, reference in zip(
+                valid.sources, separation.estimates[0], separation.batch.sources[0], strict=True
+            ):
+                signals |= {name: estimate, f"{name}_reference": reference}
+            peak = max(float(signal.abs().max()) for signal in signals.values()) or 1.0  # one level for all
+            for name, signal in signals.items():
+                for logger in self.loggers:
+                    samples = signal.mean(dim=0).cpu() / peak
+                    logger.audio(f"example_{index}/{name}", samples, state.separator.sample_rate, state.step)
+
+    def end(self, scores: Mapping[str, float], step: int) -> None:
+        """Log the options of the run with its final scores, after the last of `step` steps."""
+        for logger in self.loggers:
+            logger.hparams(self.config, scores, step)
 
     def close(self) -> None:
-        if self.board:
-            self.board.close()
+        for logger in self.loggers:
+            logger.close()
+
+
+def _separate(state: State, valid: Examples, count: int) -> SeparatedExamples:
+    """The separations of the first validation examples, estimates in the order of the references."""
+    import torch
+
+    from separate.data.mixing.raw_batch import collate
+    from separate.evaluation.scores import arrange_separation
+    from separate.figures import SeparatedExamples
+
+    separator = state.separator.eval()
+    separated = SeparatedExamples(separator, [], valid.sources)
+    with torch.inference_mode():
+        for index in range(min(count, len(valid))):
+            batch = collate([valid.fixed(index)]).to(separator.device, separator.stft)
+            separation = separator.separate(batch)
+            separated.examples.append(arrange_separation(separation) if separator.interchangeable else separation)
+    return separated
 
 
 def _epoch_of(line: str) -> float:

@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from contextlib import closing
 
 import torch
-from tqdm import tqdm
 
 from separate.config import TrainerConfig
 from separate.data.loader import load
@@ -18,7 +17,9 @@ from separate.errors import UsageError
 from separate.evaluation.metrics import higher_is_better
 from separate.process import release
 from separate.training.interruption import Interrupted, Interruption, Stopped, interruptible
+from separate.training.progress import Progress
 from separate.training.resume import resume_command
+from separate.training.runlog import COUNTS
 from separate.training.saving import save
 from separate.training.state import State, Training
 from separate.training.step import flush, train_step
@@ -74,46 +75,34 @@ def train_epoch(
     """Train the remaining steps of this epoch; return means over the whole epoch, by name."""
     options, ranks = training.options, training.ranks
     state.separator.train()
-    end, first = (state.epoch + 1) * training.steps_per_epoch, state.step
-    started = time.perf_counter()
-    waited = unsaved = 0.0
-    title = f"epoch {state.epoch + 1}/{options.epochs}"
-    with tqdm(total=end - first, desc=title, leave=False, disable=ranks.hides_bar) as bar:
+    end, unsaved = (state.epoch + 1) * training.steps_per_epoch, 0.0
+    title, device = f"epoch {state.epoch + 1}/{options.epochs}", state.separator.device
+    with closing(Progress(title, end - state.step, training.batch_size, device, ranks.hides_bar)) as progress:
         while state.step < end and not _out_of_time(state, options):
             begun = time.perf_counter()
-            batch = next(batches)
-            waited += time.perf_counter() - begun
+            with progress.waiting():
+                batch = next(batches)
             state.add(train_step(state, training, batch))
-            now = time.perf_counter()
-            lap, rejected = ranks.totals(now - begun if ranks.first else 0.0, batch.rejected)
-            if rejected:
-                state.add({"rejected": rejected})
+            lap = time.perf_counter() - begun if ranks.first else 0.0
+            lap, rejected = ranks.totals(lap, batch.rejected)
+            state.add({"rejected": rejected} if rejected else {})
             state.seconds += lap  # validation adds its own
             unsaved += lap
-            bar.set_postfix_str(_progress(state.sums, waited / (now - started)), refresh=False)
-            bar.update()
+            progress.update(state.sums)
+            if training.log:
+                training.log.steps(state)
             if unsaved > 60 * options.checkpoint_minutes:
                 save(state, training, "last")
                 unsaved = 0.0
             interruption.check()
     state.add(flush(state, training))
-    means = _means(state.sums, training.batch_size)
-    if done := state.step - first:
-        elapsed = time.perf_counter() - started
-        means["train/steps_per_second"] = done / elapsed
-        means["train/waiting"] = waited / elapsed  # share of the time spent waiting for data
-    return means
-
-
-def _progress(sums: dict[str, float], waiting: float) -> str:
-    mean = sums["loss"] / sums["steps"] if sums.get("steps") else math.nan
-    return f"loss {mean:.4g}, waiting for data {waiting:.0%}"
+    return {**_means(state.sums, training.batch_size), **progress.rates()}
 
 
 def _means(sums: dict[str, float], batch_size: int) -> dict[str, float]:
     """Means over the applied steps of an epoch, the number of skipped ones, and the share of rejected excerpts."""
     sums = dict(sums)
-    steps, rejected, skipped = (sums.pop(name, 0.0) for name in ("steps", "rejected", "skipped"))
+    steps, rejected, skipped = (sums.pop(name, 0.0) for name in COUNTS)
     means = {f"train/{name}": total / steps for name, total in sums.items()}
     means["train/skipped"] = skipped
     if rejected:
