@@ -224,3 +224,31 @@ def test_a_refused_command_is_explained_once_and_leaves_nothing(arguments, sente
     assert process.returncode == 1
     assert out.count(sentence) == 1, out
     assert ENDED not in out and "unexpected" not in out
+
+
+SLURM = {  # commands of Slurm and torchrun on one machine
+    "scontrol": '[ "$1" = show ] && echo localhost || echo "$@" >> requeued',
+    "srun": 'exec "$@"',
+    "torchrun": f'exec {sys.executable} -m torch.distributed.run "$@"',
+}
+
+
+@pytest.mark.slow
+def test_the_slurm_job_saves_its_state_and_requeues_itself(tmp_path):
+    for name, script in SLURM.items():
+        (tmp_path / name).write_text(f"#!/bin/bash\n{script}\n")
+        (tmp_path / name).chmod(0o755)
+    job = {"SLURM_JOB_NODELIST": "localhost", "SLURM_NNODES": "1", "SLURM_GPUS_ON_NODE": "2", "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, **job, "SLURM_JOB_ID": str(os.getpid()), "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    script = Path(__file__).parents[1] / "scripts" / "slurm.sh"
+    process = subprocess.Popen(
+        ["bash", str(script), *[option for option in ENDLESS if option != "resume=auto"]],
+        cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+    wait_for(tmp_path / "r" / "checkpoints" / "last.ckpt", process)
+    process.send_signal(signal.SIGUSR1)
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == 0, out
+    (step,) = re.findall(r"stopped by SIGTERM in epoch \d+ after step (\d+)", out)
+    assert last(tmp_path / "r")["training"]["step"] == int(step)
+    assert (tmp_path / "requeued").read_text() == f"requeue {os.getpid()}\n"

@@ -23,8 +23,8 @@ MOST_ESTIMATES = 12  # 4096 assignments to two mixtures
 class MixITLoss(Loss):
     """MixIT: negative SNR in dB of two mixtures, each estimated by a sum of separated signals (Wisdom et al., 2020).
 
-    The network separates the sum of each mixture and the one before it in the batch.  Each of the M estimates is assigned to
-    one of the two mixtures; of the 2^M assignments, the one with the smallest loss counts.
+    The network separates the sum of each mixture and the one before it in the batch.  Each of the M estimates is
+    assigned to one of the two mixtures; of the 2^M assignments, the one with the smallest loss counts.
     threshold: SNR in dB at which the loss saturates.
     The loss of a silent mixture is the level of its estimate above -80 dB re full scale, and at least that of an
     estimate 20 dB below the sum.

@@ -33,17 +33,16 @@ class BatchLoss(nn.Module):
         return loss, {name: value.detach() for name, value in parts.items()}
 
 
-def parallelise(separator: Separator, loss: Loss, ranks: Ranks) -> nn.Module:
-    """The loss of a batch as a module whose backward pass averages the gradients over the ranks.
+def parallelise(separator: Separator, loss: Loss, ranks: Ranks) -> nn.Module | None:
+    """The loss of a batch as a module whose backward pass averages the gradients over the ranks; None for one rank.
 
-    With several ranks, batch normalisation and running centres take their statistics from the whole batch.
+    Batch normalisation and running centres take their statistics from the whole batch.
     """
-    module = BatchLoss(separator, loss)
     if ranks.alone:
-        return module
+        return None
     synchronise(separator)
     # finding unused parameters allows heads without a loss; it also keeps the buckets, and so the order of the sums
-    return DistributedDataParallel(module, broadcast_buffers=False, find_unused_parameters=True)
+    return DistributedDataParallel(BatchLoss(separator, loss), broadcast_buffers=False, find_unused_parameters=True)
 
 
 def prepared(loss: Loss, batch: Batch, context: int) -> Batch:
