@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Time and memory of the most frequent operations, beside other libraries that do the same.
+"""Time and memory of the most frequent operations, compared with other libraries.
 
-All contestants of a case run in one process, in turns; the result is the median over the rounds.  Ratios are the time
-of a contestant over that of separate: above 1, separate is faster.  Memory is the peak of a call beyond the memory
-before it, in a process for each contestant (Linux only).  Needs the packages of the extra `test`.
+All candidates of a case run in one process, in turns; the result is the median over the rounds.  Ratios are the time
+of a candidate over that of separate: above 1, separate is faster.  Memory is the peak of a call beyond the memory
+before it, in a process for each candidate (Linux only).  Needs the packages of the extra `test`.
 
     python scripts/bench.py                          all cases: a table, and bench.json
     python scripts/bench.py kmeans pit --rounds 15
@@ -15,22 +15,23 @@ import argparse
 import json
 import os
 import platform
-import statistics
 import subprocess
 import sys
-import time
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import torch
+from bench_common import in_turns, megabytes, options, seconds
 from torch import Tensor
 
-Contestants = dict[str, Callable[[], object]]
+Candidates = dict[str, Callable[[], object]]
 
 
-def conv_tasnet() -> Contestants:
+def conv_tasnet() -> Candidates:
     """training step, Conv-TasNet at the paper's size, 2 x 4 s at 8 kHz"""
     import torchaudio
 
@@ -48,7 +49,7 @@ def conv_tasnet() -> Contestants:
     }
 
 
-def open_unmix() -> Contestants:
+def open_unmix() -> Candidates:
     """training step, Open-Unmix for one stem, 4 x 6 s stereo at 44.1 kHz"""
     import openunmix.model
 
@@ -64,7 +65,7 @@ def open_unmix() -> Contestants:
     }
 
 
-def hdemucs() -> Contestants:
+def hdemucs() -> Candidates:
     """training step, Hybrid Demucs at torchaudio's size, 1 x 2 s stereo at 44.1 kHz"""
     import torchaudio
 
@@ -78,7 +79,7 @@ def hdemucs() -> Contestants:
     }
 
 
-def deep_clustering() -> Contestants:
+def deep_clustering() -> Candidates:
     """deep clustering loss, 16 x 400 frames x 129 bins x 20, forward and backward"""
     from separate.losses.affinity import deep_clustering, whitened
 
@@ -101,7 +102,7 @@ def deep_clustering() -> Contestants:
     return {"separate": both(deep_clustering), "autograd, D x D": both(autograd), "separate, whitened": both(whitened)}
 
 
-def pit() -> Contestants:
+def pit() -> Candidates:
     """PIT SI-SDR, 16 x 2 x 32,000, forward and backward"""
     from separate.evaluation.sdr import pairwise_si_sdr, si_sdr
     from separate.losses.base import pick
@@ -117,13 +118,11 @@ def pit() -> Contestants:
 
         return call
 
-    return {
-        "separate": both(pairwise_si_sdr),
-        "each pair by itself": both(lambda e, r: si_sdr(e.unsqueeze(2), r.unsqueeze(1))),
-    }
+    one_by_one = both(lambda e, r: si_sdr(e.unsqueeze(2), r.unsqueeze(1)))
+    return {"separate": both(pairwise_si_sdr), "each pair by itself": one_by_one}
 
 
-def kmeans() -> Contestants:
+def kmeans() -> Candidates:
     """k-means, 51,600 x 20, 2 clusters, fit and labels"""
     from sklearn.cluster import KMeans
 
@@ -138,7 +137,7 @@ def kmeans() -> Contestants:
     }
 
 
-def kmeans_song() -> Contestants:
+def kmeans_song() -> Candidates:
     """k-means of a song, 15.9 million x 20, 4 clusters, fit and labels"""
     from separate.clustering import assign
     from separate.clustering import kmeans as fit
@@ -147,7 +146,7 @@ def kmeans_song() -> Contestants:
     return {"separate, 4 starts": lambda: assign(points, fit(points, 4))}
 
 
-CASES: dict[str, Callable[[], Contestants]] = {
+CASES: dict[str, Callable[[], Candidates]] = {
     case.__name__: case
     for case in (conv_tasnet, open_unmix, hdemucs, deep_clustering, pit, kmeans, kmeans_song)
 }  # fmt: skip
@@ -173,71 +172,51 @@ def _cloud(points: int, clusters: int) -> Tensor:
 
 
 def measure(name: str, rounds: int) -> dict[str, Any]:
-    """{contestant: median and minimum in seconds, and peak in MB or None where the system does not report it}."""
+    """{candidate: median and minimum in seconds, and peak in MB or None where the system does not report it}."""
     torch.manual_seed(0)
-    contestants = CASES[name]()
-    for call in contestants.values():
+    candidates = CASES[name]()
+    for call in candidates.values():
         call()
-    taken: dict[str, list[float]] = {contestant: [] for contestant in contestants}
-    for _ in range(rounds):
-        for contestant, call in contestants.items():
-            begun = time.perf_counter()
-            call()
-            taken[contestant].append(time.perf_counter() - begun)
+    times = in_turns({candidate: partial(seconds, call) for candidate, call in candidates.items()}, rounds)
     return {
-        contestant: {
-            "seconds": statistics.median(times),
-            "least": min(times),
-            "megabytes": _peak_in_own_process(name, contestant),
-        }
-        for contestant, times in taken.items()
+        candidate: {"seconds": median(taken), "least": min(taken), "megabytes": _peak_in_own_process(name, candidate)}
+        for candidate, taken in times.items()
     }
 
 
-def _peak_in_own_process(name: str, contestant: str) -> float | None:
-    command = [sys.executable, __file__, name, "--peak", contestant, "--threads", str(torch.get_num_threads())]
+def _peak_in_own_process(name: str, candidate: str) -> float | None:
+    command = [sys.executable, __file__, name, "--peak", candidate, "--threads", str(torch.get_num_threads())]
     found = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     return float(found) if found.strip() else None
 
 
-def peak(name: str, contestant: str) -> float | None:
+def peak(name: str, candidate: str) -> float | None:
     """Peak resident memory of a call beyond the memory before it, in MB; None where the system does not report it."""
     reset = Path("/proc/self/clear_refs")
     if not reset.exists():
         return None
     torch.manual_seed(0)
-    call = CASES[name]()[contestant]
-    before = _status("VmRSS")
+    call = CASES[name]()[candidate]
+    before = megabytes("VmRSS")
     reset.write_text("5")  # reset the peak
     call()
     call()  # with the gradients and buffers of the first call, as in training
-    return _status("VmHWM") - before
-
-
-def _status(field: str) -> float:
-    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(field))
-    return int(line.split()[1]) / 1024
+    return megabytes("VmHWM") - before
 
 
 def show(name: str, found: dict[str, Any]) -> None:
     print(f"\n{name}: {CASES[name].__doc__}")
     ours = next(iter(found.values()))["seconds"]
-    for contestant, figures in found.items():
+    for candidate, figures in found.items():
         memory = "" if figures["megabytes"] is None else f"{figures['megabytes']:9.0f} MB"
-        print(f"  {contestant:26s}{1000 * figures['seconds']:10.1f} ms{figures['seconds'] / ours:8.2f} x{memory}")
+        print(f"  {candidate:26s}{1000 * figures['seconds']:10.1f} ms{figures['seconds'] / ours:8.2f} x{memory}")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("cases", nargs="*", metavar="CASE", help=f"one of {', '.join(CASES)}; all by default")
-    parser.add_argument("--rounds", type=int, default=7, help="rounds that the median is taken over, at least 5")
-    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="threads that torch computes with")
-    parser.add_argument("--out", type=Path, default=Path("bench.json"))
+    parser = options(__doc__, list(CASES), 7, "bench.json")
+    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of torch (default: one per core)")
     parser.add_argument("--peak", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    unknown = [name for name in arguments.cases if name not in CASES]
-    if unknown or arguments.rounds < 5:
-        parser.error(f"cases are {', '.join(CASES)}, and rounds at least 5")
     warnings.simplefilter("ignore")
     torch.set_num_threads(arguments.threads)
     if arguments.peak:

@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Speed of loading training examples from WAV, FLAC and the caches, beside openunmix's data set and a plain one.
+"""Speed of loading training examples from WAV, FLAC and the caches, compared with openunmix and a plain data set.
 
     python scripts/bench_data.py                      all cases: tables, and bench_data.json
     python scripts/bench_data.py loading --rounds 7
 
 loading        random 6 s of four stereo stems at 44.1 kHz, in examples/s with 0, 1 and 2 workers, and the memory of a
-               worker; all contestants take turns in one process, and the result is the median over the rounds
+               worker; all candidates take turns in one process, and the result is the median over the rounds
 spectrograms   ms for a batch whose STFTs are read from the cache or computed, by rate and format, from memory or disk
 listing        a tree of 100,000 files: seconds of the first and the second start, and the memory that a worker adds
 
@@ -16,22 +16,23 @@ openunmix reads with torchaudio.load, which needs torchcodec in torchaudio 2.11;
 
 from __future__ import annotations
 
-import argparse
 import ctypes
 import json
 import os
-import statistics
 import tarfile
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from functools import partial
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
 import soundfile
 import torch
+from bench_common import PlainExcerpts, in_turns, megabytes, options, seconds, write_audio
 from tqdm import tqdm
 
 from separate.config import CacheConfig
@@ -47,24 +48,32 @@ from separate.data.storage.quota import ARRAYS
 from separate.stft import STFT
 
 STEMS = ["vocals", "drums", "bass", "other"]
-RATE, SECONDS, EXCERPT, TRACKS = 44100, 60, 6.0, 8
-MUSIC = STFT(4096, 1024)
-WARM_UP = 3  # batches that are not measured, until the memory of the process is constant
-Contestants = dict[str, Callable[[int], Iterator[int]]]  # workers -> a stream of numbers of examples
+SPLITS = ("train", "valid", "test")
+RATE, LENGTH, EXCERPT, TRACKS = 44100, 60, 6.0, 8  # Hz, seconds, seconds, songs
+WARM_UP = 3  # batches before the measurement, until the memory of the process is constant
+Stream = Callable[[int], Iterator[int]]  # number of workers -> the number of examples of each batch
+
+STORAGES: dict[str, tuple[str, Any, Any]] = {  # files, kind and dtype of the cache
+    "16-bit WAV": ("wav", "none", "float32"),
+    "16-bit WAV in shards": ("shards", "none", "float32"),
+    "FLAC": ("flac", "none", "float32"),
+    "cache=audio int16": ("flac", "audio", "int16"),
+    "cache=audio float32": ("flac", "audio", "float32"),
+    "cache=spectrogram float16": ("flac", "spectrogram", "float16"),
+    "cache=spectrogram float32": ("flac", "spectrogram", "float32"),
+}
 
 
 def write_stems(root: Path) -> None:
-    """TRACKS songs of four stems as 16-bit WAV, FLAC and shards; tones and noise, so that FLAC cannot skip its work."""
+    """TRACKS songs of four stems as 16-bit WAV, FLAC and shards: tones and noise, as FLAC compresses silence away."""
     rng = np.random.default_rng(0)
-    time_ = np.arange(SECONDS * RATE) / RATE
+    time_ = np.arange(LENGTH * RATE) / RATE
     for track in range(TRACKS):
         for stem in STEMS:
             tones = sum(np.sin(2 * np.pi * f * time_) for f in rng.uniform(60, 4000, 6))
             audio = 0.05 * np.stack([tones, tones], 1) + 0.01 * rng.standard_normal((len(time_), 2))
             for kind in ("wav", "flac"):
-                place = root / kind / "train" / f"{track}"
-                place.mkdir(parents=True, exist_ok=True)
-                soundfile.write(place / f"{stem}.{kind}", audio, RATE)
+                write_audio(root / kind / "train" / f"{track}" / f"{stem}.{kind}", audio, RATE)
     (root / "shards").mkdir()
     for shard in range(TRACKS // 2):
         with tarfile.open(root / "shards" / f"train-{shard}.tar", "w") as tar:
@@ -73,41 +82,15 @@ def write_stems(root: Path) -> None:
                     tar.add(root / "wav" / "train" / f"{track}" / f"{stem}.wav", f"{track}.{stem}.wav")
 
 
-def stems(root: Path, kind: str = "wav") -> Stems:
-    return Stems(
-        root=str(root / kind),
-        sources=STEMS,
-        sample_rate=RATE,
-        channels=2,
-        excerpt=EXCERPT,
-        splits={"train": "train", "valid": "train", "test": "train"},
-    )
+def layout(root: Path, kind: str, rate: int = RATE, channels: int = 2, excerpt: float = EXCERPT) -> TrackLayout:
+    """The songs of `write_stems` as a data set.  kind: wav, flac or shards."""
+    values: dict[str, Any] = {"root": str(root / kind), "sources": STEMS, "sample_rate": rate, "channels": channels}
+    if kind == "shards":
+        return Shards(**values, excerpt=excerpt, splits=dict.fromkeys(SPLITS, "train-*.tar"))
+    return Stems(**values, excerpt=excerpt, splits=dict.fromkeys(SPLITS, "train"))
 
 
-def shards(root: Path) -> Shards:
-    return Shards(
-        root=str(root / "shards"),
-        sources=STEMS,
-        sample_rate=RATE,
-        channels=2,
-        excerpt=EXCERPT,
-        splits=dict.fromkeys(("train", "valid", "test"), "train-*.tar"),
-    )
-
-
-def ours(config: TrackLayout, cache: CacheConfig, batch_size: int) -> Callable[[int], Iterator[int]]:
-    examples = _opened(config, cache, MUSIC)
-
-    def stream(workers: int) -> Iterator[int]:
-        steps = TrainingSteps(examples, batch_size, seed=0)
-        with closing(load(steps, range(10**6), workers, pin=False)) as batches:
-            for batch in batches:
-                yield len(batch.tracks)
-
-    return stream
-
-
-def _opened(config: TrackLayout, cache: CacheConfig, stft: STFT) -> FileExamples:
+def opened(config: TrackLayout, cache: CacheConfig, stft: STFT) -> FileExamples:
     """The training examples of a data set, their cache filled."""
     from separate.data.storage.prefetch import fill
     from separate.data.storage.reading import CachedReader
@@ -119,33 +102,27 @@ def _opened(config: TrackLayout, cache: CacheConfig, stft: STFT) -> FileExamples
     return examples
 
 
-class Plain(torch.utils.data.Dataset):
-    """A simple data set: seek and read each stem with soundfile, and add the stems up."""
+def ours(root: Path, storage: str, batch_size: int) -> Stream:
+    files, kind, dtype = STORAGES[storage]
+    examples = opened(layout(root, files), CacheConfig(kind, str(root / "cache"), dtype), STFT(4096, 1024))
 
-    def __init__(self, root: Path, kind: str) -> None:
-        tracks = sorted((root / kind / "train").iterdir())
-        self.files = [[track / f"{stem}.{kind}" for stem in STEMS] for track in tracks]
-
-    def __len__(self) -> int:
-        return 10**6
-
-    def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        rng = np.random.default_rng(index)
-        files = self.files[int(rng.integers(len(self.files)))]
-        start, frames = int(rng.integers(int((SECONDS - EXCERPT) * RATE))), int(EXCERPT * RATE)
-        sources = np.stack([soundfile.read(path, frames, start, dtype="float32")[0].T for path in files])
-        return sources.sum(0), sources
-
-
-def plain(root: Path, kind: str, batch_size: int) -> Callable[[int], Iterator[int]]:
     def stream(workers: int) -> Iterator[int]:
-        for mixture, _ in torch.utils.data.DataLoader(Plain(root, kind), batch_size, num_workers=workers):
-            yield len(mixture)
+        steps = TrainingSteps(examples, batch_size, seed=0)
+        with closing(load(steps, range(10**6), workers, pin=False)) as batches:
+            for batch in batches:
+                yield len(batch.tracks)
 
     return stream
 
 
-def openunmix(root: Path, batch_size: int) -> Callable[[int], Iterator[int]]:
+def plain(root: Path, kind: str, batch_size: int) -> Stream:
+    tracks = sorted((root / kind / "train").iterdir())
+    files = [[track / f"{stem}.{kind}" for stem in STEMS] for track in tracks]
+    dataset = PlainExcerpts(files, LENGTH * RATE, int(EXCERPT * RATE))
+    return lambda workers: (len(mixtures) for mixtures, _ in dataset.loader(batch_size, workers))
+
+
+def openunmix(root: Path, batch_size: int) -> Stream:
     import openunmix.data
 
     def info(path: str) -> dict[str, Any]:
@@ -174,54 +151,40 @@ def openunmix(root: Path, batch_size: int) -> Callable[[int], Iterator[int]]:
 def loading(folder: Path, rounds: int) -> list[dict[str, Any]]:
     """Examples per second: random 6 s of four stereo stems at 44.1 kHz, batches of 8."""
     write_stems(folder)
-
-    def cache(kind: Any, dtype: Any) -> CacheConfig:
-        return CacheConfig(kind, str(folder / "cache"), dtype)
-
-    contestants: Contestants = {
-        "separate, 16-bit WAV": ours(stems(folder), CacheConfig(folder=str(folder / "cache")), 8),
-        "separate, 16-bit WAV in shards": ours(shards(folder), CacheConfig(folder=str(folder / "cache")), 8),
-        "separate, FLAC": ours(stems(folder, "flac"), CacheConfig(folder=str(folder / "cache")), 8),
-        "separate, cache=audio int16": ours(stems(folder, "flac"), cache("audio", "int16"), 8),
-        "separate, cache=audio float32": ours(stems(folder, "flac"), cache("audio", "float32"), 8),
-        "separate, cache=spectrogram float16": ours(stems(folder, "flac"), cache("spectrogram", "float16"), 8),
-        "separate, cache=spectrogram float32": ours(stems(folder, "flac"), cache("spectrogram", "float32"), 8),
+    candidates: dict[str, Stream] = {
+        **{f"separate, {storage}": ours(folder, storage, 8) for storage in STORAGES},
         "soundfile data set, 16-bit WAV": plain(folder, "wav", 8),
         "soundfile data set, FLAC": plain(folder, "flac", 8),
         "openunmix data set, 16-bit WAV": openunmix(folder, 8),
     }
-    found: dict[str, dict[str, list[float]]] = {name: {} for name in contestants}
+    rows: dict[str, dict[str, Any]] = {name: {"candidate": name} for name in candidates}
     for workers in (0, 1, 2):
-        for _ in tqdm(range(rounds), f"{workers} workers"):
-            for name, stream in contestants.items():
-                speed, memory = _speed(stream(workers), workers)
-                found[name].setdefault(f"{workers} workers", []).append(speed)
-                if memory:
-                    found[name].setdefault("MB in a worker", []).append(memory)
-    return [{"contestant": n, **{k: statistics.median(v) for k, v in of.items()}} for n, of in found.items()]
+        turns = {name: partial(_speed, stream, workers) for name, stream in candidates.items()}
+        for name, found in in_turns(turns, rounds).items():
+            rows[name][f"{workers} workers"] = median(speed for speed, _ in found)
+            if workers:
+                rows[name][f"MB per worker of {workers}"] = median(memory for _, memory in found)
+    return list(rows.values())
 
 
-def _speed(stream: Iterator[int], workers: int, seconds: float = 2.0) -> tuple[float, float]:
-    """Examples per second after the first batches, and the largest memory of a worker in MB."""
-    with closing(stream) as counts:  # type: ignore[type-var]
-        for _ in range(max(1, 5 * workers)):  # examples that were prefetched before the measurement
+def _speed(stream: Stream, workers: int, duration: float = 2.0) -> tuple[float, float]:
+    """Examples per second after the first batches, and the largest memory of a worker in MB.
+
+    Shared memory is included, because a worker passes tensors to its parent in it.
+    """
+    with closing(stream(workers)) as counts:  # type: ignore[type-var]
+        for _ in range(max(1, 5 * workers)):  # prefetched examples
             next(counts)
         begun, examples = time.perf_counter(), 0
-        while time.perf_counter() - begun < seconds:
+        while time.perf_counter() - begun < duration:
             examples += next(counts)
         elapsed = time.perf_counter() - begun
-        memory = max((_private(process) for process in _children()), default=0.0) if workers else 0.0
-    return examples / elapsed, memory
+        memory = [megabytes("RssAnon", "RssShmem", process=worker) for worker in _children()] if workers else []
+    return examples / elapsed, max(memory, default=0.0)
 
 
 def _children() -> list[int]:
     return [int(pid) for pid in Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()]
-
-
-def _private(pid: int) -> float:
-    """Anonymous and shared memory of a process in MB; tensors on their way to the parent are shared memory."""
-    fields = dict(line.split(":") for line in Path(f"/proc/{pid}/status").read_text().splitlines())
-    return sum(int(fields[name].split()[0]) for name in ("RssAnon", "RssShmem")) / 1024
 
 
 def spectrograms(folder: Path, rounds: int) -> list[dict[str, Any]]:
@@ -239,10 +202,11 @@ def spectrograms(folder: Path, rounds: int) -> list[dict[str, Any]]:
         (44100, 2, 6.0, STFT(4096, 1024)),
     ):
         steps = {}
-        for name, (kind, cache) in _storages(folder / "cache").items():
-            config = stems(folder, kind)
-            config.sample_rate, config.channels, config.excerpt = rate, channels, excerpt
-            steps[name] = TrainingSteps(_opened(config, cache, stft), 16, seed=0)
+        for storage, (files, kind, dtype) in STORAGES.items():
+            if files != "shards":
+                config = layout(folder, files, rate, channels, excerpt)
+                cache = CacheConfig(kind, str(folder / "cache"), dtype)
+                steps[storage] = TrainingSteps(opened(config, cache, stft), 16, seed=0)
         for where, before in (("memory", lambda: None), (f"disk, {speed:.0f} MB/s", lambda: _forget(folder))):
             row = {"at": f"{rate} Hz x {channels}", "STFT": f"{stft.n_fft}/{stft.hop}", "from": where}
             rows.append({**row, **_milliseconds(steps, stft, rounds, before)})
@@ -250,34 +214,23 @@ def spectrograms(folder: Path, rounds: int) -> list[dict[str, Any]]:
     return rows
 
 
-def _storages(cache: Path) -> dict[str, tuple[str, CacheConfig]]:
-    """{name: (kind of files, cache)}."""
-    place = str(cache)
-    return {
-        "WAV": ("wav", CacheConfig(folder=place)),
-        "FLAC": ("flac", CacheConfig(folder=place)),
-        "audio float32": ("flac", CacheConfig("audio", place, "float32")),
-        "audio int16": ("flac", CacheConfig("audio", place, "int16")),
-        "spectrogram float32": ("flac", CacheConfig("spectrogram", place, "float32")),
-        "spectrogram float16": ("flac", CacheConfig("spectrogram", place, "float16")),
-    }
-
-
 def _milliseconds(
     steps: dict[str, TrainingSteps], stft: STFT, rounds: int, before: Callable[[], None]
 ) -> dict[str, float]:
     """{name: median ms for a batch and its STFTs}; before: called before each batch."""
+
+    def load_batch(of: TrainingSteps, step: int) -> None:
+        drawn = of[step]
+        assert not isinstance(drawn, Exception)
+        batch = drawn.to(torch.device("cpu"), stft)
+        _ = batch.source_spectrograms, batch.spectrogram
+
     times: dict[str, list[float]] = {name: [] for name in steps}
     for step in range(rounds + WARM_UP):
         for name, of in steps.items():
             before()
-            begun = time.perf_counter()
-            drawn = of[step]
-            assert not isinstance(drawn, Exception)
-            batch = drawn.to(torch.device("cpu"), stft)
-            _ = batch.source_spectrograms, batch.spectrogram
-            times[name].append(1000 * (time.perf_counter() - begun))
-    return {name: statistics.median(values[WARM_UP:]) for name, values in times.items()}
+            times[name].append(1000 * seconds(partial(load_batch, of, step)))
+    return {name: median(taken[WARM_UP:]) for name, taken in times.items()}
 
 
 def _keep_freed_memory() -> None:
@@ -302,10 +255,9 @@ def _forget(folder: Path) -> None:
 def _disk(folder: Path) -> float:
     """MB/s at which files are read from the disk."""
     _forget(folder)
-    begun, size = time.perf_counter(), 0
-    for path in sorted(folder.rglob("*.wav")):
-        size += len(path.read_bytes())
-    return size / 1e6 / (time.perf_counter() - begun)
+    files = sorted(folder.rglob("*.wav"))
+    taken = seconds(lambda: [len(path.read_bytes()) for path in files])
+    return sum(path.stat().st_size for path in files) / 1e6 / taken
 
 
 def listing(folder: Path, rounds: int) -> list[dict[str, Any]]:
@@ -319,30 +271,19 @@ def listing(folder: Path, rounds: int) -> list[dict[str, Any]]:
         place.mkdir(parents=True)
         for clip in range(200):
             (place / f"clip{clip:03d}.wav").write_bytes(content)
-    splits = {"train": "tr", "valid": "tr", "test": "tr"}
     config = Pools(
         root=str(root.parent), sources=["s1", "s2"], interchangeable=True, sample_rate=8000, channels=1,
-        excerpt=1.0, splits=splits,
+        excerpt=1.0, splits=dict.fromkeys(SPLITS, "tr"),
     )  # fmt: skip
-    cache, found = CacheConfig(folder=str(folder / "headers")), {}
-    for name, times in (("first start, s", 1), ("second start, s", rounds)):
-        taken = []
-        for _ in range(times):
-            begun = time.perf_counter()
-            examples = open_split(config, "train", 0, cache)
-            taken.append(time.perf_counter() - begun)
-        found[name] = statistics.median(taken)
-    with closing(load(TrainingSteps(examples, 8, 0), range(40), 2, pin=False)) as batches:
+    cache = CacheConfig(folder=str(folder / "headers"))
+    first, *later = (seconds(lambda: open_split(config, "train", 0, cache)) for _ in range(1 + rounds))
+    steps = TrainingSteps(open_split(config, "train", 0, cache), 8, 0)
+    with closing(load(steps, range(40), 2, pin=False)) as batches:
         for _ in range(30):
             next(batches)
-        own = max(_own(pid) for pid in _children())
-    return [{"files": 100_000, **found, "MB of its own in a worker, of two": own}]
-
-
-def _own(pid: int) -> float:
-    """Private memory of a forked process in MB: pages that it has written."""
-    fields = dict(line.split(":") for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:])
-    return int(fields["Private_Dirty"].split()[0]) / 1024
+        written = [megabytes("Private_Dirty", process=worker, file="smaps_rollup") for worker in _children()]
+    found = {"first start, s": first, "second start, s": median(later)}
+    return [{"files": 100_000, **found, "MB of its own in a worker, of two": max(written)}]
 
 
 CASES: dict[str, Callable[[Path, int], list[dict[str, Any]]]] = {
@@ -363,18 +304,9 @@ def show(name: str, rows: list[dict[str, Any]]) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("cases", nargs="*", metavar="CASE", help=f"one of {', '.join(CASES)}; all by default")
-    parser.add_argument("--rounds", type=int, default=5, help="rounds that the median is taken over, at least 5")
-    parser.add_argument(
-        "--folder",
-        type=Path,
-        help="folder for the files, to measure another disk (default: the system's temporary folder)",
-    )
-    parser.add_argument("--out", type=Path, default=Path("bench_data.json"))
+    parser = options(__doc__, list(CASES), 5, "bench_data.json")
+    parser.add_argument("--folder", type=Path, help="for the files, on the disk to measure (default: temporary files)")
     arguments = parser.parse_args()
-    if arguments.rounds < 5 or any(name not in CASES for name in arguments.cases):
-        parser.error(f"cases are {', '.join(CASES)}, and rounds at least 5")
     results: dict[str, Any] = {}
     with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
         for name in arguments.cases or CASES:

@@ -25,7 +25,7 @@ from separate.stft import STFT
 
 FLOOR = -60  # dB re the loudest bin of the mixture
 STEPS = 20  # colours of 3 dB each
-PALETTE = 128  # colours of the PNG, text included; few make it small
+PALETTE = 128  # colours of the PNG, text included; few keep the file small
 
 
 def decibels(path: Path, seconds: float) -> np.ndarray:
@@ -57,10 +57,11 @@ def draw(references: Path, estimates: Path, seconds: float) -> Figure:
             origin="lower", aspect="auto", extent=(0.0, length, 0.0, rate / 2000),
         )  # fmt: skip
         axis.set_title(title, fontsize=10, parse_math=False)
-        axis.tick_params(labelbottom=title == "mixture" or title in rows[-1])
+        bottom = title == "mixture" or title in rows[-1]
+        axis.tick_params(labelbottom=bottom)
         if title in [row[0] for row in rows]:
             axis.set_ylabel("frequency (kHz)", fontsize=8)
-        if title == "mixture" or title in rows[-1]:
+        if bottom:
             axis.set_xlabel("time (s)", fontsize=9)
     figure.colorbar(image, ax=list(axes.values()), label="level (dB re loudest bin of the mixture)", shrink=0.7)
     return figure

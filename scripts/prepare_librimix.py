@@ -1,11 +1,10 @@
 #!/usr/bin/env python3
-"""Mix LibriSpeech as LibriMix does, from its tables of utterances and gains, for `data=librimix`.
+"""Mix LibriSpeech into LibriMix, from LibriMix's tables of utterances and gains, for `data=librimix`.
 
 The tables are those in the metadata folder of LibriMix.  Their columns are mixture_ID, source_1_path, source_1_gain,
 source_2_path, source_2_gain, ... and, for noisy mixtures, noise_path and noise_gain.  Paths are relative to LIBRISPEECH
 and to NOISE, the noise of WHAM!.  Output: OUT/wav8k/min/SPLIT/{s1,s2,noise,mix_clean,mix_both}/ID.wav and the tables
-OUT/wav8k/min/metadata/mixture_SPLIT_{mix_clean,mix_both}.csv; a second call continues where
-the first one stopped.
+OUT/wav8k/min/metadata/mixture_SPLIT_{mix_clean,mix_both}.csv.  A second call continues where the first one stopped.
 
     python scripts/prepare_librimix.py LIBRISPEECH metadata/libri2mix_{train-clean-100,dev-clean}.csv data/libri2mix
 """
@@ -22,7 +21,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from separate.audio import probe, read_span
+from separate.audio import frames_at, probe, read_span
 from separate.data.storage.parallel import in_parallel
 from separate.errors import DataError, SeparateError
 from separate.files import replace_file
@@ -41,12 +40,12 @@ def signals(row: Row, speech: Path, noise: Path | None, rate: int, mode: str) ->
         if not path.is_file():
             raise DataError(f"{path} is missing; LibriSpeech's folder is the first argument, WHAM!'s noise --noise")
         info = probe(path)
-        found[name] = float(gain) * read_span(path, info, 0, info.frames * rate // info.sample_rate, rate, 1)[0]
+        found[name] = float(gain) * read_span(path, info, 0, frames_at(info, rate), rate, 1)[0]
     speakers = [name for name in found if name != "noise"]
     length = (min if mode == "min" else max)(len(found[name]) for name in speakers)
     for name, audio in found.items():
         if name == "noise" and len(audio) < length:
-            audio = np.tile(audio, -(-length // len(audio)))  # repeat noise that is shorter than the speech
+            audio = np.tile(audio, -(-length // len(audio)))  # repeat noise shorter than the speech
         found[name] = np.pad(audio[:length], (0, length - len(audio[:length])))
     found["mix_clean"] = np.sum([found[name] for name in speakers], axis=0)
     if "noise" in found:

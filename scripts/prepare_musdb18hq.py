@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Unpack MUSDB18-HQ and list it, with its own 86 training, 14 validation and 50 test tracks, for `data=manifest`.
+"""Unpack MUSDB18-HQ and list its 86 training, 14 validation and 50 test tracks in a manifest, for `data=manifest`.
 
     python scripts/prepare_musdb18hq.py musdb18hq.zip data/musdb18hq
 
-The SHA-256 of the archive is compared with the published one; --skip-checksum allows another archive, e.g. a part.
-Complete files are not unpacked again.  OUT/manifest.jsonl lists the tracks.  `data=stems data.root=OUT` works as well,
-with the same validation tracks.  An unpacked folder can be given instead of the archive.
+The SHA-256 of the archive is compared with the published one; --skip-checksum allows another archive, e.g. an excerpt.
+Complete files are not unpacked again.  An unpacked folder can be given instead of the archive.  OUT/manifest.jsonl
+lists the tracks.  `data=stems data.root=OUT` works as well, with the same validation tracks.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import shutil
 import sys
 import zipfile
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
@@ -55,9 +56,9 @@ def unpack(archive: Path, out: Path) -> None:
             part.replace(place)
 
 
-def listing(root: Path) -> list[dict[str, object]]:
+def listing(root: Path) -> list[dict[str, Any]]:
     """Entries of a manifest: {"id", "split", "mixture", "sources"}, paths relative to it."""
-    entries: list[dict[str, object]] = []
+    entries = []
     for folder in ("train", "test"):
         for track in sorted(path for path in (root / folder).glob("*") if path.is_dir()):
             split = "valid" if folder == "train" and track.name in MUSDB18_VALID else folder
@@ -84,8 +85,8 @@ def main() -> None:
             )
         unpack(arguments.archive, arguments.out)
     entries = listing(arguments.out)
-    missing = [str(arguments.out / str(p)) for e in entries for p in e["sources"].values()  # type: ignore[attr-defined]
-               if not (arguments.out / str(p)).exists()]  # fmt: skip
+    stems = [arguments.out / path for entry in entries for path in entry["sources"].values()]
+    missing = [str(path) for path in stems if not path.exists()]
     if missing:
         sys.exit("\n".join(["stems are missing:", *missing[:50], "unpack the archive again"]))
     replace_file(arguments.out / "manifest.jsonl", "".join(json.dumps(entry) + "\n" for entry in entries).encode())

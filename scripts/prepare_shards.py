@@ -4,10 +4,10 @@
     python scripts/prepare_shards.py OUT data=stems data.root=DIR      # any layout but pools and toy
     python scripts/prepare_shards.py OUT                               # the index of the shards in OUT
 
-Tracks are packed in random order, so that a shard holds unrelated tracks, as KEY.SOURCE.ENDING and, for a track with a
-file of its mixture, KEY.mixture.ENDING.  A source of one file is copied; a sum of files, or a part of them, is written
-as 32-bit WAV.  Existing shards are not written again.  OUT/index.jsonl lists the contents of all shards, so that a
-training from a URL need not download every shard first.
+Tracks are packed in random order, so that a shard holds unrelated tracks.  Its files are KEY.SOURCE.ENDING and, for a
+track with a file of its mixture, KEY.mixture.ENDING.  A source of one file is copied; a sum of files, or a part of
+them, is written as 32-bit WAV.  Existing shards are not written again.  OUT/index.jsonl lists the contents of all
+shards, so that a training from a URL need not download every shard first.
 """
 
 from __future__ import annotations
@@ -17,8 +17,10 @@ import io
 import json
 import sys
 import tarfile
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, replace
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +33,7 @@ from separate.config import DatasetConfig
 from separate.data.layouts.base import TrackLayout
 from separate.data.layouts.opening import Opening
 from separate.data.layouts.shards import key_and_source
-from separate.data.storage.shard_index import contents_of
+from separate.data.storage.shard_index import list_contents
 from separate.data.tracks import Signal, Track
 from separate.errors import SeparateError
 from separate.files import digest, replace_file
@@ -40,7 +42,7 @@ SEED = 0  # of the order of the tracks
 
 
 def configuration(overrides: list[str]) -> TrackLayout:
-    """The data set that the overrides name, as for separate-data."""
+    """The data set of the overrides of separate-data."""
     from hydra import compose, initialize_config_module
 
     with initialize_config_module("separate.conf", version_base="1.3"):
@@ -77,15 +79,15 @@ def _bytes(signal: Signal, track: Track) -> int:
 
 
 def _member(signal: Signal, track: Track) -> tuple[str, bytes]:
-    """The ending and the bytes of one signal's file."""
+    """The ending and the content of the file of a signal."""
     if _is_copied(signal, track):
         path = Path(signal[0].path)
         return path.suffix.lower().lstrip("."), path.read_bytes()
     rate = track.pieces[0].info.sample_rate
     first, frames = track.first(rate), track.length(rate)
     audio = np.zeros((max((piece.info.channels for piece in signal), default=1), frames), np.float32)
-    for path_, info in signal:
-        part = read(path_, first, max(0, min(frames, info.frames - first)))
+    for piece in signal:
+        part = read(piece.path, first, max(0, min(frames, piece.info.frames - first)))
         audio[:, : part.shape[1]] += part
     buffer = io.BytesIO()
     soundfile.write(buffer, audio.T, rate, "FLOAT", format="WAV")
@@ -93,7 +95,7 @@ def _member(signal: Signal, track: Track) -> tuple[str, bytes]:
 
 
 def examples(tracks: list[Track], sources: list[str]) -> Iterator[dict[str, str | bytes]]:
-    """The examples of a shard as webdataset writes them."""
+    """The examples of a shard in the form that webdataset writes: {"__key__": key, "SOURCE.ENDING": content}."""
     for track in tracks:
         example: dict[str, str | bytes] = {"__key__": key_of(track)}
         names = [*sources, "mixture"] if track.mixture is not None else sources
@@ -108,18 +110,17 @@ def key_of(track: Track) -> str:
     return track.name.replace(".", "_")
 
 
-def refuse_others(out: Path, split: str, shards: list[list[Track]]) -> None:
-    """Exit if two tracks have the same key, or an existing shard holds other tracks than planned."""
+def check_shards(out: Path, split: str, shards: list[list[Track]]) -> None:
+    """Exit if two tracks have the same key, or an existing shard does not hold the planned tracks."""
     planned = {f"{split}-{number:06d}.tar": [key_of(track) for track in tracks] for number, tracks in enumerate(shards)}
-    keys = [key for of_one in planned.values() for key in of_one]
-    twice = next((key for key in keys if keys.count(key) > 1), None) if len(set(keys)) < len(keys) else None
-    if twice:
-        sys.exit(f"{split} has two tracks of the name {twice}; rename one")
+    keys = list(chain.from_iterable(planned.values()))
+    if duplicates := [key for key, count in Counter(keys).items() if count > 1]:
+        sys.exit(f"{split} has two tracks named {duplicates[0]}; rename one")
     for place in sorted(out.glob(f"{split}-*.tar")):
         with tarfile.open(place) as tar:
-            there = list(dict.fromkeys(key_and_source(name)[0] for name in tar.getnames()))
-        if there != planned.get(place.name):
-            sys.exit(f"{place} holds other tracks than it would now; remove it, or choose another folder")
+            found = list(dict.fromkeys(key_and_source(name)[0] for name in tar.getnames()))
+        if found != planned.get(place.name):
+            sys.exit(f"{place} does not hold the tracks of this data set; remove it, or choose another folder")
 
 
 def write_shard(place: Path, tracks: list[Track], sources: list[str]) -> None:
@@ -136,7 +137,7 @@ def write_index(out: Path) -> int:
     """Write OUT/index.jsonl of all shards in OUT, and return their number."""
     lines = []
     for shard in tqdm(sorted(out.glob("*.tar")), "index", disable=None):
-        contents = replace(contents_of(shard), place=shard.name, sha256=digest(shard, shard.stat().st_size))
+        contents = replace(list_contents(shard), place=shard.name, sha256=digest(shard, shard.stat().st_size))
         lines.append(json.dumps(asdict(contents)) + "\n")
     replace_file(out / "index.jsonl", "".join(lines).encode())
     return len(lines)
@@ -154,7 +155,7 @@ def main() -> None:
             arguments.out.mkdir(parents=True, exist_ok=True)
             for split in config.splits:
                 shards = plan(config, split, round(1e6 * arguments.megabytes))
-                refuse_others(arguments.out, split, shards)
+                check_shards(arguments.out, split, shards)
                 for number, tracks in enumerate(tqdm(shards, split, disable=None)):
                     place = arguments.out / f"{split}-{number:06d}.tar"
                     if not place.exists():

@@ -1,12 +1,13 @@
 #!/usr/bin/env python3
-"""Mix WSJ0 as WSJ0-2mix and WSJ0-3mix do, for `data=wsj0mix`.
+"""Mix WSJ0 into WSJ0-2mix or WSJ0-3mix, for `data=wsj0mix`.
 
 Each line of a list names the utterances of a mixture and their levels in dB, like the lists of the data set:
 
     wsj0/si_tr_s/01t/01to030v.wav 1.2 wsj0/si_tr_s/02b/02bo0307.wav -1.2
 
-Utterances are normalised to the same active speech level (ITU-T P.56) and then get the levels of the line.  `min` cuts
-all to the shortest, `max` pads with silence.  One gain for the mixture and its sources sets their largest peak to 0.9.
+Utterances are normalised to the same active speech level (ITU-T P.56) and then scaled by the levels of the line.
+`min` cuts all to the shortest, `max` pads with silence.  One gain for the mixture and its sources sets their largest
+peak to 0.9.
 Output: OUT/wav8k/min/SPLIT/{mix,s1,s2,...}/NAME.wav, with SPLIT from the name of the list and NAME from the line.  A
 second call continues where the first one stopped.
 
@@ -24,7 +25,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from separate.audio import probe, read_span
+from separate.audio import frames_at, probe, read_span
 from separate.data.storage.parallel import in_parallel
 from separate.errors import DataError, SeparateError
 
@@ -62,19 +63,13 @@ def active_level(audio: np.ndarray, sample_rate: int) -> float:
 def parse(line: str) -> list[tuple[str, float]]:
     """[(utterance, dB)] of a line."""
     words = line.split()
-    if len(words) < 4 or len(words) % 2:
-        raise ValueError(line)
-    return [(words[i], float(words[i + 1])) for i in range(0, len(words), 2)]
-
-
-def name_of(parts: list[tuple[str, float]]) -> str:
-    return "_".join(f"{Path(path).stem}_{level:g}" for path, level in parts)
+    return list(zip(words[::2], map(float, words[1::2]), strict=True))
 
 
 def mix(line: str, root: Path, out: Path, rate: int, mode: str) -> None:
     """Write one mixture and its sources; the mixture comes last, so its file marks the others as complete."""
     parts = parse(line)
-    name = f"{name_of(parts)}.wav"
+    name = "_".join(f"{Path(path).stem}_{level:g}" for path, level in parts) + ".wav"
     if (out / "mix" / name).exists():
         return
     sources = []
@@ -83,7 +78,7 @@ def mix(line: str, root: Path, out: Path, rate: int, mode: str) -> None:
         if not file.is_file():
             raise DataError(f"{file} is missing; WSJ0's folder is the first argument")
         info = probe(file)
-        audio = read_span(file, info, 0, info.frames * rate // info.sample_rate, rate, 1)[0]
+        audio = read_span(file, info, 0, frames_at(info, rate), rate, 1)[0]
         sources.append(audio * 10 ** (level / 20) / max(active_level(audio, rate), 1e-8))
     length = (min if mode == "min" else max)(map(len, sources))
     sources = [np.pad(audio[:length], (0, length - len(audio[:length]))) for audio in sources]

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Turn a sweep into a table: a row for each setting, mean and deviation of its test scores over the seeds.
+"""Turn a sweep into a table: a row for each setting, mean and standard deviation of its test scores over the seeds.
 
     separate-train experiment=targets data=pools data.root=DIR
     python scripts/sweep_table.py multirun/DATE/TIME --picture targets.png
@@ -22,11 +22,11 @@ from typing import Any
 from omegaconf import OmegaConf
 from tqdm import tqdm
 
-Runs = list[dict[str, float]]  # {metric: mean over all sources and tracks} of each seed
+Runs = list[dict[str, float]]  # of each seed: {metric: mean over all sources and tracks}
 
 
 def jobs(sweep: Path) -> list[Path]:
-    """The runs of a sweep that have a best checkpoint, in the order of their numbers."""
+    """The runs of a sweep with a best checkpoint, in the order of their numbers."""
     found = [path.parent.parent for path in sweep.glob("*/checkpoints/best.ckpt")]
     return sorted(found, key=lambda job: (len(job.name), job.name))
 
@@ -36,7 +36,7 @@ def overrides(job: Path) -> list[str]:
 
 
 def summary_of(job: Path, split: str) -> dict[str, Any]:
-    """The summary of a split, which separate-eval makes now unless it is newer than the checkpoint."""
+    """The summary of a split; run separate-eval first if there is none or if it is older than the checkpoint."""
     summary = job / "eval" / split / "summary.json"
     if not summary.exists() or summary.stat().st_mtime < (job / "checkpoints" / "best.ckpt").stat().st_mtime:
         command = [sys.executable, "-m", "separate.cli.evaluate", f"run='{job}'", f"split={split}"]
@@ -49,7 +49,7 @@ def summary_of(job: Path, split: str) -> dict[str, Any]:
 
 @dataclass
 class Sweep:
-    """settings: {overrides that differ from job to job: runs}, the best first; metrics: label, unit and direction."""
+    """settings: {overrides that differ between jobs: runs}, the best first; metrics: label, unit, direction."""
 
     settings: dict[str, Runs]
     metrics: dict[str, dict[str, Any]]
@@ -90,16 +90,18 @@ def values(runs: Runs, metric: str) -> list[float]:
 
 def table(sweep: Sweep, split: str) -> str:
     lines = [
-        f"| {split} split, mean ± deviation over the seeds | " + " | ".join(sweep.headings.values()) + " | runs |",
+        f"| {split} split, mean ± standard deviation over the seeds | "
+        + " | ".join(sweep.headings.values())
+        + " | runs |",
         "|---" * (len(sweep.metrics) + 2) + "|",
     ]
     for name, runs in sweep.settings.items():
-        cells = [f"{mean(runs, metric):.2f} ± {_deviation(runs, metric):.2f}" for metric in sweep.metrics]
+        cells = [f"{mean(runs, metric):.2f} ± {_standard_deviation(runs, metric):.2f}" for metric in sweep.metrics]
         lines.append(f"| `{name}` | " + " | ".join(cells) + f" | {len(runs)} |")
     return "\n".join(lines)
 
 
-def _deviation(runs: Runs, metric: str) -> float:
+def _standard_deviation(runs: Runs, metric: str) -> float:
     return statistics.stdev(values(runs, metric)) if len(runs) > 1 else 0.0
 
 
@@ -122,8 +124,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("sweep", type=Path, help="the folder of a sweep, multirun/DATE/TIME")
     parser.add_argument("--split", default="test", help="test, valid or train")
-    parser.add_argument("--metric", default="si_sdri", help="sorts the rows and is drawn (default: si_sdri)")
-    parser.add_argument("--picture", type=Path, help="also draw every run into this file, PNG or PDF")
+    parser.add_argument("--metric", default="si_sdri", help="to sort the rows by and to draw (default: si_sdri)")
+    parser.add_argument("--picture", type=Path, help="PNG or PDF file for a figure of every run")
     arguments = parser.parse_args()
     sweep = collect(arguments.sweep, arguments.split, arguments.metric)
     print(table(sweep, arguments.split))

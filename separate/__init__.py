@@ -16,7 +16,7 @@ __version__ = "0.1.0"
 __all__ = ["Separator", "__version__", "load"]
 
 
-def __getattr__(name: str) -> Any:  # torch is imported when it is needed, not before
+def __getattr__(name: str) -> Any:  # imports torch only when it is needed
     if name == "Separator":
         from separate.separator import Separator
 

@@ -5,25 +5,29 @@ A path can name an uncompressed member of a tar file: SHARD.tar/OFFSET+SIZE/NAME
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import struct
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import soundfile
 
 from separate.errors import DataError
 
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
+
 SAMPLE_BYTES = {"PCM_S8": 1, "PCM_U8": 1, "PCM_16": 2, "PCM_24": 3, "PCM_32": 4, "FLOAT": 4, "DOUBLE": 8}
 ENDINGS = (".wav", ".flac", ".ogg", ".mp3", ".aiff", ".aif", ".caf", ".w64", ".rf64", ".opus")
-RATES = (1000, 1_000_000)  # Hz, the lowest and the highest that a header may claim
-MOST_CHANNELS = 64  # ambisonics of the 7th order; more come from damaged headers
-MP3_DENSITY = 24  # frames in a byte at 8 kbit/s and 24 kHz, MP3's largest ratio
+RATES = (1000, 1_000_000)  # Hz, the lowest and the highest sample rate in a header
+MOST_CHANNELS = 64  # ambisonics of the 7th order; a header with more is damaged
+MP3_DENSITY = 24  # samples per byte at 8 kbit/s and 24 kHz, MP3's largest ratio
 
 
 @dataclass(frozen=True)
@@ -31,7 +35,7 @@ class Info:
     """The header of a file.
 
     frames: samples in each channel; sample_rate in Hz; subtype: libsndfile's name of the sample format; container:
-    libsndfile's name of the file format, which can differ from the file's ending, empty if unknown.
+    libsndfile's name of the file format, empty if unknown; the ending of the file can be wrong.
     """
 
     frames: int
@@ -51,7 +55,7 @@ class Info:
 
 
 class UnreadableError(DataError):
-    """A file that is not audio or is incomplete; the message is the reason, without the path."""
+    """A file that is not audio or is incomplete; the message states the reason without the path."""
 
 
 class NonFiniteError(UnreadableError):
@@ -86,55 +90,45 @@ def shown(path: str | Path) -> str:
     return f"{member.file}/{member.name}" if member else str(path)
 
 
-class _Bytes:
-    """A part of a file as a file object."""
+class _Slice(io.RawIOBase):
+    """A range of bytes in a file, as a file object."""
 
     def __init__(self, part: Member) -> None:
         self.file = os.open(part.file, os.O_RDONLY)
         self.offset, self.size = part.offset, part.size
-        self.at = 0
+        self.position = 0
 
-    def __enter__(self) -> _Bytes:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        os.close(self.file)
+    def close(self) -> None:
+        if not self.closed:
+            os.close(self.file)
+        super().close()
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        self.at = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self.at, os.SEEK_END: self.size}[whence]
-        return self.at
+        self.position = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self.position, os.SEEK_END: self.size}[whence]
+        return self.position
 
     def tell(self) -> int:
-        return self.at
+        return self.position
 
-    def read(self, size: int) -> bytes:
-        found = os.pread(self.file, max(min(size, self.size - self.at), 0), self.offset + self.at)
-        self.at += len(found)
-        return found
-
-    def readinto(self, buffer: memoryview) -> int:
-        wanted = memoryview(buffer)[: max(self.size - self.at, 0)]
-        count = os.preadv(self.file, [wanted], self.offset + self.at)
-        self.at += count
+    def readinto(self, buffer: WriteableBuffer) -> int:
+        wanted = memoryview(buffer)[: max(self.size - self.position, 0)]
+        count = os.preadv(self.file, [wanted], self.offset + self.position)
+        self.position += count
         return count
 
 
 def file_name(path: str | Path) -> str | bytes:
-    """A path in the form that soundfile can open, even if its name is not valid in the locale's encoding."""
+    """A path for soundfile, also if its name is not valid in the encoding of the locale."""
     return os.fsencode(path) if os.name == "posix" else str(path)
 
 
 @contextmanager
-def _sound(path: str | Path) -> Iterator[soundfile.SoundFile]:
-    """Open a path; UnreadableError, without the path, if that fails."""
+def _open(path: str | Path) -> Iterator[soundfile.SoundFile]:
+    """Open an audio file; UnreadableError if that fails."""
     part = member_of(str(path))
     try:
-        if part is None:
-            with soundfile.SoundFile(file_name(path)) as file:
-                yield file
-        else:
-            with _Bytes(part) as bytes_, soundfile.SoundFile(bytes_) as file:
-                yield file
+        with _Slice(part) if part else nullcontext(file_name(path)) as source, soundfile.SoundFile(source) as file:
+            yield file
     except soundfile.LibsndfileError as error:
         raise UnreadableError(f"not readable as audio ({str(error.error_string).strip().rstrip('.')})") from None
     except OSError as error:
@@ -142,16 +136,16 @@ def _sound(path: str | Path) -> Iterator[soundfile.SoundFile]:
 
 
 def probe(path: str | Path) -> Info:
-    """Read a file's header and check that its last sample exists; UnreadableError with the reason if not."""
+    """Read the header of a file and check that its last sample exists; UnreadableError if not."""
     try:
         part = member_of(str(path)) or Member(str(path), 0, Path(path).stat().st_size)
-        with _Bytes(part) as bytes_:
-            _refuse_truncated_wav(bytes_)
+        with _Slice(part) as slice_:
+            _refuse_truncated_wav(slice_)
     except (OSError, ValueError) as error:  # an impossible file name raises ValueError
         raise UnreadableError(f"cannot be opened ({getattr(error, 'strerror', None) or error})") from None
-    with _sound(path) as file:
+    with _open(path) as file:
         info = Info(file.frames, file.samplerate, file.channels, file.subtype, file.format)
-        if reason := impossible(info, part.size):  # before memory is allocated for it
+        if reason := impossible(info, part.size):  # before memory is allocated for the samples
             raise UnreadableError(reason)
         if info.frames and file.format != "MP3":  # MP3 seeks by decoding from the start
             file.seek(info.frames - 1)
@@ -161,7 +155,7 @@ def probe(path: str | Path) -> Info:
 
 
 def impossible(info: Info, size: int) -> str:
-    """The reason why the header of a file of `size` bytes must be damaged; empty if it is plausible."""
+    """The defect of a header in a file of `size` bytes; empty if the header is plausible."""
     low, high = RATES
     if not low <= info.sample_rate <= high:
         return (
@@ -192,7 +186,7 @@ def _most_frames(info: Info, size: int) -> int | None:
     return size // (width * info.channels) if width else None
 
 
-def _refuse_truncated_wav(file: _Bytes) -> None:
+def _refuse_truncated_wav(file: _Slice) -> None:
     """UnreadableError if a WAV file is shorter than its chunk sizes; libsndfile would read it as a shorter file."""
     head = file.read(12)
     if len(head) < 12 or head[:4] != b"RIFF" or head[8:] != b"WAVE":
@@ -201,7 +195,7 @@ def _refuse_truncated_wav(file: _Bytes) -> None:
         name, length = header[:4], struct.unpack("<I", header[4:])[0]
         if name == b"data":
             missing = file.tell() + length - file.size
-            if missing > 0 and length < 0xFFFFFF00:  # such a length is a stream's "unknown"
+            if missing > 0 and length < 0xFFFFFF00:  # larger lengths mark a stream of unknown length
                 raise UnreadableError(f"truncated: {missing} of {length} bytes of samples are missing")
             return
         file.seek(length + length % 2, os.SEEK_CUR)
@@ -210,11 +204,11 @@ def _refuse_truncated_wav(file: _Bytes) -> None:
 def read(path: str | Path, start: int, frames: int, pcm: bool = False, info: Info | None = None) -> np.ndarray:
     """Samples start to start + frames of a file at its own rate -> (C, frames) float32; NonFiniteError for NaN.
 
-    pcm: as int16, of a file with 16-bit samples.  info: the header as read before; UnreadableError if rate or channels
-    have changed since.
+    pcm: return int16; the file must have 16-bit samples.  info: the header from an earlier `probe`; UnreadableError if
+    rate or channels have changed since.
     """
     try:
-        with _sound(path) as file:
+        with _open(path) as file:
             if info is not None and (file.samplerate, file.channels) != (info.sample_rate, info.channels):
                 raise UnreadableError(
                     f"holds {file.channels} channels at {file.samplerate} Hz, and held {info.channels} at "
@@ -223,7 +217,7 @@ def read(path: str | Path, start: int, frames: int, pcm: bool = False, info: Inf
             if file.frames < start + frames:
                 raise UnreadableError(f"truncated after {file.frames} samples")
             file.seek(start)
-            if file.subtype == "PCM_16":  # the same numbers as libsndfile's own conversion, several times faster
+            if file.subtype == "PCM_16":  # equals libsndfile's conversion, several times faster
                 audio = file.read(frames, dtype="int16", always_2d=True).T
                 audio = audio if pcm else audio * np.float32(2**-15)
             else:
@@ -241,8 +235,8 @@ def read(path: str | Path, start: int, frames: int, pcm: bool = False, info: Inf
 def read_span(path: str | Path, info: Info, start: int, frames: int, sample_rate: int, channels: int) -> np.ndarray:
     """Samples start to start + frames, counted at `sample_rate` (Hz) -> (channels, frames) float32.
 
-    Only this span of the file is read, and the samples around it that the resampling kernel reaches, so that spans of
-    a file agree with the whole.  Samples past the end are 0.
+    Only this span of the file is read, with the samples around it that the resampling kernel covers, so that a span
+    equals the same part of the whole resampled file.  Samples past the end are 0.
     """
     first, stop = start, start + frames
     if sample_rate != info.sample_rate:
@@ -257,7 +251,7 @@ def read_span(path: str | Path, info: Info, start: int, frames: int, sample_rate
         return np.zeros((channels, frames), np.float32)
     audio = read(path, first, stop - first, info=info)
     if sample_rate != info.sample_rate:
-        audio = convert_channels(audio, min(channels, len(audio)))  # first, so that fewer channels are resampled
+        audio = convert_channels(audio, min(channels, len(audio)))  # before resampling: fewer channels
         audio = kernel.span(torch.from_numpy(audio), first, start, frames).numpy()
     return _padded(convert_channels(audio, channels), frames)
 
@@ -275,7 +269,7 @@ def _padded(audio: np.ndarray, frames: int) -> np.ndarray:
 
 
 def frames_at(info: Info, sample_rate: int) -> int:
-    """Length of a file in whole samples at another rate."""
+    """Length of a file at another rate, in whole samples."""
     return info.frames * sample_rate // info.sample_rate
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from separate.models.layers import check_positive
-from separate.numerics import block, precise, settled, wide
+from separate.numerics import block, result_dtype, sum_dtype, wait_for
 from separate.shapes import Float, Int
 
 TOLERANCE = 1e-4  # squared shift of the centres below which k-means has converged, re the mean variance of a dimension
@@ -65,7 +65,7 @@ def kmeans(
             moved = _lloyd(x, weighted, centres)
             shift = (moved - centres).square().sum((2, 3))  # (B, R)
             centres = moved
-            if settled((shift <= tolerance).all()):
+            if wait_for((shift <= tolerance).all()):
                 break
         gain = torch.bmm(_scores(x, centres).amax(2), w.unsqueeze(2))  # (B, R, 1): inertia = constant - 2 gain
         best = gain.argmax(1).reshape(-1, 1, 1, 1).expand(-1, 1, *centres.shape[2:])
@@ -88,7 +88,7 @@ def _blocks(points: Tensor, centres: Tensor) -> Iterator[tuple[slice, Tensor]]:
     for start in range(0, count, length):
         span = slice(start, min(start + length, count))
         with torch.autocast(points.device.type, enabled=False):
-            yield span, points[:, span].to(precise(points))
+            yield span, points[:, span].to(result_dtype(points))
 
 
 def _nearest(x: Tensor, centres: Tensor) -> Tensor:
@@ -170,21 +170,21 @@ def _take(x: Tensor, index: Tensor) -> Tensor:
 def _sample(points: Tensor, weights: Tensor | None, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """All points, or `count` drawn with probabilities proportional to weights, (B, N, D); and weights that sum to 1."""
     batch, bins, size = points.shape
-    dtype = precise(points)
+    dtype = result_dtype(points)
     if bins <= count:
         w = points.new_ones(batch, bins, dtype=dtype) if weights is None else weights.to(dtype)
         w = torch.where(w.sum(1, keepdim=True) > 0, w, 1)
         return points.to(dtype), w / w.sum(1, keepdim=True)
     chance = 1 - torch.rand(batch, count, generator=generator, dtype=torch.float64)
     chance = (torch.arange(count) + chance) / count  # stratified: one number in each of `count` equal parts of (0, 1]
-    chance = chance.to(points.device, wide(points), non_blocking=True)
+    chance = chance.to(points.device, sum_dtype(points), non_blocking=True)
     index = (chance * bins).ceil().long() - 1
     if weights is not None:
         parts = weights.split(block(weights, 8 * batch), dim=1)
-        total = torch.stack([part.to(wide(points)).sum(1) for part in parts]).sum(0).unsqueeze(1)
+        total = torch.stack([part.to(sum_dtype(points)).sum(1) for part in parts]).sum(0).unsqueeze(1)
         passed, wanted, by_weight = torch.zeros_like(total), chance * total, torch.zeros_like(index)
         for part in parts:
-            below = part.to(wide(points)).cumsum(1)
+            below = part.to(sum_dtype(points)).cumsum(1)
             by_weight += torch.searchsorted(below, wanted - passed)  # 0, the whole block, or the points before it
             passed += below[:, -1:]
         index = torch.where(total > 0, by_weight, index)

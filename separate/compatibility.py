@@ -1,4 +1,4 @@
-"""Compatibility of losses and networks, with an error that names the pairs that work."""
+"""Compatibility of losses and networks, and an error that lists compatible pairs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ DIFFERENTIABLE = ("masks", "complex_masks", "waveforms")  # heads that give diff
 
 
 def check_pair(loss: Loss, network: Any) -> None:
-    """UsageError unless the network has all heads that the loss needs, and the loss trains the head that separates."""
+    """UsageError unless the loss finds its heads in the network, and trains the head used for separation."""
     if trains(loss, network):
         return
     head = getattr(network, "separates_by", None)
@@ -38,14 +38,14 @@ def trains(loss: Loss, network: Any) -> bool:
 
 
 def _lacks_sources(loss: Loss, network: Any) -> bool:
-    """Whether the network trains on isolated sources, which the loss does without."""
+    """Whether the network needs isolated sources for training, and the loss has none."""
     return loss.without_sources and getattr(network, "trains_on_sources", False)
 
 
 def suits(needs: Iterable[str], provides: Iterable[str], head: str | None = None) -> bool:
     """Whether a loss with these needs trains a network with these heads.
 
-    head: the head by which the network separates, masks or embeddings, if it can choose.
+    head: masks or embeddings, for a network that can separate by either.
     """
     given = set(provides)
     if head != "embeddings" and given & set(DIFFERENTIABLE):
@@ -73,7 +73,7 @@ def losses_for(network: Any) -> list[str]:
 
 
 def models_for(loss: Loss) -> list[str]:
-    """Names of the models in conf/model that a loss trains, with the option that makes them fit, if one is needed."""
+    """Names of the models in conf/model that a loss trains, each with the option that it needs for that."""
     found = []
     for name, spec in shipped("model").items():
         module, _, attribute = spec["_target_"].rpartition(".")

@@ -1,4 +1,4 @@
-"""The checked configuration of a program, from Hydra's composition or from a checkpoint."""
+"""Check the configuration of a program, composed by Hydra or stored in a checkpoint."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Config = TypeVar("Config", TrainConfig, EvalConfig, DatasetConfig)
 
 
 def from_hydra(cfg: DictConfig, schema: type[Config]) -> Config:
-    """The composed configuration as a dataclass; UsageError, naming key and way out, for values that do not fit."""
+    """The composed configuration as a dataclass; UsageError for values that are invalid or do not fit together."""
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
@@ -41,9 +41,9 @@ def from_hydra(cfg: DictConfig, schema: type[Config]) -> Config:
 
 
 def data_config(values: Any, trust: Sequence[str] | None = None) -> Layout:
-    """The layout that `values` describes: an instance of the class at `_target_`, with the other keys checked.
+    """Build the layout of a data section: an instance of the class `_target_`, with its other keys as fields.
 
-    trust: the prefixes of packages that the class may come from, beside the layouts of separate; None trusts all.
+    trust: as in `instantiate.build`.  UsageError for invalid keys and values.
     """
     from separate.data.layouts.base import Layout
 
@@ -60,11 +60,10 @@ def data_config(values: Any, trust: Sequence[str] | None = None) -> Layout:
 
 
 def evaluation_data(trained_on: Mapping[str, Any], chosen: Mapping[str, Any], trust: Sequence[str] = ()) -> Layout:
-    """The data to evaluate on: those chosen by the user, or those trained on with the user's changes.
+    """The data to evaluate on: those chosen by the user, or those of the training with the user's changes.
 
-    trust: packages besides separate that the layout trained on may come from.
+    trust: packages besides separate from which the layout of the training may come.
     """
-
     if chosen.get("_target_") is not None:
         return data_config(chosen)
     changes = {key: value for key, value in chosen.items() if value is not None}
@@ -83,7 +82,7 @@ def with_target(data: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check_overlap(chunk: float, overlap: float, prefix: str = "") -> None:
-    """UsageError if the cross-fades of a chunk, in seconds, would overlap.  prefix: of the options' names."""
+    """UsageError if the two cross-fades of a chunk would overlap.  chunk, overlap: seconds; prefix: of their names."""
     if overlap > chunk / 2:
         raise UsageError(f"{prefix}overlap={overlap:g} must be at most half of {prefix}chunk={chunk:g} seconds")
 
@@ -109,7 +108,7 @@ def _check_accumulation(config: TrainConfig) -> None:
 def check_stored(config: Any) -> None:
     """UsageError for the configuration of a checkpoint that is incomplete, not plain, too large or out of range.
 
-    Sections that only training needs are checked when the run is resumed.
+    Sections for training only are checked when the run is resumed.
     """
     from separate.data.layouts.base import Layout
 

@@ -7,7 +7,7 @@ the signature of their class.  All other sections are dataclasses here.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import resources
@@ -72,6 +72,8 @@ class TrainerConfig:
     clip_percentile: float = number(10.0, least=0, most=100, unit="percent")
     clip_value: float | None = number(None, above=0, most=10**9, example=1.0)
     max_bad_steps: int = number(5, least=1, most=10**6)
+    decay: Literal["weights", "all"] = "weights"
+    rates: dict[str, float] | None = number(None, above=0, most=10**9, example={"encoder.*": 0.1})
     accumulate: int = number(1, least=1, most=65_536, example=4)
     precision: Literal["auto", "fp32", "tf32", "bf16", "fp16"] = "auto"
     compile: bool = False
@@ -180,9 +182,10 @@ def lookup(config: Any, key: str) -> Any:
     return config
 
 
-def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{section: {key: value}} -> {section.key: value}."""
+def flatten(config: Mapping[str, Any], prefix: str = "", whole: Sequence[str] = ()) -> dict[str, Any]:
+    """{section: {key: value}} -> {section.key: value}.  whole: sections that stay mappings."""
     flat: dict[str, Any] = {}
     for key, value in config.items():
-        flat.update(flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value})
+        name, section = f"{prefix}{key}", isinstance(value, Mapping)
+        flat.update(flatten(value, f"{name}.", whole) if section and name not in whole else {name: value})
     return flat

@@ -16,9 +16,7 @@ def choose_device(name: str | torch.device) -> torch.device:
         device = torch.device(name)
     except RuntimeError:
         raise UsageError(f"device={name} is unknown; choose from auto, cpu, cuda, cuda:N, mps") from None
-    there = {"cpu": True, "cuda": cuda, "mps": mps}
-    if not there.get(device.type, False) or (
-        device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count()
-    ):
+    counts = {"cpu": 1, "cuda": torch.cuda.device_count() if cuda else 0, "mps": int(mps)}
+    if (device.index or 0) >= counts.get(device.type, 0):
         raise UsageError(f"device={name} is not on this machine; use device=auto")
     return device

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 WORKER_ENDED = "the system ended a worker process, most likely because memory ran out"
 INTERRUPTED = 130  # exit code after Ctrl-C
-REQUEUE = 75  # exit code of a run that should be started again to go on: EX_TEMPFAIL of sysexits.h
+REQUEUE = 75  # exit code of a stopped run, for a scheduler to start it again: EX_TEMPFAIL of sysexits.h
 MISFIT = "the checkpoint's configuration and weights do not fit each other"
 
 
@@ -19,7 +19,7 @@ RANK_LOST = (
 
 
 class SeparateError(Exception):
-    """A failure that the user can mend; the programs print the message and exit with 1."""
+    """An error that the user can mend; the programs print the message and exit with 1."""
 
     exit_code = 1
 
@@ -29,7 +29,7 @@ class RankLost(SeparateError):
 
 
 class UsageError(SeparateError):
-    """A command or configuration that cannot be carried out; the programs exit with 2."""
+    """An invalid command or configuration; the programs exit with 2."""
 
     exit_code = 2
 

@@ -1,4 +1,4 @@
-"""Text files from users, and atomic writes: a file is written beside its path, then renamed."""
+"""Text files from users, atomic writes, and checksums."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from separate.errors import SeparateError
 
 
 class TextError(ValueError):
-    """A text file, or a path in it, cannot be used.  The message is the reason without the name of the file."""
+    """A text file, or a path in it, is invalid.  The message states the reason without the name of the file."""
 
 
-FULL = (errno.ENOSPC, errno.EDQUOT)
+FULL = (errno.ENOSPC, errno.EDQUOT)  # errors of a full disk or an exhausted quota
 
 
 def cache_folder(chosen: str | None) -> Path:
@@ -77,12 +77,12 @@ def check_name(path: str) -> None:
 
 
 def printable(name: str) -> str:
-    """A name in valid Unicode: bytes of other encodings are escaped."""
+    """A name in valid Unicode, with escapes for bytes of other encodings."""
     return name.encode(errors="backslashreplace").decode()
 
 
 def replace_file(path: Path, content: bytes) -> None:
-    """Write a file beside `path`, then rename it; SeparateError if the disk is full or refuses."""
+    """Write a file under a temporary name beside `path`, then rename it; SeparateError if that fails."""
     part = path.with_name(path.name + ".part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Build the parts that a configuration names by `_target_`; a checkpoint may build only trusted classes."""
+"""Build the classes and functions named by `_target_` in a configuration; a checkpoint may build only trusted ones."""
 
 from __future__ import annotations
 
@@ -8,20 +8,19 @@ import inspect
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from separate.errors import UsageError, nearest
 from separate.validation import Option, Range, brief, check_finite, fits
 
-if TYPE_CHECKING:
-    pass
-
-OURS = {  # the package of each section from which a checkpoint may build
+OURS = {  # the package from which a checkpoint may build each section
     "model": "separate.models.",
     "loss": "separate.losses.",
     "target": "separate.targets.",
     "data": "separate.data.layouts.",
     "augment": "separate.data.mixing.",
+    "optimizer": "separate.training.optimizers.",
+    "scheduler": "separate.training.schedules.",
 }
 
 
@@ -30,8 +29,8 @@ def build(spec: Any, where: str, trust: Sequence[str] | None = None, **context: 
 
     spec: `{_target_: package.module.Name, key: value, ...}`; values may be specs themselves.  `_partial_: true` gives
     the function with its arguments bound, to be called later.  where: the name of the section, for messages.
-    context: values that are not configured (sizes, the target of a loss); passed if the callable has such a parameter.
-    trust: the package prefixes that may be built besides the section's own in `OURS`; None trusts all.
+    context: further arguments (sizes, the target of a loss), passed if the callable has a parameter of that name.
+    trust: prefixes of trusted packages, besides those in `OURS`; None trusts all.
     UsageError for a target that cannot be imported, is not trusted or refuses its arguments.
     """
     target = find_target(spec, where, trust)
@@ -54,8 +53,8 @@ def find_target(spec: Any, where: str, trust: Sequence[str] | None = None) -> Ca
     own = OURS.get(section, "separate.no_package.")
     if trust is not None and not name.startswith((own, *trust)):
         raise UsageError(
-            f"{where}._target_={name} comes from a package that is not trusted; if you trust the file it stands in, "
-            f"allow it with --trust {package} (in Python: trust=['{package}'])"
+            f"{where}._target_={name} comes from a package that is not trusted; if you trust the author of this "
+            f"file, allow it with --trust {package} (in Python: trust=['{package}'])"
         )
     module, _, attribute = name.rpartition(".")
     try:
@@ -66,10 +65,18 @@ def find_target(spec: Any, where: str, trust: Sequence[str] | None = None) -> Ca
         near = nearest(attribute, [n for n in dir(found) if not n.startswith("_")])
         raise UsageError(f"{where}._target_={name}: {module} has no {attribute}; {near}")
     target = getattr(found, attribute)
-    imported = not f"{getattr(target, '__module__', '')}.".startswith(own)  # our modules import others, os say
+    imported = not f"{getattr(target, '__module__', '')}.".startswith(own)  # e.g. os in one of our modules
     if not callable(target) or (trust is not None and name.startswith(own) and imported):
-        raise UsageError(f"{where}._target_={name} is not a class or function defined there; name one")
+        raise UsageError(f"{where}._target_={name} is not a class or function defined there; name another")
     return target
+
+
+def signature(target: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
+    """The parameters of a class or function by name; none if it has no signature."""
+    try:
+        return inspect.signature(target).parameters
+    except ValueError:
+        return {}
 
 
 def _arguments(
@@ -102,7 +109,7 @@ def _arguments(
 
 
 def _option(target: Callable[..., Any], parameter: inspect.Parameter) -> Option:
-    """The type of a parameter, and its default as the example.  Types that pydantic cannot check are Any."""
+    """The type of a parameter, with its default as the example; Any for a type that pydantic cannot check."""
     empty, default = parameter.empty, parameter.default
     annotation = parameter.annotation
     if annotation is empty:
@@ -112,8 +119,8 @@ def _option(target: Callable[..., Any], parameter: inspect.Parameter) -> Option:
     example = Range(example=None if default is empty else default)
     try:
         hint = typing.get_type_hints(holder, getattr(function, "__globals__", {}), include_extras=True)["value"]
-        fits(None, hint)  # pydantic refuses the type now
-    except Exception:  # names that only type checkers import, types that isinstance refuses ...
+        fits(None, hint)  # raises if pydantic does not support the type
+    except Exception:  # e.g. a name that only type checkers import
         hint = Any
     return Option(hint, example)
 

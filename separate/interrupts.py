@@ -1,4 +1,4 @@
-"""Operating system signals: block them in native code and in processes that are starting."""
+"""Operating system signals: block them in native code and in new processes."""
 
 from __future__ import annotations
 
@@ -9,27 +9,20 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-FAULTS = (
-    "SIGABRT",
-    "SIGBUS",
-    "SIGFPE",
-    "SIGILL",
-    "SIGSEGV",
-    "SIGSYS",
-    "SIGTRAP",
-)  # raised by a thread itself: never blocked
-# Ctrl-C, and what batch systems send before they end a job
+# raised by a thread itself, so never blocked
+FAULTS = ("SIGABRT", "SIGBUS", "SIGFPE", "SIGILL", "SIGSEGV", "SIGSYS", "SIGTRAP")
+# Ctrl-C, and signals of batch systems before they end a job
 STOPS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)]
 
 
 def protect_native_code() -> None:
-    """Keep signal handlers off the stack of native code.  Call this after the number of threads is set.
+    """Run signal handlers on their own stack.  Call this after the number of threads is set.
 
     oneDNN before 3.11.2 (torch 2.11 has 3.10.2) points the stack register into the heap in float32 matrix products
     (https://github.com/uxlfoundation/oneDNN/issues/4845), which take up to three quarters of the time of an LSTM on a
-    CPU.  For a signal handler Linux writes 3 kB or more below that pointer and overwrites the heap: Ctrl-C ended in
-    "corrupted size vs. prev_size" or a segmentation fault.  So the main thread gets an alternate signal stack, which
-    Python's handlers use (SA_ONSTACK), and OpenMP's threads start with signals blocked.
+    CPU.  Before it runs a signal handler, Linux writes at least 3 kB below that pointer and overwrites the heap: Ctrl-C
+    ended in "corrupted size vs. prev_size" or a segmentation fault.  So the main thread gets an alternate signal stack
+    for Python's handlers (SA_ONSTACK), and OpenMP's threads start with signals blocked.
     """
     import torch
 
@@ -55,7 +48,7 @@ def signals_held() -> Iterator[None]:
 
 
 def ignore_stops() -> None:
-    """In a process that was started with signals blocked: ignore `STOPS`, unblock all others."""
+    """Ignore `STOPS` and unblock all other signals, in a process started with signals blocked."""
     for number in STOPS:
         signal.signal(number, signal.SIG_IGN)
     if sys.platform != "win32":

@@ -1,4 +1,4 @@
-"""Build losses from their specification, or from the name of a file in conf/loss."""
+"""Build losses from their specifications or from names of files in conf/loss."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class LossBuilder:
     def by_name(self, name: str, options: Mapping[str, Any] | None = None) -> Any:
         """Build the loss of conf/loss/NAME.yaml, or of the class `_target_` in the options.
 
-        options: replace those of the file; the option `target` is the name or the specification of another target.
+        options: override those of the file; `target` is the name or the specification of another target.
         UsageError for an unknown loss or target.
         """
         where, options = f"loss.terms.{name}", dict(options or {})

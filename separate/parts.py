@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from separate.config import check_sources
 from separate.errors import UsageError
-from separate.instantiate import OURS, build, targets_in
+from separate.instantiate import OURS, build, find_target, signature, targets_in
 
 if TYPE_CHECKING:
     import torch
@@ -66,23 +66,70 @@ def build_separator(
 
 
 def build_optimizer(
-    config: Mapping[str, Any], parameters: Iterable[Tensor], mode: str, trust: Sequence[str] | None = None
-) -> tuple[torch.optim.Optimizer, Any | None]:
-    """The optimizer of a training configuration, and its schedule or None.
+    config: Mapping[str, Any], separator: Separator, trust: Sequence[str] | None = None
+) -> torch.optim.Optimizer:
+    """The optimizer of a training configuration, for the trainable parameters of the network.
 
-    mode: min or max, the direction in which the monitored metric improves.
+    A class that takes `hidden_matrices` gets them as by `separate.training.matrices.hidden_matrices`.
     """
     import torch
 
-    optimizer = build(config["optimizer"], "optimizer", trust, params=parameters)
+    from separate.training.matrices import hidden_matrices
+    from separate.training.parameters import GroupOptions, parameter_groups
+
+    spec, trainer = config["optimizer"], config["trainer"]
+    takes = signature(find_target(spec, "optimizer", trust))
+    values = {name: spec.get(name, takes[name].default if name in takes else None) for name in ("lr", "weight_decay")}
+    numbers = {name: value if isinstance(value, (int, float)) else None for name, value in values.items()}
+    options = GroupOptions(**numbers, decay=trainer.get("decay", "weights"), rates=trainer.get("rates") or {})
+    context: dict[str, Any] = {"params": parameter_groups(separator.network, options)}
+    if "hidden_matrices" in takes:
+        context["hidden_matrices"] = hidden_matrices(separator)
+    optimizer = build(spec, "optimizer", trust, **context)
     if not isinstance(optimizer, torch.optim.Optimizer):
-        raise _not_a("optimizer", config["optimizer"], "torch.optim.Adam")
-    if not config["scheduler"]:
-        return optimizer, None
-    scheduler = build(config["scheduler"], "scheduler", trust, optimizer=optimizer, mode=mode)
-    if not isinstance(scheduler, torch.optim.lr_scheduler.LRScheduler):
-        raise _not_a("scheduler", config["scheduler"], "torch.optim.lr_scheduler.ReduceLROnPlateau")
-    return optimizer, scheduler
+        raise _not_a("optimizer", spec, "torch.optim.Adam")
+    return optimizer
+
+
+def build_schedule(
+    config: Mapping[str, Any],
+    optimizer: torch.optim.Optimizer,
+    mode: str,
+    total_steps: int,
+    trust: Sequence[str] | None = None,
+) -> Any | None:
+    """The learning rate schedule of a training configuration, or None.
+
+    mode: min or max, the direction in which the monitored metric improves.  total_steps: of the whole training.
+    """
+    import torch
+
+    from separate.training.schedules import check_interval
+
+    spec = config["scheduler"]
+    if not spec:
+        return None
+    fixed = has_fixed_end(spec, trust)
+    context = {"total_steps": total_steps} if fixed else {}
+    schedule = build(spec, "scheduler", trust, optimizer=optimizer, mode=mode, **context)
+    if not isinstance(schedule, torch.optim.lr_scheduler.LRScheduler):
+        raise _not_a("scheduler", spec, "torch.optim.lr_scheduler.ReduceLROnPlateau")
+    if fixed and not hasattr(schedule, "interval"):
+        schedule.interval = "step"  # type: ignore[attr-defined]
+    check_interval(schedule)
+    return schedule
+
+
+def check_schedule(config: Mapping[str, Any], trust: Sequence[str] | None = None) -> None:
+    """UsageError for keys that the schedule does not take and for mistyped values; nothing is built."""
+    if spec := config["scheduler"]:
+        context = {"total_steps": 1} if has_fixed_end(spec, trust) else {}
+        build({**spec, "_partial_": True}, "scheduler", trust, optimizer=None, mode="min", **context)
+
+
+def has_fixed_end(spec: Mapping[str, Any], trust: Sequence[str] | None = None) -> bool:
+    """Whether a schedule takes the number of all steps from the training."""
+    return "total_steps" in signature(find_target(spec, "scheduler", trust)) and "total_steps" not in spec
 
 
 def _not_a(where: str, spec: Mapping[str, Any], example: str) -> UsageError:

@@ -14,33 +14,33 @@ from separate.interrupts import protect_native_code, signals_held
 
 log = logging.getLogger(__name__)
 
-SWITCH = "SEPARATE_TUNE"  # 0: memory, waiting threads and denormals keep the system's settings
-MOST_KEPT = 2**31 - 1  # bytes, the largest value that mallopt accepts
-SPINS = 1000  # rounds that a thread spins at a barrier before it sleeps; libgomp's default is 300,000
-BRIEF = 0.5  # seconds, too short to measure how busy the cores are
+TUNE = "SEPARATE_TUNE"  # environment variable; 0: leave memory, waiting threads and denormals as they are
+MOST_FREED = 2**31 - 1  # bytes of freed memory that stay with the process: the most that mallopt accepts
+SPIN_ROUNDS = 1000  # rounds that a thread spins at a barrier before it sleeps; libgomp's default is 300,000
+LEAST_INTERVAL = 0.5  # seconds needed to measure the load of the cores
 MOST_WORKERS = 8
 
-STARTED = time.monotonic()  # the start of this process, but for the interpreter's own
+STARTED = time.monotonic()  # the start of this process
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # from glibc's malloc.h
 
 
 def tune() -> None:
-    """Apply the settings that must precede the import of torch, unless the user has made them.
+    """Apply the settings that must precede the import of torch, unless the user has set them.
 
-    Freed memory: large tensors are allocated on the heap, and up to MOST_KEPT free bytes at its end stay with the
-    process.  By default glibc returns each tensor to the system, which fills its pages with zeros at the next step.
-    Threads: OpenMP threads spin at a barrier for a short time and then sleep.  By default they spin longer and take the
-    cores from other programs.
+    Memory: allocate large tensors on the heap, and keep up to MOST_FREED free bytes at its end.  By default glibc
+    returns each tensor to the system, which fills its pages with zeros at the next step.
+    Threads: let OpenMP threads spin at a barrier for a short time before they sleep.  By default they spin longer and
+    take the cores from other programs.
     """
     if not tuned() or "torch" in sys.modules:
         return
     _started.append(usage())
     if "OMP_WAIT_POLICY" not in os.environ:
-        os.environ.setdefault("GOMP_SPINCOUNT", str(SPINS))
+        os.environ.setdefault("GOMP_SPINCOUNT", str(SPIN_ROUNDS))
     if not any(name.startswith("MALLOC_") or name == "GLIBC_TUNABLES" for name in os.environ):
         _glibc("mallopt", M_MMAP_MAX, 0)
-        _glibc("mallopt", M_TRIM_THRESHOLD, MOST_KEPT)
+        _glibc("mallopt", M_TRIM_THRESHOLD, MOST_FREED)
 
 
 def settle(threads: int | str = "auto") -> None:
@@ -66,13 +66,12 @@ def release() -> None:
 
 
 def tuned() -> bool:
-    """Whether the user left SEPARATE_TUNE on."""
-    return os.environ.get(SWITCH) != "0"
+    """Whether SEPARATE_TUNE is on."""
+    return os.environ.get(TUNE) != "0"
 
 
 def thread_count(asked: int | str) -> int:
-    """auto: OMP_NUM_THREADS if it is an integer of at least 1, at most all cores; else the cores that other programs
-    have left idle since `tune`.
+    """The number of threads.  auto: OMP_NUM_THREADS, at most all cores; without it the cores idle since `tune`.
 
     Threads wait for each other many times in a step, so one thread more than idle cores slows all of them down.
     """
@@ -89,7 +88,7 @@ def thread_count(asked: int | str) -> int:
 
 
 def worker_count(asked: int | str, gpu: bool = False) -> int:
-    """auto: on a GPU all cores but one, at most MOST_WORKERS; on the CPU one if there are two or more cores.
+    """The number of loader processes.  auto: on a GPU all cores but one, at most MOST_WORKERS; on a CPU at most one.
 
     The processes of a training with torchrun share the cores of their machine.
     """
@@ -101,7 +100,7 @@ def worker_count(asked: int | str, gpu: bool = False) -> int:
 
 @dataclass(frozen=True)
 class Usage:
-    """In seconds: the clock, the time its cores were busy, and the CPU time of this process and its ended children."""
+    """In seconds: the clock, the busy time of the cores, and the CPU time of this process and its ended children."""
 
     clock: float
     busy: float
@@ -109,15 +108,15 @@ class Usage:
 
 
 def usage() -> Usage:
-    """The usage until now; only Linux counts busy cores."""
+    """The usage until now; the busy time is 0 except on Linux."""
     times = os.times()
     return Usage(time.monotonic(), _busy(), sum(times[:4]))
 
 
 def busy_elsewhere(before: Usage, after: Usage) -> float:
-    """The number of cores that other programs kept busy between two moments; 0 if these are too close."""
+    """The mean number of cores busy with other programs between two measurements; 0 within LEAST_INTERVAL."""
     elapsed = after.clock - before.clock
-    if elapsed < BRIEF:
+    if elapsed < LEAST_INTERVAL:
         return 0.0
     return max(0.0, after.busy - before.busy - (after.own - before.own)) / elapsed
 
@@ -128,7 +127,7 @@ def _busy() -> float:
     mine = {f"cpu{number}" for number in os.sched_getaffinity(0)}
     ticks = 0
     for name, *counts in map(str.split, Path("/proc/stat").read_text().splitlines()):
-        if name in mine:  # user, nice, system, idle, waiting, interrupts, soft interrupts, stolen by other machines
+        if name in mine:  # user, nice, system, idle, iowait, irq, softirq, steal
             ticks += sum(int(count) for place, count in enumerate(counts[:8]) if place not in (3, 4))
     return ticks / os.sysconf("SC_CLK_TCK")
 
@@ -137,7 +136,7 @@ _started: list[Usage] = []  # the usage when `tune` was called
 
 
 def cores() -> int:
-    """The number of cores that CPU affinity and container limits leave to this process."""
+    """The number of cores available to this process, by CPU affinity and container limits."""
     from loky import cpu_count
 
     return int(cpu_count())
@@ -145,7 +144,5 @@ def cores() -> int:
 
 def _glibc(name: str, *arguments: int) -> None:
     """Call a function of glibc, if the C library has it."""
-    if sys.platform == "linux":
-        function = getattr(ctypes.CDLL(None), name, None)
-        if function is not None:
-            function(*arguments)
+    if sys.platform == "linux" and (function := getattr(ctypes.CDLL(None), name, None)):
+        function(*arguments)

@@ -35,8 +35,8 @@ class Separation:
     """The output of a network for a batch; masks by clustering and waveforms are computed on first use.
 
     heads: masks or complex_masks (B, S, C, F, N), embeddings (B, F, N, D), waveforms (B, S, C, T), by name.
-    clusters: turns embeddings into masks; by_embeddings: separate by embeddings although the network has masks too.
-    training: masks by clustering come from the true sources.  consistency, rescale: see `Separator`.
+    clusters: makes masks of embeddings.  by_embeddings: separate by the embeddings of a network that also has masks.
+    training: take the attractors of the true sources for masks by clustering.  consistency, rescale: see `Levels`.
     """
 
     batch: Batch
@@ -57,10 +57,10 @@ class Separation:
         own = self.heads.get("masks", self.heads.get("complex_masks"))
         if own is not None or self.clusters is None:
             return own
-        return self.ideal_masks if self.training else self.found_masks
+        return self.ideal_masks if self.training else self.clustered_masks
 
     @cached_property
-    def found_masks(self) -> Float[Tensor, "B S C F N"]:
+    def clustered_masks(self) -> Float[Tensor, "B S C F N"]:
         """Masks by clustering the embeddings."""
         assert self.clusters is not None
         return self.clusters(self.embeddings, self.batch.spectrogram)
@@ -73,8 +73,8 @@ class Separation:
 
     @property
     def applied_masks(self) -> Inexact[Tensor, "B S C F N"] | None:
-        """The masks that make the estimates."""
-        return self.found_masks if self.by_embeddings else self.masks
+        """The masks of the estimates."""
+        return self.clustered_masks if self.by_embeddings else self.masks
 
     @cached_property
     def estimates(self) -> Float[Tensor, "B S C T"]:
@@ -109,18 +109,18 @@ def consistent(
 
     how: equal (1 / S to each) or power (by their energies).
     """
-    left = (mixture - estimates.sum(dim=1)).unsqueeze(1)
+    residual = (mixture - estimates.sum(dim=1)).unsqueeze(1)
     if how == "equal":
-        return estimates + left / estimates.shape[1]
+        return estimates + residual / estimates.shape[1]
     energy = estimates.square().mean(dim=(2, 3), keepdim=True) + 1e-8
-    return estimates + left * energy / energy.sum(dim=1, keepdim=True)
+    return estimates + residual * energy / energy.sum(dim=1, keepdim=True)
 
 
 @dataclass(frozen=True)
 class Signals:
     """The signals of a separator.  sources: their names; sample_rate: in Hz; channels: of the network.
 
-    interchangeable: the sources have no names (two speakers), so chunks must be matched to each other.
+    interchangeable: the sources have no fixed order (two speakers), so chunks are matched to each other.
     """
 
     sources: Sequence[str]
@@ -131,11 +131,11 @@ class Signals:
 
 @dataclass(frozen=True)
 class Levels:
-    """What a separator does to levels.
+    """Normalisation of the input and levels of the estimates.
 
-    consistency: none, equal or power: makes the estimates sum to the mixture, see `consistent`.
-    rescale: give each estimate the gain and polarity that it has in the mixture, see `separate.levels.rescaled`.  In
-    training the loss sees the estimates without rescaling, unless consistency follows, which depends on levels.
+    consistency: none, equal or power: make the estimates sum to the mixture, see `consistent`.
+    rescale: give each estimate its gain and polarity in the mixture, see `separate.levels.rescaled`.  In training,
+    estimates are rescaled only before consistency, which depends on levels.
     input_level: none or rms: normalise each mixture (each chunk of a long recording) to an RMS of -20 dB for the
     network, and scale its waveforms back.
     """
@@ -175,7 +175,7 @@ class Separator(nn.Module):
         return self.stft.window.device
 
     def separate(self, batch: Batch) -> Separation:
-        """Separate a batch that has the separator's rate, channels and STFT."""
+        """Separate a batch with the sample rate, channels and STFT of the separator."""
         network = self.network
         if "waveforms" in network.provides:
             heads = self._waveforms(batch.mixture)
@@ -190,7 +190,7 @@ class Separator(nn.Module):
         return Separation(batch, heads, clusters, by_embeddings, training, self.consistency, rescale)
 
     def input_spectrogram(self, batch: Batch) -> Complex[Tensor, "B C F N"]:
-        """The spectrograms of the mixtures at the input of the network."""
+        """The spectrograms of the mixtures, normalised for the network."""
         if self.input_level == "none":
             return batch.spectrogram
         return batch.spectrogram / spectral_level(batch.spectrogram, self.stft)
@@ -215,15 +215,15 @@ class Separator(nn.Module):
         audio = torch.as_tensor(waveform, dtype=torch.float32)
         if audio.ndim not in (1, 2) or audio.numel() == 0:
             raise UsageError(f"a waveform of shape {tuple(audio.shape)} cannot be separated; give (T,) or (C, T)")
-        wide = torch.atleast_2d(audio)
-        stream = self.blocks(lambda a, b: wide[:, a:b], audio.shape[-1], sample_rate, chunk, overlap)
+        signal = torch.atleast_2d(audio)
+        stream = self.blocks(lambda start, stop: signal[:, start:stop], audio.shape[-1], sample_rate, chunk, overlap)
         estimates = torch.cat(list(stream), dim=-1)
         return {name: estimates[index].reshape(audio.shape) for index, name in enumerate(self.sources)}
 
     def blocks(
         self, read: Callable[[int, int], Tensor], frames: int, sample_rate: int, chunk: float, overlap: float
     ) -> Iterator[Tensor]:
-        """Separate a recording that need not fit into memory: yields estimates (S, C, n) from start to end.
+        """Separate a recording in blocks, for constant memory: yields estimates (S, C, n) from start to end.
 
         read: maps (start, stop), in samples, to a span of the recording, (C, stop - start).
         """
@@ -238,14 +238,14 @@ class Separator(nn.Module):
 
     @property
     def _polarities(self) -> str:
-        """Whether rescaling chooses a polarity for each source or channel in each chunk, see `separate.overlap`."""
+        """The polarities of `separate.overlap.Matching`: rescaling sets one for each source or channel of a chunk."""
         if not self.rescale:
             return "kept"
         return "channel" if self.channels == 1 else "source"
 
     @torch.inference_mode()
     def span(self, audio: Float[Tensor, "C T"], sample_rate: int) -> Float[Tensor, "S C T"]:
-        """Separate one chunk at any rate and number of channels; the estimates have the same, and lie on the CPU."""
+        """Separate one chunk -> estimates on the CPU, with its rate and channels."""
         channels, length = audio.shape
         audio = resample(audio.to(self.device), sample_rate, self.sample_rate)
         if self.channels == 1:

@@ -1,9 +1,9 @@
-"""Type hints for array shapes: those of jaxtyping in the test suite, stand-ins without a check elsewhere.
+"""Type hints for array shapes: checked by jaxtyping in the test suite, without effect elsewhere.
 
-`Float[Tensor, "B C T"]` is a floating-point tensor of shape (B, C, T).  A name stands for the same size wherever
-it occurs in one signature, `_` for any size and `...` for any number of dimensions; a single name starts with a space,
-" T", so that linters do not read it as the name of a variable.  jaxtyping is used if the program imported it before
-`separate`, as tests/__init__.py does; separate itself does not need it.
+`Float[Tensor, "B C T"]` is a floating-point tensor of shape (B, C, T).  A name stands for the same size
+throughout a signature, `_` for any size and `...` for any number of dimensions; a single name starts with a space,
+" T", so that linters do not read it as the name of a variable.  jaxtyping is used if it was imported before
+`separate`, as in tests/__init__.py; separate does not need it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The size of a network, checked before it is built: shapes of tensors without memory for them."""
+"""Check of the size of a network before memory is allocated for it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch.nn.modules import module as registration
 from separate.errors import MISFIT, UsageError
 
 MOST_PARTS = 100_000  # layers and weights together
-LONGEST = 600  # seconds that a network may compute for one second of input, e.g. because it pads to patches
+LONGEST = 600  # seconds that a network may compute for one second of input, e.g. by padding to patches
 
 
 def check_size(make: Callable[[], Any], sample_rate: int, hop: int, stored: Mapping[str, Tensor] | None = None) -> None:
@@ -28,7 +28,7 @@ def check_size(make: Callable[[], Any], sample_rate: int, hop: int, stored: Mapp
     """
     parts = MOST_PARTS if stored is None else 1000 + 20 * len(stored)
     elements = _memory() / 4 if stored is None else sum(tensor.numel() for tensor in stored.values())
-    with torch.device("meta"), _at_most(parts, elements, stored is not None):
+    with torch.device("meta"), _limit_registration(parts, elements, stored is not None):
         network = make()
     if stored is not None and isinstance(network, nn.Module):
         _compare({f"network.{name}": tensor for name, tensor in network.state_dict().items()}, stored)
@@ -41,8 +41,8 @@ def check_size(make: Callable[[], Any], sample_rate: int, hop: int, stored: Mapp
 
 
 @contextmanager
-def _at_most(parts: float, elements: float, stored: bool) -> Iterator[None]:
-    """Count the layers and weights that modules register; UsageError beyond these numbers.  stored: of a checkpoint."""
+def _limit_registration(parts: float, elements: float, stored: bool) -> Iterator[None]:
+    """UsageError as soon as modules register more parts or weights.  elements: weights.  stored: from a checkpoint."""
     where, holder = (MISFIT, "the checkpoint") if stored else ("model", "the machine")
     seen: dict[int, nn.Module | Tensor] = {}  # weight *= 2 registers a weight again
     weights = 0

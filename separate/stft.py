@@ -27,7 +27,7 @@ class STFT(nn.Module):
     """Short-time Fourier transform with zero padding at both ends, and its exact inverse.
 
     n_fft: window and transform length in samples, even or odd; hop: samples between frames; window: hann, sqrt_hann
-    or hamming, periodic.  ValueError for a hop at which the windows are too weak at some sample to recover it.
+    or hamming, periodic.  ValueError for a hop without an exact inverse, because some sample has too little weight.
     """
 
     def __init__(self, n_fft: int, hop: int, window: str = "sqrt_hann") -> None:
@@ -87,9 +87,9 @@ def weighted_overlap_add(
 
 
 def overlap(window: Float[Tensor, " n_fft"], hop: int) -> float:
-    """The least sum of squared windows at a sample between two adjacent frames, re the window's peak squared.
+    """The smallest sum of the squared windows of two adjacent frames at a sample, re the squared peak.
 
-    Only these two frames count, because at the ends of a signal there are no others.  hop in samples.
+    Other frames are left out, because there are none at the ends of a signal.  hop: samples.
     """
     square = window.double().square()
     right, left = square[len(window) // 2 :], square[: len(window) // 2 + 1].flip(0)  # from a frame's centre outwards
@@ -100,8 +100,8 @@ def overlap(window: Float[Tensor, " n_fft"], hop: int) -> float:
 def mel_filterbank(bins: int, sample_rate: float, mels: int) -> Float[Tensor, "{mels} {bins}"]:
     """Triangular mel bands between 0 Hz and half the sample rate (Hz), of equal width in mel: 2595 log10(1 + f / 700).
 
-    The first and the last band extend to the edge, so that every bin is in a band; the weights of a bin sum to 1.
-    ValueError if a band is so narrow that it contains no bin.
+    The first and the last band extend to the edges, so the weights of every bin sum to 1.  ValueError if a band
+    contains no bin.
     """
     if not 1 <= mels <= bins:
         raise ValueError(f"mels={mels} must lie between 1 and the number of bins, {bins}")

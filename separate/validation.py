@@ -1,4 +1,4 @@
-"""Validation of configuration values: pydantic checks types and ranges, and each refusal is one sentence."""
+"""Validation of configuration values: pydantic checks types and ranges, and each error is one sentence."""
 
 from __future__ import annotations
 
@@ -19,12 +19,13 @@ if TYPE_CHECKING:
     from pydantic import TypeAdapter
 
 MISSING: Any = "???"  # OmegaConf's mark for a value that the user must set
-LARGEST_INTEGER = 2**63 - 1  # of 64 bits
-SHOWN = 40  # characters of a refused value in a message
+LARGEST_INTEGER = 2**63 - 1  # in 64 bits
+DIGITS = 40  # of an integer in a message; a longer one is described
+LONGEST_TEXT = 160  # characters of a value in a message
 MOST_VALUES = 10_000  # in a configuration
 DEEPEST = 20  # levels of nested sections and lists
 
-NAMES: dict[Any, tuple[str, str]] = {  # of a type in messages, singular and plural
+NAMES: dict[Any, tuple[str, str]] = {  # of types in messages: singular and plural
     int: ("an integer", "integers"),
     float: ("a number", "numbers"),
     bool: ("true or false", "true or false"),
@@ -32,7 +33,7 @@ NAMES: dict[Any, tuple[str, str]] = {  # of a type in messages, singular and plu
     type(None): ("null", "null"),
     Any: ("a value", "values"),
 }
-# pydantic's names of errors; float_type: also of integers beyond floats
+# pydantic's error types; float_type: also for integers that are too large for a float
 OUT_OF_RANGE = ("greater_than", "greater_than_equal", "less_than_equal", "finite_number", "float_type")
 MISTYPED = ("_type", "is_instance_of", "sequence_str", "literal_error")
 
@@ -41,7 +42,7 @@ MISTYPED = ("_type", "is_instance_of", "sequence_str", "literal_error")
 class Range:
     """A closed range of numbers.  Integers beyond 64 bits, NaN and infinity are never in range.
 
-    above: exclude `least`.  unit: seconds, Hz, dB ...  example: a valid value, for messages.
+    above: `least` itself is out of range.  unit: seconds, Hz, dB ...  example: a valid value, for messages.
     """
 
     least: float = -math.inf
@@ -103,10 +104,10 @@ class Option(NamedTuple):
             raise UsageError(f"{key}={brief(value)} is unknown; {nearest(brief(value), choices)}")
         example = ["a", "b"] if list[str] in _members(self.hint) else self.allowed.example
         shown = "" if example is None else f", e.g. {key}={brief(example)}"
-        raise UsageError(f"{self._refusal(key, value, errors)}{shown}")
+        raise UsageError(f"{self._message(key, value, errors)}{shown}")
 
-    def _refusal(self, key: str, value: Any, errors: Iterable[Any]) -> str:
-        """The range or constraint that a part of `value` violates, or else the type.  errors: pydantic's."""
+    def _message(self, key: str, value: Any, errors: Iterable[Any]) -> str:
+        """The message for the first violated range or constraint, or else for the type.  errors: pydantic's."""
         for one in errors:
             found, kind = one["input"], one["type"]
             place = f"{_place(key, value, one['loc'])}={brief(found)}"
@@ -140,10 +141,9 @@ def typed(schema: type, values: Any, prefix: str = "") -> Any:
 
 
 def validate(schema: type, values: Any, prefix: str = "") -> dict[str, Any]:
-    """The values of a dataclass's fields, converted to their types; other keys are ignored, and fields may be missing.
+    """The values of the fields of a dataclass, converted to their types; fields may be missing, other keys are ignored.
 
-    UsageError for mistyped and out-of-range values.  Sections of any class, `dict[str, Any]`, are checked when the
-    class is built.
+    UsageError for mistyped and out-of-range values.  Sections of type `dict[str, Any]` are checked in `build`.
     """
     if not isinstance(values, Mapping):
         raise UsageError(f"{prefix.rstrip('.')}={brief(values)} must be a section of keys with values")
@@ -152,7 +152,7 @@ def validate(schema: type, values: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def fits(value: Any, hint: Any, allowed: Range = ANY) -> bool:
-    """Whether a value is of an annotated type, items of lists and mappings included, and in a range."""
+    """Whether a value and its items have the annotated types and are in a range."""
     from pydantic import ValidationError
 
     try:
@@ -171,7 +171,7 @@ def _adapter(hint: Any, allowed: Range) -> TypeAdapter[Any]:
 
 
 def _strict(hint: Any, allowed: Range) -> Any:
-    """An annotation whose numbers are finite and in a range, and where "3" is not a number and 1 is not true."""
+    """The annotation with finite numbers in a range, without conversion of "3" to a number or of 1 to true."""
     from pydantic import Field, StrictBool
 
     if hint is int:
@@ -194,7 +194,7 @@ def _members(hint: Any) -> tuple[Any, ...]:
 
 
 def _choices(hint: Any) -> list[str]:
-    """The values of an annotation that lists them, `bool | Literal["auto"]`; of any other annotation, none."""
+    """The values of an annotation that lists them, e.g. `bool | Literal["auto"]`; [] for any other."""
     values: list[str] = []
     for one in _members(hint):
         if typing.get_origin(one) is not Literal and one not in (bool, type(None)):
@@ -205,7 +205,7 @@ def _choices(hint: Any) -> list[str]:
 
 
 def _in_words(hint: Any, allowed: Range) -> str:
-    """A type as a message names it."""
+    """The name of a type in messages."""
     members = _members(hint)
     if len(members) > 1:
         return " or ".join(_in_words(one, allowed) for one in members)
@@ -225,7 +225,7 @@ def _in_words(hint: Any, allowed: Range) -> str:
 
 
 def _place(key: str, value: Any, path: Iterable[Any]) -> str:
-    """The key of an item, `terms.l1` or `betas[0]`.  path: pydantic's, which also has names of types."""
+    """The key of an item, e.g. `terms.l1` or `betas[0]`.  path: of pydantic, which also holds names of types."""
     for part in path:
         if isinstance(value, Mapping) and part in value:
             key, value = f"{key}.{part}", value[part]
@@ -235,7 +235,7 @@ def _place(key: str, value: Any, path: Iterable[Any]) -> str:
 
 
 def check_finite(key: str, value: Any) -> None:
-    """UsageError if any number in a value is NaN, infinite or an integer beyond 64 bits."""
+    """UsageError if a number in a value is NaN, infinite or an integer beyond 64 bits."""
     if isinstance(value, Mapping):
         for name, one in value.items():
             check_finite(f"{key}.{name}", one)
@@ -249,7 +249,7 @@ def check_finite(key: str, value: Any) -> None:
 def check_plain(values: Any, where: str = "") -> None:
     """UsageError for a configuration that is too large, or holds an interpolation or a value that is not plain.
 
-    Interpolations must be resolved before: one in a file from someone else could read the environment.
+    An interpolation in another person's file could read the environment, so resolve your own before.
     """
     count, waiting = 0, [(where, values, 0)]
     while waiting:
@@ -282,7 +282,7 @@ def _check_text(key: str, value: str) -> None:
 
 
 def _encodes(text: str) -> bool:
-    """Whether a text is valid Unicode, or a file name in another encoding as Python represents it."""
+    """Whether a text is valid Unicode, or a file name in another encoding with surrogates for its bytes."""
     try:
         text.encode(errors="surrogateescape")
     except UnicodeEncodeError:
@@ -294,7 +294,7 @@ def brief(value: Any) -> str:
     """A value for a message: short and on one line."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
-    if isinstance(value, int) and abs(value) >= 10**SHOWN:  # Python does not print more than 4300 digits
+    if isinstance(value, int) and abs(value) >= 10**DIGITS:  # Python does not print more than 4300 digits
         return f"an integer of about {int(value.bit_length() * math.log10(2)) + 1} digits"
     if isinstance(value, (list, tuple)):
         text = f"[{','.join(map(brief, value[:10]))}{',…' if len(value) > 10 else ''}]"
@@ -303,7 +303,7 @@ def brief(value: Any) -> str:
     else:
         text = str(value)
     text = " ".join(printable(text).split())
-    return text if len(text) <= 4 * SHOWN else f"{text[: 4 * SHOWN]}…"
+    return text if len(text) <= LONGEST_TEXT else f"{text[:LONGEST_TEXT]}…"
 
 
 def _plain(value: float) -> str:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -183,7 +184,7 @@ def test_a_peak_that_int16_cannot_hold_is_refused(tmp_path):
         for index in (0, 1):
             write(tmp_path / "s" / "train" / str(index) / f"{stem}.wav", 30 * tone(100, 1.0), subtype="FLOAT")
     examples = open_split(stems(tmp_path / "s"), "train", 0, cached("audio", tmp_path, dtype="int16"))
-    with pytest.raises(DataError, match="passes full scale twice over, which cache.dtype=int16 cannot hold"):
+    with pytest.raises(DataError, match="has samples beyond twice full scale, which cache.dtype=int16 cannot hold"):
         examples.draw(0, np.random.default_rng(0))
 
 
@@ -207,6 +208,36 @@ def test_the_least_recently_used_entries_are_evicted(tmp_path):
     limited = Cache(tmp_path / "arrays", limit=3.5 * size)
     limited.add("9" * 64, (1, 1000), np.dtype(np.float32), [np.ones((1, 1000))], {})
     assert [entry.path.stem[0] for entry in entries(tmp_path / "arrays")] == ["3", "4", "9"]
+
+
+def test_eviction_scans_the_cache_once_for_each_hundredth_of_the_limit_written(tmp_path):
+    def add(number, frames):
+        key = f"{number:064x}"
+        cache.add(key, (1, frames), np.dtype(np.float32), [np.zeros((1, frames))], {})
+        return cache.path(key)
+
+    cache = Cache(tmp_path / "arrays", limit=1_000_000)
+    first = add(0, 1000)
+    other = first.with_name("f" * 64 + ".npy")  # of another process; too large for the limit
+    with other.open("wb") as file:
+        file.truncate(1_000_000)
+    os.utime(other, (0, 0))
+    add(1, 1000)
+    assert other.exists()  # 4 kB since the first scan
+    add(2, 2000)
+    assert not other.exists()  # 12 kB
+    assert first.exists()
+
+
+def test_an_entry_may_be_evicted_by_another_process_as_soon_as_it_is_written(tmp_path, monkeypatch):
+    def replace_and_evict(source, destination, replace=Path.replace):
+        replace(source, destination)
+        destination.unlink()
+
+    monkeypatch.setattr(Path, "replace", replace_and_evict)
+    cache = Cache(tmp_path / "arrays", limit=1_000_000)
+    cache.add("0" * 64, (1, 1000), np.dtype(np.float32), [np.zeros((1, 1000))], {})
+    assert cache.open("0" * 64) is None
 
 
 def test_half_written_entries_are_not_read_and_are_swept_when_old(tmp_path):

@@ -136,9 +136,9 @@ def test_the_host_waits_only_for_chunks_and_for_k_means(model, pretended):
             score(separator.separate(batch).estimates, batch.sources, batch.mixture, interchangeable=True)
         separated = pretended.waits.copy()
         separator(torch.randn(500), 8000, chunk=0.04, overlap=0.01)
-    clustered = {"numerics.settled"} if model in ("deep_clustering", "attractor") else set()
+    clustered = {"numerics.wait_for"} if model in ("deep_clustering", "attractor") else set()
     assert set(separated) == clustered
-    chunks = [where for where in pretended.waits if where != "numerics.settled"]
+    chunks = [where for where in pretended.waits if where != "numerics.wait_for"]
     assert chunks == ["separator.span", "separator.span"] * 2  # to the device and back, for each chunk
 
 

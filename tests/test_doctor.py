@@ -42,7 +42,7 @@ def change(path, edit):
 
 def test_a_healthy_set_has_no_findings(healthy, pools, wsj0mix):
     assert found(stems_data(healthy, channels=2)) == {}
-    assert table([]) == "nothing wrong was found"
+    assert table([]) == "no faults found"
 
 
 def inverted(audio):
@@ -74,7 +74,7 @@ MISTAKES = {
     "left and right of low are swapped": lambda low, high: high + low[:, ::-1],
     "only its left channel is the sum": lambda low, high: (low + high) * [1, 0.5],
     "it is the sum at -6.0 dB": lambda low, high: (low + high) / 2,
-    "the rest is": lambda low, high: low + high + 0.05 * np.random.default_rng(1).standard_normal(low.shape),
+    "the difference is": lambda low, high: low + high + 0.05 * np.random.default_rng(1).standard_normal(low.shape),
 }
 
 
@@ -235,7 +235,7 @@ def test_help_and_configuration_are_printed(call, tmp_path):
     [
         ([], "no command is given; choose from check, info"),
         (["chekc"], "there is no separate-data chekc; did you mean check?"),
-        (["check"], "no data set is named; name one, e.g. data=stems data.root=DIR"),
+        (["check"], "no data set is given; choose one, e.g. data=stems data.root=DIR"),
         (["check", "data=toy"], "data=toy has no files to look at"),
         (["check", "data=stemz"], "there is no data=stemz; did you mean stems?"),
         (["cache", "build", "data=stems", "data.root=x"], "cache=none keeps nothing; choose cache=audio"),

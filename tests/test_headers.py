@@ -19,7 +19,7 @@ def files(tmp_path):
     """Paths of three files, and the list of their headers."""
     endings = ("wav", "flac", "wav")
     paths = [str(write(tmp_path / f"{i}.{ending}", tone(200, 0.1 * (i + 1)))) for i, ending in enumerate(endings)]
-    memory = Headers(tmp_path / "memory", tmp_path)
+    memory = Headers(tmp_path / "headers", tmp_path)
     memory.read(paths)
     return paths, memory
 
@@ -61,7 +61,7 @@ def test_a_forged_list_of_headers_is_replaced(files, what, signed, tmp_path):
     content = archive({**arrays(memory), **DAMAGED[what]})
     memory.path.write_bytes(content + (hashlib.sha256(content).digest() if signed else b""))
     assert memory.read(paths) == (right, [])
-    assert Headers(tmp_path / "memory", tmp_path).read(paths) == (right, [])
+    assert Headers(tmp_path / "headers", tmp_path).read(paths) == (right, [])
 
 
 @pytest.mark.parametrize("change", ["frames", "sample_rate", "channels", "kind", "size", "time"])
@@ -99,10 +99,10 @@ def test_plain_samples_that_the_file_cannot_hold_are_read_again_though_the_check
 def test_a_flac_file_named_as_another_format_is_stored(tmp_path, monkeypatch):
     """It holds more samples than a WAV of its size can."""
     path = str(write(tmp_path / "x.wav", tone(200, 2.0), format="FLAC"))
-    right, _ = Headers(tmp_path / "memory", tmp_path).read([path])
+    right, _ = Headers(tmp_path / "headers", tmp_path).read([path])
     assert right[path].frames * 2 > Path(path).stat().st_size
     monkeypatch.setattr("separate.data.storage.headers._probe", lambda path: "is read again")
-    assert Headers(tmp_path / "memory", tmp_path).read([path]) == (right, [])
+    assert Headers(tmp_path / "headers", tmp_path).read([path]) == (right, [])
 
 
 class Trap:

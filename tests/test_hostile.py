@@ -19,7 +19,7 @@ from separate.config import AugmentConfig, EvalConfig, TrainConfig
 from separate.data.mixing.augmentation import AudioFormat
 from separate.data.mixing.augmenter import Augmenter
 from separate.errors import UsageError
-from separate.parts import build_loss, build_optimizer, build_separator
+from separate.parts import build_loss, build_optimizer, build_schedule, build_separator
 from separate.validation import Range, brief
 from tests.conftest import target
 from tests.test_config import composed
@@ -108,7 +108,7 @@ def test_sections_with_open_keys_refuse_unusable_values(override, message):
         config = asdict(composed(*override.split()))
         separator = build_separator(config)
         build_loss(config, separator)
-        build_optimizer(config, separator.parameters(), "min")
+        build_schedule(config, build_optimizer(config, separator), "min", 100)
     assert message in str(error.value)
 
 
@@ -135,7 +135,7 @@ def test_every_number_of_the_configuration_has_a_range_with_an_end_and_an_exampl
     for key, allowed in known.items():
         assert allowed is not None, f"{key} has no range"
         assert math.isfinite(allowed.least) and math.isfinite(allowed.most), key
-        example = allowed.example
+        example = list(allowed.example.values()) if isinstance(allowed.example, dict) else allowed.example
         if not isinstance(example, str):
             assert all(allowed.holds(one) for one in (example if isinstance(example, list) else [example])), key
         for outside in (math.nan, math.inf, -math.inf, allowed.most + 1, 10**21):

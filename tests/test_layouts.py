@@ -57,6 +57,11 @@ def test_musdb18_keeps_its_own_validation_tracks_out_of_training(musdb, caplog):
     assert "held out of training for validation: ANiMAL - Rockshow, Actions" in caplog.text
 
 
+def test_a_missing_entry_of_splits_is_reported_with_the_names_of_the_others(musdb):
+    message = refused(data("stems", musdb, splits={"train": "songs", "test": "others"}), "valid")
+    assert "data.splits has no valid (it has train, test); add data.splits.valid=NAME" in message
+
+
 def test_the_mixture_of_stems_is_their_sum_or_the_track_s_own_file(musdb):
     splits = {"train": "train", "valid": "valid", "test": "train"}
     whole, one = (
@@ -250,7 +255,7 @@ def test_a_manifest_is_refused_with_every_faulty_line(tmp_path):
     for expected in (
         "all.jsonl:1: is not JSON",
         "all.jsonl:2: has no source s2 (it has s1); null stands for silence",
-        'all.jsonl:3: has the key "strat"',
+        'all.jsonl:3: has the unknown key "strat"',
         'all.jsonl:4: has no "id"',
         """all.jsonl:5: "start" is soon, and must be at least 0 and at most 1e+09 seconds""",
         "all.jsonl:6: names no file",
@@ -294,28 +299,28 @@ def test_packed_tracks_are_the_tracks():
 
 def test_stored_headers_are_used_until_a_file_changes(tmp_path, monkeypatch):
     paths = [str(write(tmp_path / f"{i}.wav", tone(200, seconds=0.1 * (i + 1)))) for i in range(3)]
-    first, problems = Headers(tmp_path / "memory", tmp_path).read([*paths, str(tmp_path / "none.wav")])
+    first, problems = Headers(tmp_path / "headers", tmp_path).read([*paths, str(tmp_path / "none.wav")])
     assert problems == [f"{tmp_path}/none.wav: is missing"]
     write(tmp_path / "1.wav", tone(200, seconds=0.9))
     probed = []
     monkeypatch.setattr("separate.data.storage.headers._probe", lambda path: probed.append(path) or Info(1, 8000, 1))
-    second, _ = Headers(tmp_path / "memory", tmp_path).read(paths)
+    second, _ = Headers(tmp_path / "headers", tmp_path).read(paths)
     assert probed == [paths[1]]
     assert [second[path] for path in paths] == [first[paths[0]], Info(1, 8000, 1), first[paths[2]]]
     probed.clear()
-    Headers(tmp_path / "memory", tmp_path).read(paths)
+    Headers(tmp_path / "headers", tmp_path).read(paths)
     assert probed == []
 
 
 def test_a_damaged_list_of_headers_is_ignored(tmp_path):
     paths = [str(write(tmp_path / f"{i}.wav", tone(200))) for i in range(3)]
-    headers = Headers(tmp_path / "memory", tmp_path)
+    headers = Headers(tmp_path / "headers", tmp_path)
     first, _ = headers.read(paths)
     headers.path.write_bytes(headers.path.read_bytes()[:100])
-    assert Headers(tmp_path / "memory", tmp_path).read(paths) == (first, [])
-    shutil.rmtree(tmp_path / "memory")
-    (tmp_path / "memory").write_text("a file where the folder should be")
-    assert Headers(tmp_path / "memory", tmp_path).read(paths) == (first, [])
+    assert Headers(tmp_path / "headers", tmp_path).read(paths) == (first, [])
+    shutil.rmtree(tmp_path / "headers")
+    (tmp_path / "headers").write_text("a file where the folder should be")
+    assert Headers(tmp_path / "headers", tmp_path).read(paths) == (first, [])
 
 
 def test_an_error_of_a_training_names_the_layout_that_a_folder_looks_like(wham):

@@ -83,7 +83,7 @@ def test_one_augmentation_does_not_change_the_random_numbers_of_others():
 
 def test_left_and_right_need_two_channels():
     for name in ("swap", "pan"):
-        with pytest.raises(UsageError, match=f"augment.{name} is of left and right, and data.channels=1"):
+        with pytest.raises(UsageError, match=f"augment.{name} needs stereo, and data.channels=1"):
             augmented(1, **{name: 0.5})
 
 
@@ -238,7 +238,7 @@ def test_loudness_is_that_of_bs1770():
 def test_augmentations_that_a_layout_draws_itself_are_refused(pools):
     for config in (speech_data("pools", pools), toy_data()):
         for options in (AugmentConfig(loudness=[-30.0, -20.0]), AugmentConfig(shift=0.1)):
-            with pytest.raises(UsageError, match="draws the levels and places of its sources itself"):
+            with pytest.raises(UsageError, match="draws the levels and positions of its sources itself"):
                 open_split(config, "train", augment=options)
 
 
@@ -285,12 +285,12 @@ def test_augmentations_of_samples_are_refused_on_cached_spectrograms(tmp_path):
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({"gain": [6.0, -6.0]}, "augment.gain=[6.0, -6.0] must be the least and the most, e.g. [-6,6]"),
+        ({"gain": [6.0, -6.0]}, "augment.gain=[6.0, -6.0] must be [min, max], e.g. [-6,6]"),
         (
             {"speed": [0.0, 1.0]},
             "augment.speed[0]=0.0 must be at least 0.1 and at most 10, e.g. augment.speed=[0.9,1.1]",
         ),
-        ({"pitch": [1.0]}, "augment.pitch=[1.0] must be the least and the most"),
+        ({"pitch": [1.0]}, "augment.pitch=[1.0] must be [min, max]"),
         ({"polarity": 1.5}, "augment.polarity=1.5 must be at least 0 and at most 1"),
         ({"equaliser": -3.0}, "augment.equaliser=-3.0 must be at least 0 and at most 100 dB"),
     ],

@@ -144,5 +144,5 @@ def test_an_object_that_is_not_an_augmentation_is_refused(spec, message):
 
 
 def test_one_that_needs_samples_is_refused_on_cached_spectrograms():
-    with pytest.raises(UsageError, match="augment.extra.a changes samples, and cache=spectrogram gives frames"):
+    with pytest.raises(UsageError, match="augment.extra.a changes samples, and cache=spectrogram gives spectrograms"):
         augmenter(CacheConfig("spectrogram"), a=[1])

@@ -73,7 +73,7 @@ def test_a_function_that_is_not_a_metric_is_refused(call, tmp_path):
     code, _, err = call(train, *TINY_TOY, "metrics=[separate.evaluation.sdr.snr]", cwd=tmp_path)
     assert code == 2
     assert "metrics=[separate.evaluation.sdr.snr] is not a metric; decorate the function with @metric(label" in err
-    with pytest.raises(UsageError, match="the metric si_sdr has a name that is taken"):
+    with pytest.raises(UsageError, match="the metric si_sdr has a reserved name or the name of another metric"):
         by_name([*METRICS.values(), METRICS["si_sdr"]])
     summed = metric(label="sum")(lambda estimates, references, mixture: estimates.sum())
     with pytest.raises(

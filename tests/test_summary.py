@@ -31,7 +31,7 @@ def test_receptive_field_and_cost_of_a_convolution(back, ahead):
     assert receptive_field(separator) == (back / 1000, ahead / 1000)
     assert macs(separator) == 2 * (back + ahead + 1) * 1000
     text = summary(separator)
-    assert f"looks back             {back:.1f} ms" in text
+    assert f"past context           {back:.1f} ms" in text
     assert "convolution  Conv1d  1 x 2 x 1000" in text
 
 

@@ -1,4 +1,4 @@
-"""The command-line programs, and how all of them start and fail: each error is one sentence without a traceback."""
+"""The command-line programs, with their common start and error messages: one sentence without a traceback."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 log = logging.getLogger(__name__)
-started: list[str] = []  # programs whose job has begun, so that later errors are not errors of composing
+started: list[str] = []  # programs that have composed their configuration and run a job
 
 
 @contextmanager
-def one_sentence(program: str, folder: Path | None = None) -> Iterator[None]:
-    """Print an error as one sentence and exit with 1, for wrong usage with 2, for a fault of the program with 70.
+def reporting_errors(program: str, folder: Path | None = None) -> Iterator[None]:
+    """Print an error as one sentence and exit: with 1, for wrong usage with 2, for a fault of the program with 70.
 
     folder: of the run, for the traceback of a fault.
     """
@@ -67,7 +67,7 @@ def run_hydra(program: str, task: Callable[[DictConfig], Any], primary: str) -> 
     primary: train, eval or dataset, the configuration that the others are composed into.
     """
     tune()
-    with one_sentence(program):
+    with reporting_errors(program):
         if sys.argv[1:] in (["--help"], ["-h"]):
             from separate.cli.help import help_text
 
@@ -84,14 +84,13 @@ def _compose_and_run(program: str, task: Callable[[DictConfig], Any], primary: s
     started.clear()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises the exception instead of printing it
     logging.raiseExceptions = False  # report a full disk once, not at every line of the log
-    threading.excepthook = _quiet_when_full
+    threading.excepthook = _ignore_full_disk
     main = hydra.main(version_base="1.3", config_path="pkg://separate.conf", config_name=primary)(task)
     try:
-        with _commented(primary) if {"--cfg", "-c"} & set(sys.argv) else nullcontext():
+        with _with_comments(primary) if {"--cfg", "-c"} & set(sys.argv) else nullcontext():
             main()
     except (HydraException, OmegaConfBaseException, ValueError, TypeError) as error:
-        composing = isinstance(error, (HydraException, OmegaConfBaseException)) or not started
-        if not composing:
+        if started and not isinstance(error, (HydraException, OmegaConfBaseException)):
             raise
         from separate.cli.hydra_errors import explain
 
@@ -99,7 +98,7 @@ def _compose_and_run(program: str, task: Callable[[DictConfig], Any], primary: s
 
 
 @contextmanager
-def _commented(primary: str) -> Iterator[None]:
+def _with_comments(primary: str) -> Iterator[None]:
     """Add the comments in `conf/` to a configuration that Hydra prints."""
     from separate.cli.config_comments import annotate
 
@@ -109,14 +108,14 @@ def _commented(primary: str) -> Iterator[None]:
     print(annotate(printed.getvalue(), primary))
 
 
-def _quiet_when_full(failed: threading.ExceptHookArgs) -> None:
+def _ignore_full_disk(failed: threading.ExceptHookArgs) -> None:
     """Ignore a full disk in TensorBoard's thread: the main thread raises it again and reports it."""
     if not (isinstance(failed.exc_value, OSError) and failed.exc_value.errno in FULL):
         threading.__excepthook__(failed)
 
 
 def in_job(program: str, job: Callable[[], Any], folder: Path | None = None) -> Any:
-    """Run the task of a Hydra program.  If a job of a sweep fails, Hydra reports it and runs the others.
+    """Run a job of a Hydra program.  If a job of a sweep fails, log its error; Hydra runs the others.
 
     folder: of the run, for the traceback of a fault.
     """
@@ -137,5 +136,5 @@ def in_job(program: str, job: Callable[[], Any], folder: Path | None = None) -> 
             if sentence is error:
                 raise
             raise sentence from error
-    with one_sentence(program, folder):
+    with reporting_errors(program, folder):
         return job()

@@ -1,4 +1,4 @@
-"""Comments for a printed configuration, from the files in `conf/`: Hydra drops them."""
+"""Add the comments of the files in `conf/` to a printed configuration; Hydra removes them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 SECTION = re.compile(r"(\w+):$")
 ENTRY = re.compile(r"(\s*)(\w+):")
 COMMENTED = re.compile(r"(\w+):.*?\s#\s(.+)")
-CHOICE = re.compile(r"\s+_target_: (\S+)")  # identifies a file in its group
+CHOICE = re.compile(r"\s+_target_: (\S+)")  # identifies the file of a group
 
 
 def annotate(text: str, primary: str) -> str:
@@ -34,7 +34,7 @@ def annotate(text: str, primary: str) -> str:
 
 
 def _of_section(group: str, following: list[str]) -> dict[str, str]:
-    """The comments in the file of conf/GROUP that a section comes from.  following: the lines below its name."""
+    """The comments in the file of a section, in conf/GROUP.  following: the lines below the name of the section."""
     folder = _conf() / group
     if not folder.is_dir():
         return {}

@@ -19,13 +19,13 @@ from separate.files import FULL, replace_file
 FAULT = 70  # exit code: EX_SOFTWARE of sysexits.h
 TRACEBACK = "traceback.txt"
 DEBUG = "SEPARATE_DEBUG"  # environment variable: show tracebacks
-LESS_MEMORY = {
+LESS_MEMORY = {  # advice after running out of memory
     "separate-train": "lower batch_size, data.excerpt, data.workers or the size of the model",
     "separate-eval": "lower chunk, or free memory",
     "separate-infer": "lower --chunk, or free memory",
     "separate-data": "lower data.workers, or free memory",
 }
-OUT_OF_MEMORY = re.compile(  # torch's on the CPU and on a GPU, and NumPy's in a worker
+OUT_OF_MEMORY = re.compile(  # messages of torch on the CPU and on a GPU, and of NumPy in a worker
     "can't allocate memory|[Oo]ut of memory|Unable to allocate|out of shared memory"
 )
 RANK_ENDED = re.compile("gloo.*(by peer|Timed out|timed out)|NCCL (error|communicator)|ncclRemoteError", re.DOTALL)
@@ -39,9 +39,9 @@ class Fault(SeparateError):
 
 
 def to_user_error(program: str, error: Exception, folder: Path | None = None) -> SeparateError:
-    """The error to show for any exception; a `Fault` if the user cannot mend it.
+    """Convert an exception to an error for the user: a `Fault` if the user cannot mend it.
 
-    The traceback of a fault is written to `folder` if a run has begun there, or else to a new temporary folder.
+    The traceback of a fault is written to `folder` if it holds a run, or else to a new temporary folder.
     """
     if isinstance(error, SeparateError):
         return error
@@ -67,7 +67,7 @@ def to_user_error(program: str, error: Exception, folder: Path | None = None) ->
 
 
 def _requested_memory(text: str) -> str:
-    """The size of an allocation that failed, if the message of the exception states it."""
+    """The size of the failed allocation, if the message of the exception states it."""
     if found := re.search(r"allocate (\d+) bytes", text):
         return f" ({int(found[1]) / 1e9:.3g} GB requested)"
     found = re.search(r"allocate ([\d.]+ [KMGTPE]i?B)", text)

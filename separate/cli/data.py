@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from separate.cli import in_job, one_sentence, run_hydra
+from separate.cli import in_job, reporting_errors, run_hydra
 from separate.errors import UsageError, nearest
 from separate.files import cache_folder
 
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from separate.config import DatasetConfig
     from separate.data.layouts.base import FolderLayout
 
-FLAGS = ("--json",)
-asked: dict[str, str | bool] = {}  # the command and its flags, which Hydra does not see
+JSON = "--json"
+parsed: dict[str, Any] = {}  # the arguments that Hydra does not get: command, json
 
 
 def data(cfg: DictConfig) -> None:
@@ -29,7 +29,7 @@ def _data(cfg: DictConfig) -> None:
     from separate.compose import from_hydra
     from separate.config import DatasetConfig
 
-    COMMANDS[str(asked["command"])](from_hydra(cfg, DatasetConfig))
+    COMMANDS[parsed["command"]](from_hydra(cfg, DatasetConfig))
 
 
 def _build(config: DatasetConfig) -> None:
@@ -40,7 +40,7 @@ def _build(config: DatasetConfig) -> None:
 
     if config.cache.kind == "none":
         raise UsageError("cache=none keeps nothing; choose cache=audio or cache=spectrogram")
-    for split, examples in open_splits(_on_disk(config), config.splits, config.cache, config.stft).items():
+    for split, examples in open_splits(_file_layout(config), config.splits, config.cache, config.stft).items():
         assert isinstance(examples.reader, CachedReader)
         regions = examples.regions()
         fill(examples.reader, regions, config.data.workers)
@@ -58,7 +58,7 @@ def _cache_info(config: DatasetConfig) -> None:
 
 
 def _verify(config: DatasetConfig) -> None:
-    """Read all entries of the cache again, and drop the damaged ones."""
+    """Verify all entries of the cache, and drop the damaged ones."""
     from separate.data.storage.cache import verify
     from separate.data.storage.download import verify_copies
     from separate.data.storage.quota import ARRAYS
@@ -81,25 +81,25 @@ def _clear(config: DatasetConfig) -> None:
     print(f"{cache.clear(folder / quota.ARRAYS) + quota.clear(folder)} entries dropped from {folder}")
 
 
-def _on_disk(config: DatasetConfig) -> FolderLayout:
-    """The data set of a configuration; UsageError if it has none or is not in files."""
+def _file_layout(config: DatasetConfig) -> FolderLayout:
+    """The data set of a configuration; UsageError without one, or for one without files."""
     from separate.data.layouts.base import FolderLayout
 
     if config.data is None:
-        raise UsageError("no data set is named; name one, e.g. data=stems data.root=DIR")
+        raise UsageError("no data set is given; choose one, e.g. data=stems data.root=DIR")
     if not isinstance(config.data, FolderLayout):
         raise UsageError(f"data={config.data.name} has no files to look at")
     return config.data
 
 
 def _check(config: DatasetConfig) -> None:
-    """Report the faults of a data set; exit with 1 if one of them is fatal."""
+    """Report the problems of a data set; exit with 1 if one of them is fatal."""
     from dataclasses import asdict
 
     from separate.data.doctor.checks import examine, table
 
-    findings = examine(_on_disk(config), config.splits, config.cache)
-    if asked["json"]:
+    findings = examine(_file_layout(config), config.splits, config.cache)
+    if parsed["json"]:
         print(json.dumps([{**asdict(finding), "fix": finding.fix} for finding in findings], indent=1))
     else:
         print(table(findings))
@@ -114,11 +114,11 @@ def _info(config: DatasetConfig) -> None:
     from separate.data.doctor.pictures import picture
     from separate.data.doctor.statistics import summary, survey, table
 
-    found = survey(_on_disk(config), config.splits, config.cache, config.stft)
-    print(json.dumps(summary(found), indent=1) if asked["json"] else table(found))
+    found = survey(_file_layout(config), config.splits, config.cache, config.stft)
+    print(json.dumps(summary(found), indent=1) if parsed["json"] else table(found))
     if config.picture:
         picture(found, Path(config.picture))
-        if not asked["json"]:
+        if not parsed["json"]:
             print(f"picture: {config.picture}")
 
 
@@ -133,13 +133,13 @@ COMMANDS: dict[str, Callable[[DatasetConfig], None]] = {
 
 
 def main() -> None:
-    with one_sentence("separate-data"):
+    with reporting_errors("separate-data"):
         words = [word for word in sys.argv[1:3] if word.isalpha()]
         command = " ".join(words)
         if command in COMMANDS:
             rest = sys.argv[1 + len(words) :]
-            asked.update(command=command, **{flag[2:]: flag in rest for flag in FLAGS})
-            sys.argv[1:] = [word for word in rest if word not in FLAGS]
+            parsed.update(command=command, json=JSON in rest)
+            sys.argv[1:] = [word for word in rest if word != JSON]
         elif not {"--help", "-h", "--hydra-help", "--cfg", "-c"} & set(sys.argv):
             if not command:
                 raise UsageError(f"no command is given; choose from {', '.join(COMMANDS)}")

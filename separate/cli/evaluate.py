@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def evaluate(cfg: DictConfig) -> float | None:
-    """Scores on one split, as a table, files and a report; returns the mean SI-SDR improvement."""
+    """Score one split as a table, files and a report, and return the mean SI-SDR improvement."""
     return in_job("separate-eval", lambda: _evaluate(cfg))
 
 
@@ -35,8 +35,8 @@ def _evaluate(cfg: DictConfig) -> float | None:
     refuse_commands(vars(data), config.data)
     settle()
     separator = checkpoint.restore(contents, config.trust).to(choose_device(config.device))
-    cached = contents["config"].get("cache", {})  # of decoded and downloaded files
-    cache = CacheConfig(folder=cached.get("folder"), limit=cached.get("limit"))
+    stored = contents["config"].get("cache", {})
+    cache = CacheConfig(folder=stored.get("folder"), limit=stored.get("limit"))  # of decoded and downloaded files
     examples = open_split(data, config.split, contents["config"]["seed"], cache)
 
     results = recordings.evaluate(separator, examples, config.chunk, config.overlap, metrics)

@@ -9,11 +9,11 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-BLOCK = re.compile(r"^(\w+):.*\n(?:[ \t-].*\n|\n)*", re.MULTILINE)  # a key at the top level, with what is below it
+BLOCK = re.compile(r"^(\w+):.*\n(?:[ \t-].*\n|\n)*", re.MULTILINE)  # a top-level key with its indented lines
 
 
 def help_text(primary: str) -> str:
-    """Header, groups with their choices, keys with their defaults and comments, footer.
+    """The help: header, groups with their choices, keys with their defaults and comments, footer.
 
     primary: train, eval or dataset, the configuration that the others are composed into.
     """

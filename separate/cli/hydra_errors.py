@@ -1,4 +1,4 @@
-"""Errors of Hydra and OmegaConf in one sentence, with the nearest right name."""
+"""Convert errors of Hydra and OmegaConf to one sentence, with the nearest valid name."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from separate.validation import options
 
 
 def explain(error: BaseException) -> str:
-    """The sentence for an error of composing the configuration."""
+    """The message for an error in the composition of the configuration."""
     text = str(error)
     if found := re.search(r"Could not override '([^']+)'", text):
         return _unknown_key(found[1], error)

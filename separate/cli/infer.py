@@ -7,25 +7,20 @@ import signal
 import sys
 from pathlib import Path
 
-from separate.cli import one_sentence
+from separate.cli import reporting_errors
 from separate.process import tune
-
-# This program uses argparse because file names may contain any character, also those of Hydra's grammar.
 
 
 def _parser() -> argparse.ArgumentParser:
+    """argparse, because Hydra's grammar reserves characters that file names may contain."""
     parser = argparse.ArgumentParser(
         prog="separate-infer",
         description="Separate recordings into OUT/NAME/SOURCE.wav, with the length, sample rate and channels of the "
         "input.",
     )
     parser.add_argument("inputs", nargs="+", metavar="FILE", help="audio files, or folders of them")
-    parser.add_argument(
-        "-c",
-        "--checkpoint",
-        metavar="RUN",
-        help="a run's folder or a checkpoint (default: the newest run in this folder)",
-    )
+    checkpoint = "a run's folder or a checkpoint (default: the newest run in this folder)"
+    parser.add_argument("-c", "--checkpoint", metavar="RUN", help=checkpoint)
     parser.add_argument("-o", "--out", default="separated", type=Path, help="folder for the stems (default: separated)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (default: auto)")
     parser.add_argument(
@@ -48,11 +43,10 @@ def _parser() -> argparse.ArgumentParser:
 
 def main() -> None:
     tune()
-    before = signal.signal(
-        signal.SIGTERM, lambda number, frame: sys.exit(128 + number)
-    )  # so that partial files are removed
+    # exit with an exception, so that partial files are removed
+    before = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:
-        with one_sentence("separate-infer"):
+        with reporting_errors("separate-infer"):
             _infer(_parser().parse_args())
     finally:
         signal.signal(signal.SIGTERM, before)

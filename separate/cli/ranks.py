@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from separate.cli import one_sentence
+from separate.cli import reporting_errors
 from separate.errors import UsageError
 from separate.process import tune
 
@@ -47,7 +47,7 @@ def run_rank(program: str, compose_and_run: Callable[[], None]) -> None:
 
     code = 0
     try:
-        with one_sentence(program):
+        with reporting_errors(program):
             ranks = distributed.join()
             if {"-m", "--multirun"} & set(sys.argv):
                 raise UsageError(SWEEP)
@@ -83,8 +83,8 @@ def _follow(program: str) -> None:
     from separate.training.run import run
 
     logging.getLogger().addHandler(logging.NullHandler())
-    with one_sentence(program):
+    with reporting_errors(program):
         job: Job | None = current().of_first(lambda: None)
     if job is not None:
-        with one_sentence(program, job.folder):
+        with reporting_errors(program, job.folder):
             run(job.config, job.folder, job.changed, current())

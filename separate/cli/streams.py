@@ -1,4 +1,4 @@
-"""Standard streams that accept any file name, in any locale, also if they are closed."""
+"""Prepare the standard streams for any file name in any locale, and for closed descriptors."""
 
 from __future__ import annotations
 

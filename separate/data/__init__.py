@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from separate.config import AugmentConfig, CacheConfig
 from separate.data.example import Example, Examples, FileExamples
@@ -29,8 +29,8 @@ def open_split(
 ) -> Examples:
     """The examples of one split: train, valid or test.  For the other arguments see `Opening`.
 
-    DataError names every file that has a fault.  UsageError for augmentations that the layout cannot apply, and for a
-    cache that does not fit on the disk.
+    DataError names every faulty file.  UsageError for augmentations that the layout does not support and for a cache
+    that does not fit on the disk.
     """
     opening = Opening(seed, cache or CacheConfig(), stft, augment or AugmentConfig())
     layout.check(opening.augment)
@@ -47,9 +47,4 @@ def open_splits(
     from separate.stft import STFT
 
     transform = STFT(stft.n_fft, stft.hop, stft.window)
-    found = {}
-    for split in splits:
-        examples = open_split(layout, split, 0, cache, transform)
-        assert isinstance(examples, FileExamples)
-        found[split] = examples
-    return found
+    return {split: cast(FileExamples, open_split(layout, split, 0, cache, transform)) for split in splits}

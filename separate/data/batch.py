@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 
 
 class Batch:
-    """The signals of one step, as networks and losses see them.
+    """The signals of one step, the input of networks and losses.
 
     mixture: (B, C, T) and sources: (B, S, C, T), float32; S is 0 if the sources are unknown.  tracks: the name of the
-    track of each example.  Spectrograms are computed by `stft` on the device of the batch at their first use, and so
-    are the samples of a batch of spectrograms.  additive: whether the mixture is the sum of the sources.
+    track of each example.  `stft` computes spectrograms on the device of the batch at their first use, and the samples
+    of a batch of spectrograms likewise.  additive: whether the mixture is the sum of the sources.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class Batch:
 
     @cached_property
     def spectrogram(self) -> Complex[Tensor, "B C F N"]:
-        """STFT of the mixture, (B, C, F, N) complex; the sum of those of the sources if these are computed already."""
+        """STFT of the mixture, (B, C, F, N) complex; the sum of the STFTs of the sources if these are known."""
         if self.additive and "source_spectrograms" in vars(self):
             return total(self.source_spectrograms)
         return self._transform(self.mixture)
@@ -112,7 +112,7 @@ class Batch:
 
 
 def total(sources: Inexact[Tensor, "B S ..."]) -> Inexact[Tensor, "B ..."]:
-    """The sum over S of (B, S, ...), added in order, which decides the last bit."""
+    """The sum over S of (B, S, ...), added in order so that its rounding is reproducible."""
     found = sources[:, 0]
     for number in range(1, sources.shape[1]):
         found = found + sources[:, number]

@@ -1,4 +1,4 @@
-"""The contract of a data set: numbered examples for training and validation, whole recordings for evaluation."""
+"""The interface of a data set: numbered examples for training and validation, whole recordings for evaluation."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 class Example:
     """The signals of one excerpt in their stored encoding.
 
-    track: the name of its track, or of several.
+    track: the name of its track, or names joined by +.
     sources: S signals (C, T) in float32, float16 or int16; or spectrograms (C, N, F) in complex64 or (C, N, F, 2) in
     float16.
     recorded: the mixture, or None if it is the sum of the sources.
     scale: the value of one step of an int16 sample.  frames: T, if these are spectrograms.
     levels: the loudness in LUFS of the whole track of each source, if known.
-    rejected: the number of excerpts that were drawn and not taken before this one.
+    rejected: the number of excerpts that were drawn and rejected before this one.
     """
 
     track: str
@@ -67,7 +67,7 @@ class Examples(ABC):
         return rng.permutation(len(self))
 
     def prefetch(self, order: np.ndarray, position: int) -> None:
-        """Start to fetch the next examples: they are read in this order, from `position` on."""
+        """Start to download the files of the next examples, those from `position` on in this order."""
         return
 
     @abstractmethod

@@ -1,4 +1,4 @@
-"""Batches as a function of (seed, step): the same for any number of workers and any point of resuming."""
+"""Batches as a function of (seed, step): the same for any number of workers and after a resumed run."""
 
 from __future__ import annotations
 
@@ -136,8 +136,8 @@ class FixedBatches(Dataset):
 def load(dataset: Dataset, items: range, workers: int | str, pin: bool) -> Generator[RawBatch, None, None]:
     """These items of a data set in order, prefetched by worker processes.
 
-    workers: their number (0: this process loads them), or auto, see `worker_count`.  pin: load into pinned memory, for
-    a GPU.  Close the generator if it is not read to its end, or the workers may not end.
+    workers: the number of processes (0: load in this process), or auto, see `worker_count`.  pin: load into pinned
+    memory, for a GPU.  Close the generator if you stop before its end, or the workers may not end.
     """
     options: dict[str, Any] = {}
     processes = worker_count(workers, gpu=pin)

@@ -28,7 +28,7 @@ Signal = tuple[Piece, ...]  # the sum of these files; no file is silence
 class Track:
     """One recording.  mixture: None for the sum of the sources.
 
-    start, duration: in seconds, for a track that is a part of its files; a duration of None lasts to their end.
+    start, duration: the part of the files in seconds; a duration of None extends to their end.
     """
 
     name: str
@@ -51,15 +51,15 @@ class Track:
 
     def length(self, sample_rate: int) -> int:
         """Samples at this rate, up to the end of the longest file."""
-        there = max((frames_at(piece.info, sample_rate) for piece in self.pieces), default=0) - self.first(sample_rate)
-        return there if self.duration is None else min(round(self.duration * sample_rate), there)
+        available = max((frames_at(p.info, sample_rate) for p in self.pieces), default=0) - self.first(sample_rate)
+        return available if self.duration is None else min(round(self.duration * sample_rate), available)
 
 
 Item = TypeVar("Item")
 
 
 class Packed(Sequence[Item]):
-    """A sequence stored in a few arrays, which forked processes share; items are made when they are read."""
+    """A sequence stored in a few arrays, which forked processes share; items are created on access."""
 
     @overload
     def __getitem__(self, index: int) -> Item: ...
@@ -81,13 +81,13 @@ class Strings(Packed[str]):
     def __init__(self, strings: Sequence[str]) -> None:
         encoded = [string.encode(errors="surrogateescape") for string in strings]
         self.bytes = np.frombuffer(bytearray(b"".join(encoded)), np.uint8)
-        self.ends = _ends(map(len, encoded))
+        self.offsets = _offsets(map(len, encoded))
 
     def __len__(self) -> int:
-        return len(self.ends) - 1
+        return len(self.offsets) - 1
 
     def _item(self, index: int) -> str:
-        return self.bytes[self.ends[index] : self.ends[index + 1]].tobytes().decode(errors="surrogateescape")
+        return self.bytes[self.offsets[index] : self.offsets[index + 1]].tobytes().decode(errors="surrogateescape")
 
 
 class Files(Packed[Piece]):
@@ -103,7 +103,7 @@ class Files(Packed[Piece]):
     def __len__(self) -> int:
         return len(self.frames)
 
-    def are(self, subtype: str, sample_rate: int, channels: int) -> bool:
+    def all_are(self, subtype: str, sample_rate: int, channels: int) -> bool:
         """Whether all files have this sample format, rate and number of channels."""
         same = (self.rates == sample_rate) & (self.channels == channels)
         return self.subtypes == [subtype] and bool(same.all())
@@ -122,20 +122,20 @@ class Tracks(Packed[Track]):
     """Tracks with the same number of sources."""
 
     def __init__(self, tracks: Sequence[Track]) -> None:
-        self.sources = len(tracks[0].sources) if tracks else 0
+        self.source_count = len(tracks[0].sources) if tracks else 0
         pieces = {piece.path: piece for track in tracks for piece in track.pieces}
         rows = {path: row for row, path in enumerate(pieces)}
         self.files = Files(list(pieces.values()))
         self.names = Strings([track.name for track in tracks])
         signals = [signal for track in tracks for signal in (*track.sources, track.mixture or ())]
         self.members = np.array([rows[piece.path] for signal in signals for piece in signal], np.int32)
-        self.ends = _ends(map(len, signals))
-        self.mixed = np.array([track.mixture is not None for track in tracks], bool)
+        self.offsets = _offsets(map(len, signals))
+        self.has_mixture = np.array([track.mixture is not None for track in tracks], bool)
         self.starts = np.array([track.start for track in tracks], np.float64)
         self.durations = np.array([np.nan if t.duration is None else t.duration for t in tracks], np.float64)
 
     def __len__(self) -> int:
-        return len(self.mixed)
+        return len(self.has_mixture)
 
     def firsts(self, sample_rate: int) -> np.ndarray:
         """`Track.first` of each track."""
@@ -144,28 +144,28 @@ class Tracks(Packed[Track]):
     def lengths(self, sample_rate: int) -> np.ndarray:
         """`Track.length` of each track."""
         frames = self.files.frames * sample_rate // self.files.rates
-        longest = np.maximum.reduceat(frames[self.members], self.ends[: -1 : self.sources + 1])
-        there = longest - self.firsts(sample_rate)
+        longest = np.maximum.reduceat(frames[self.members], self.offsets[: -1 : self.source_count + 1])
+        available = longest - self.firsts(sample_rate)
         wanted = np.round(np.nan_to_num(self.durations, nan=2**40) * sample_rate).astype(np.int64)
-        return np.minimum(wanted, there)
+        return np.minimum(wanted, available)
 
     def _item(self, index: int) -> Track:
-        *sources, mixture = (self.signal(index, number) for number in range(self.sources + 1))
+        *sources, mixture = (self.signal(index, number) for number in range(self.source_count + 1))
         duration = float(self.durations[index])
         return Track(
             self.names[index],
             tuple(sources),
-            mixture if self.mixed[index] else None,
+            mixture if self.has_mixture[index] else None,
             float(self.starts[index]),
             None if np.isnan(duration) else duration,
         )
 
     def signal(self, track: int, number: int) -> Signal:
         """Source `number` of a track; the mixture follows the sources."""
-        row = track * (self.sources + 1) + number
-        return tuple(self.files[file] for file in self.members[self.ends[row] : self.ends[row + 1]])
+        row = track * (self.source_count + 1) + number
+        return tuple(self.files[file] for file in self.members[self.offsets[row] : self.offsets[row + 1]])
 
 
-def _ends(lengths: Iterable[int]) -> np.ndarray:
-    """The begin of each of consecutive stretches of these lengths, and the end of the last one."""
+def _offsets(lengths: Iterable[int]) -> np.ndarray:
+    """The start of each of consecutive ranges of these lengths, and the end of the last one."""
     return np.array(list(accumulate(lengths, initial=0)), np.int64)

@@ -1,4 +1,4 @@
-"""Metrics of a separation: each is a function with a label, a unit and a direction."""
+"""Metrics of a separation: functions with a label, a unit and a direction."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from separate.errors import UsageError
 from separate.evaluation import sdr
 
 MetricFunction = Callable[[Tensor, Tensor, Tensor], Tensor]
-RESERVED = ("loss", "track", "source", "method")  # other columns of the same files
+RESERVED = ("loss", "track", "source", "method")  # names of other columns in metrics.jsonl and scores.csv
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Metric:
     higher_is_better: bool
 
     def __call__(self, estimates: Tensor, references: Tensor, mixture: Tensor) -> Tensor:
-        """Scores (B, S).  NaN becomes the worst value, -inf or inf, so that no mean can hide it.
+        """Scores (B, S), with the worst value, -inf or inf, for NaN, so that a mean over tracks shows it.
 
         UsageError if the function returns another shape.
         """
@@ -60,7 +60,7 @@ def metric(label: str, unit: str = "", higher_is_better: bool = True) -> Callabl
 
 @metric(label="SI-SDR", unit="dB")
 def si_sdr(estimates: Tensor, references: Tensor, mixture: Tensor) -> Tensor:
-    """Scale-invariant SDR; the channels of a source are one signal, so that a wrong stereo balance lowers it."""
+    """Scale-invariant SDR over all channels of a source together, so that a wrong stereo balance lowers it."""
     return sdr.si_sdr(estimates.flatten(-2), references.flatten(-2))
 
 
@@ -73,7 +73,7 @@ def si_sdri(estimates: Tensor, references: Tensor, mixture: Tensor) -> Tensor:
 
 @metric(label="SNR", unit="dB")
 def snr(estimates: Tensor, references: Tensor, mixture: Tensor) -> Tensor:
-    """Signal-to-noise ratio: level and polarity of an estimate matter."""
+    """Signal-to-noise ratio, which depends on level and polarity."""
     return sdr.snr(estimates.flatten(-2), references.flatten(-2))
 
 
@@ -82,12 +82,14 @@ def by_name(metrics: Iterable[Metric]) -> dict[str, Metric]:
     found: dict[str, Metric] = {}
     for one in metrics:
         if one.name in (*RESERVED, *found):
-            raise UsageError(f"the metric {one.name} has a name that is taken; rename its function")
+            raise UsageError(
+                f"the metric {one.name} has a reserved name or the name of another metric; rename its function"
+            )
         found[one.name] = one
     return found
 
 
-METRICS = by_name([si_sdr, si_sdri, snr])  # always computed, in this order
+METRICS = by_name([si_sdr, si_sdri, snr])  # always computed
 
 
 def load_metrics(names: Sequence[str], trust: Sequence[str] | None = None) -> dict[str, Metric]:

@@ -33,8 +33,8 @@ Row = dict[str, "str | float"]
 class Results:
     """Scores of an evaluation.
 
-    rows: {track, source, method, and a score by each metric}, one for each track, source and method; NaN for a source
-    that is silent or the whole mixture.
+    rows: {track, source, method, metric: score ...} for each track, source and method; NaN for a source that is silent
+    or the whole mixture.
     """
 
     sources: list[str]
@@ -59,7 +59,7 @@ def evaluate(
         separated = separator(batch.mixture[0], examples.sample_rate, chunk, overlap)
         estimates = torch.stack(list(separated.values())).unsqueeze(0)  # (1, S, C, T)
         if not estimates.isfinite().all():
-            raise SeparateError(f"the network made NaN or infinite samples of {batch.tracks[0]}; train it again")
+            raise SeparateError(f"the network gives NaN or infinite samples for {batch.tracks[0]}; train it again")
         if separator.interchangeable:
             estimates = arrange(estimates, batch.sources)
         results.rows += _rows(batch, estimates, results)
@@ -84,8 +84,8 @@ def _rows(batch: Batch, estimates: Tensor, results: Results) -> list[Row]:
 def tpsa_estimates(batch: Batch) -> Tensor:
     """The estimates (B, S, C, T) of the tPSA mask of the true sources, tPSA / |Y|.
 
-    Of all real masks in [0, 1] it has the least squared error in each bin of the STFT.  Other masks can give better
-    waveforms: frames overlap, and one bin can correct the error of another.
+    Of all masks in [0, 1] it has the least squared error in each bin of the STFT.  Other masks can give better
+    waveforms, because frames overlap and the errors of bins can cancel.
     """
     assert batch.stft is not None
     magnitude = batch.spectrogram.abs().clamp_min(1e-12).unsqueeze(1)
@@ -94,7 +94,7 @@ def tpsa_estimates(batch: Batch) -> Tensor:
 
 
 def _check_sources(separator: Separator, examples: Examples) -> None:
-    """UsageError unless the separator has the sources of the data, or at least as many interchangeable ones."""
+    """UsageError unless the separator has the sources of the data, or at least as many if interchangeable."""
     if separator.interchangeable:
         fits = len(separator.sources) >= len(examples.sources)
     else:

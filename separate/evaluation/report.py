@@ -1,4 +1,4 @@
-"""The report of an evaluation: a table for the terminal, CSV, JSON and one HTML page."""
+"""The report of an evaluation: a table for the terminal, CSV, JSON and an HTML page."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from separate.files import printable, replace_file
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-KINDS = ("mean", "median")
+STATISTICS = ("mean", "median")
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 70em; margin: 2em auto; padding: 0 1em; color: #222 }
 table { border-collapse: collapse } td, th { padding: .2em .8em; text-align: right; border-bottom: 1px solid #ddd }
@@ -31,8 +31,8 @@ dt { float: left; clear: left; width: 14em; color: #666 } dd { margin-left: 14em
 def summarise(results: Results, about: Mapping[str, Any]) -> dict[str, Any]:
     """{**about, tracks, sources_left_out, metrics: {metric: {label, unit, higher_is_better}}, scores}.
 
-    scores: {method: {source or all: {metric: {mean, median}}}}, over the tracks in which the source has a score; None
-    if there are none.  `all` gives every source of every track the same weight.
+    scores: {method: {source or all: {metric: {mean, median}}}}, over the tracks with a score for the source; None
+    without any.  `all` gives every source of every track the same weight.
     """
     scores: dict[str, Any] = {}
     for method in METHODS:
@@ -55,10 +55,10 @@ def summarise(results: Results, about: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _mean_and_median(rows: list[Row], metric: str) -> dict[str, float | None]:
-    """{mean, median} of the scores that are not NaN, or None."""
+    """{mean, median} of the scores without NaN; None without any."""
     values = [float(row[metric]) for row in rows if not math.isnan(float(row[metric]))]
     if not values:
-        return dict.fromkeys(KINDS)
+        return dict.fromkeys(STATISTICS)
     return {"mean": statistics.fmean(values), "median": statistics.median(values)}
 
 
@@ -76,7 +76,7 @@ def table(summary: Mapping[str, Any]) -> str:
             lines.append(f"{method:20}{source:10}" + cells)
     if summary["sources_left_out"]:
         lines.append(
-            f"{summary['sources_left_out']} sources without scores, which are silent or the whole mixture, are left out"
+            f"{summary['sources_left_out']} sources without scores are left out: they are silent or the whole mixture"
         )
     return "\n".join(lines)
 
@@ -105,13 +105,13 @@ def write(results: Results, about: Mapping[str, Any], folder: Path) -> dict[str,
 
 
 def _page(results: Results, summary: Mapping[str, Any]) -> str:
-    """The HTML page, with its figures inside."""
+    """The HTML page, with embedded figures."""
     facts = "".join(
         f"<dt>{html.escape(key)}</dt><dd>{html.escape(str(value))}</dd>"
         for key, value in summary.items()
         if key not in ("scores", "metrics")
     )
-    columns = [(name, kind) for name in results.metrics for kind in KINDS]
+    columns = [(name, kind) for name in results.metrics for kind in STATISTICS]
     head = "".join(f"<th>{html.escape(results.metrics[name].heading)}, {kind}</th>" for name, kind in columns)
     body = "".join(
         f"<tr><td>{html.escape(method)}</td><td>{html.escape(source)}</td>"
@@ -143,13 +143,10 @@ def _distribution(results: Results) -> Figure:
     axes = figure.subplots()
     for side, (method, colour) in enumerate((("model", "tab:blue"), ("tPSA mask", "tab:gray"))):
         for place, source in enumerate(results.sources):
-            values = [
-                value
-                for row in results.rows
-                if row["method"] == method
-                and row["source"] == source
-                and not math.isnan(value := float(row["si_sdri"]))
+            scores = [
+                float(row["si_sdri"]) for row in results.rows if (row["method"], row["source"]) == (method, source)
             ]
+            values = [score for score in scores if not math.isnan(score)]
             centre = place + 0.36 * (side - 0.5)
             spread = [centre + 0.22 * ((7 * i % 11) / 10 - 0.5) for i in range(len(values))]
             axes.plot(spread, values, ".", color=colour, alpha=0.5, label=method if place == 0 else None)

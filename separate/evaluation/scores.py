@@ -14,12 +14,12 @@ from separate.separator import Separation
 
 
 def arrange(estimates: Tensor, sources: Tensor) -> Tensor:
-    """Select the estimates (B, M, C, T) that fit the sources (B, S, C, T) best, in their order.  -> (B, S, C, T)"""
+    """Estimates (B, M, C, T) in the order of the sources (B, S, C, T), without unmatched ones -> (B, S, C, T)."""
     return select(estimates, order_of(estimates, sources))
 
 
 def order_of(estimates: Tensor, sources: Tensor) -> Tensor:
-    """Index of the estimate of each source, (B, S): the pairing with the best mean SI-SDR of each example."""
+    """Index of the estimate of each source, (B, S), for the best mean SI-SDR of each example."""
     return best_permutation(-pairwise_si_sdr(estimates.flatten(-2).float(), sources.flatten(-2).float()))
 
 
@@ -41,17 +41,17 @@ def score(
 ) -> dict[str, Tensor]:
     """{name of a metric: scores (B, S)}, computed in float64.
 
-    estimates: (B, M, C, T); sources: (B, S, C, T); mixture: (B, C, T).  interchangeable: pair estimates with
-    sources for the best mean SI-SDR, and leave out further estimates.
-    NaN for a silent source and for a source that is the whole mixture.  An estimate that is not finite gets the worst
-    score, e.g. -inf dB, so that no mean can hide it.
+    estimates: (B, M, C, T); sources: (B, S, C, T); mixture: (B, C, T).  interchangeable: permute the estimates for the
+    best mean SI-SDR, and leave out unmatched ones.
+    NaN for a silent source and for a source that is the whole mixture.  An estimate with NaN gets the worst score,
+    e.g. -inf dB, so that a mean over tracks shows it.
     """
     if interchangeable:
         estimates = arrange(estimates, sources)
     estimates, sources, mixture = (x.double() for x in (estimates, sources, mixture))
     rest = (mixture.unsqueeze(1) - sources).square().sum((-2, -1))
     energy = sources.square().sum((-2, -1))
-    unscored = (energy == 0) | (rest < 1e-10 * energy)  # the rest is 100 dB below: rounding of the mixture
+    unscored = (energy == 0) | (rest < 1e-10 * energy)  # a rest of -100 dB is rounding error of the mixture
     return {
         name: metric(estimates, sources, mixture).masked_fill(unscored, torch.nan) for name, metric in metrics.items()
     }

@@ -1,15 +1,14 @@
-"""Separate audio files to stem files in blocks, so that a recording of any length fits into memory."""
+"""Separate audio files to stem files, in blocks of constant memory."""
 
 from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import soundfile
 import torch
 from tqdm import tqdm
@@ -34,9 +33,9 @@ class Job:
 
 
 def plan(inputs: Sequence[str], out: Path) -> list[Job]:
-    """The jobs of files and folders; a folder stands for the audio files in it.
+    """The jobs for files, and for all audio files in folders.
 
-    UsageError or DataError, before anything is computed, for all files that cannot be separated.
+    UsageError or DataError, which lists all invalid files.
     """
     folders: dict[Path, Path] = {}
     for name in inputs:
@@ -53,7 +52,7 @@ def plan(inputs: Sequence[str], out: Path) -> list[Job]:
         if info.frames < 2:
             problems.append(f"{name}: holds {info.frames} samples, and at least 2 are needed to separate anything")
     if problems:
-        raise DataError.of_files("nothing was separated, because of", problems, "Mend these or leave them out.")
+        raise DataError.of_files("nothing was separated, because of", problems, "Repair these files or leave them out.")
     _check_folders(folders)
     return [Job(path, headers[str(path)], folder) for path, folder in folders.items()]
 
@@ -64,12 +63,12 @@ def _check_folders(folders: Mapping[Path, Path]) -> None:
     for path, folder in folders.items():
         if folder in taken:
             raise UsageError(
-                f"{taken[folder]} and {path} would both be written to {folder}; separate them apart with -o"
+                f"{taken[folder]} and {path} would both be written to {folder}; choose a different -o for each"
             )
         taken[folder] = path
         blocking = next((place for place in (folder, *folder.parents) if place.exists() and not place.is_dir()), None)
         if blocking:
-            raise UsageError(f"{blocking} is a file, so that no stems can be written to {folder}; choose another -o")
+            raise UsageError(f"{blocking} is a file, so no stems can be written to {folder}; choose another -o")
 
 
 def refuse_overwriting(jobs: Sequence[Job], sources: Sequence[str]) -> None:
@@ -83,10 +82,10 @@ def refuse_overwriting(jobs: Sequence[Job], sources: Sequence[str]) -> None:
 
 
 def separate_file(separator: Separator, job: Job, format: str, chunk: float, overlap: float) -> float:
-    """Write FOLDER/SOURCE.wav for each source with the length, rate and channels of the recording; return their gain.
+    """Write FOLDER/SOURCE.wav for each source with the length, rate and channels of the recording.
 
-    All stems appear at once when they are complete.  The gain is common to them: below 1 where a PCM format (pcm16,
-    pcm24) would have clipped, always 1 for float32.  chunk, overlap: seconds.
+    The stems are moved into FOLDER when all are complete.  Returns their common gain: below 1 if PCM (pcm16, pcm24)
+    would have clipped, always 1 for float32.  chunk, overlap: seconds.
     """
     folder = job.folder
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -96,14 +95,14 @@ def separate_file(separator: Separator, job: Job, format: str, chunk: float, ove
         peak = _write_stems(separator, job, stems, chunk, overlap)
         gain = 1.0
         if format != "float32":
-            gain = min(1.0, CEILING / peak) if peak > 0 else 1.0
+            gain = CEILING / max(peak, CEILING)
             for stem in stems:
                 _convert(stem, gain, SUBTYPES[format], job.info)
         folder.mkdir(exist_ok=True)
         for stem in stems:
             stem.replace(folder / stem.name)
         return gain
-    except soundfile.LibsndfileError:  # of writing; reading raises our own errors
+    except soundfile.LibsndfileError:  # on writing; errors on reading are DataErrors
         raise SeparateError(
             f"the stems of {job.path} could not be written to {folder} (is the disk full?); make room or choose "
             f"another folder with -o; no partial files were left"
@@ -128,7 +127,7 @@ def _write_stems(separator: Separator, job: Job, stems: Sequence[Path], chunk: f
 
         for block in separator.blocks(read, info.frames, info.sample_rate, chunk, overlap):
             if not block.isfinite().all():
-                raise DataError(f"{job.path}: the network made NaN or infinite samples of it; nothing was written")
+                raise DataError(f"{job.path}: the network gives NaN or infinite samples for it; nothing was written")
             peak = max(peak, block.abs().max().item())
             for file, estimate in zip(files, block, strict=True):
                 file.write(estimate.T.numpy())
@@ -139,12 +138,10 @@ def _write_stems(separator: Separator, job: Job, stems: Sequence[Path], chunk: f
 def _convert(stem: Path, gain: float, subtype: str, info: audio.Info) -> None:
     """Rewrite a float stem in a PCM format."""
     part = stem.with_suffix(".pcm")
-    with audio.create(part, info.frames, info.sample_rate, info.channels, subtype) as out:
-        for block in _blocks(stem):
+    with (
+        soundfile.SoundFile(audio.file_name(stem)) as source,
+        audio.create(part, info.frames, info.sample_rate, info.channels, subtype) as out,
+    ):
+        for block in source.blocks(BLOCK, dtype="float32"):
             out.write(block * gain)
     part.replace(stem)
-
-
-def _blocks(path: Path) -> Iterator[np.ndarray]:
-    with soundfile.SoundFile(audio.file_name(path)) as file:
-        yield from file.blocks(BLOCK, dtype="float32")

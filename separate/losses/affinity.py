@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from separate.numerics import block, precise, wide
+from separate.numerics import block, result_dtype, sum_dtype
 from separate.shapes import Bool, Float
 
 RIDGE = 1e-5  # added to each eigenvalue, re their mean; the rounding error of float32 products is about 1e-6
@@ -33,7 +33,7 @@ def deep_clustering(
     """
     vv, vy, yy, _ = _weighted_grams(embeddings, assignments, weights)
     loss = _energy(vv) - 2 * _energy(vy) + _energy(yy)
-    return loss.to(precise(embeddings))
+    return loss.to(result_dtype(embeddings))
 
 
 def whitened(
@@ -52,7 +52,7 @@ def whitened(
     (of_v, failed_v), (of_y, failed_y) = _cholesky(vv), _cholesky(yy)
     explained = (torch.cholesky_solve(vy, of_v) * torch.cholesky_solve(vy.mT, of_y).mT).sum((1, 2))
     loss = (embeddings.shape[-1] - explained).masked_fill(failed_v | failed_y, torch.nan)
-    return torch.where(total > 0, loss, 0).to(precise(embeddings))
+    return torch.where(total > 0, loss, 0).to(result_dtype(embeddings))
 
 
 def _weighted_grams(embeddings: Tensor, assignments: Tensor, weights: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -63,7 +63,7 @@ def _weighted_grams(embeddings: Tensor, assignments: Tensor, weights: Tensor) ->
             f"embeddings {tuple(embeddings.shape)}, assignments {tuple(assignments.shape)} and weights "
             f"{tuple(weights.shape)} must agree in batch and bins: (B, P, D), (B, P, S) and (B, P)"
         )
-    total = weights.sum(1, dtype=wide(embeddings))
+    total = weights.sum(1, dtype=sum_dtype(embeddings))
     share = torch.where(total > 0, total, 1).reciprocal()[:, None, None]
     vv, vy, yy = _Grams.apply(embeddings, assignments, weights)
     return vv * share, vy * share, yy * share, total
@@ -74,7 +74,7 @@ class _Grams(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, v: Tensor, y: Tensor, w: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        (batch, _, size), sources, dtype = v.shape, y.shape[-1], wide(v)
+        (batch, _, size), sources, dtype = v.shape, y.shape[-1], sum_dtype(v)
         vv = v.new_zeros(batch, size, size, dtype=dtype)
         yv = v.new_zeros(batch, sources, size, dtype=dtype)
         yy = v.new_zeros(batch, sources, sources, dtype=dtype)
@@ -93,7 +93,7 @@ class _Grams(torch.autograd.Function):
     def backward(ctx: Any, d_vv: Tensor, d_vy: Tensor, _: Tensor) -> tuple[Tensor, None, None]:
         """dV = diag(w) (V (d_vv + d_vv^T) + Y d_vy^T)"""
         v, y, w = ctx.saved_tensors
-        of_v, of_y = ((d_vv + d_vv.mT).to(precise(v)), d_vy.mT.to(precise(v)))
+        of_v, of_y = ((d_vv + d_vv.mT).to(result_dtype(v)), d_vy.mT.to(result_dtype(v)))
         gradient = torch.empty_like(v)
         with torch.autocast(v.device.type, enabled=False):
             for span, v_, y_, w_, work in _blocks(v, y, w):
@@ -104,7 +104,7 @@ class _Grams(torch.autograd.Function):
 
 def _blocks(v: Tensor, y: Tensor, w: Tensor) -> Iterator[tuple[slice, Tensor, Tensor, Tensor, Tensor]]:
     """Blocks of L bins: their span, v (B, L, D), y (B, L, S), w (B, L, 1), in at least float32, and a buffer like v."""
-    (batch, bins, size), dtype = v.shape, precise(v)
+    (batch, bins, size), dtype = v.shape, result_dtype(v)
     length = min(bins, block(v, batch * size))
     work = v.new_empty(batch, length, size, dtype=dtype)
     for start in range(0, bins, length):

@@ -9,7 +9,7 @@ from itertools import permutations
 import torch
 from torch import Tensor
 
-from separate.numerics import wide
+from separate.numerics import sum_dtype
 from separate.shapes import Float, Inexact, Int
 
 MOST_ORDERS = 24  # permutations of 4 sources; with more the Hungarian method is faster
@@ -67,7 +67,7 @@ def by_subsets(pairwise: Float[Tensor, "B M S"]) -> Int[Tensor, "B S"]:
     bits = 2 ** torch.arange(estimates, device=pairwise.device)  # (M,)
     without = torch.where(subsets & bits > 0, subsets ^ bits, 0)  # (2^M, M)
     penalty = torch.where(subsets & bits > 0, 0.0, torch.inf)
-    costs = pairwise.detach().to(wide(pairwise))
+    costs = pairwise.detach().to(sum_dtype(pairwise))
     smallest = torch.where(subsets.T == 0, 0.0, torch.inf).to(costs).expand(batch, -1)  # (B, 2^M)
     last = []
     for reference in range(references):

@@ -18,7 +18,7 @@ from separate.models.layers import (
     make_inner_activation,
     pad,
 )
-from separate.numerics import precise
+from separate.numerics import result_dtype, without_autocast
 from separate.resampling import resample
 from separate.shapes import Float
 
@@ -169,8 +169,8 @@ def resampled(x: Float[Tensor, "*B _"], old: int, new: int) -> Float[Tensor, "*B
     """Resample (..., T) to (..., ceil(T new / old)), also under autocast in at least float32, as these are samples."""
     if old == new:
         return x
-    with torch.autocast(x.device.type, enabled=False):
-        return resample(x.to(precise(x)), old, new)
+    with without_autocast(x):
+        return resample(x.to(result_dtype(x)), old, new)
 
 
 @torch.no_grad()

@@ -23,6 +23,7 @@ from separate.models.layers import (
 )
 from separate.models.recurrent import MaskHead, RecurrentBody
 from separate.models.representation import Representation, RepresentationOptions
+from separate.numerics import without_autocast
 from separate.shapes import Complex, Float
 from separate.targets import audible
 
@@ -108,7 +109,7 @@ class Clusters(nn.Module):
         points = rearrange(embeddings.float(), "b f n d -> 1 (b n f) d")
         weights = assignments * audible(mixture, self.level).unsqueeze(1)
         weights = rearrange(weights, "b s f n -> 1 (b n f) s")
-        with torch.autocast(points.device.type, enabled=False):
+        with without_autocast(points):
             of_batch = attractors(points, weights)[0]
         mass = weights.sum(dim=(0, 1))  # (S,)
         if self.total is not None:
@@ -136,7 +137,7 @@ def similarity(points: Float[Tensor, "B P D"], weights: Float[Tensor, "B P S"]) 
     The hand-written gradient needs only one product with the points and one tensor of their size.  Weights have no
     gradient.
     """
-    with torch.autocast(points.device.type, enabled=False):
+    with without_autocast(points):
         scores: Tensor = _Similarity.apply(points, _shares(weights))
     return scores
 
@@ -168,7 +169,7 @@ def unit_length(x: Float[Tensor, "*B D"]) -> Float[Tensor, "*B D"]:
 
     It needs half as many memory passes as torch.nn.functional.normalize.
     """
-    with torch.autocast(x.device.type, enabled=False):
+    with without_autocast(x):
         unit: Tensor = _UnitLength.apply(x.float())
     return unit
 

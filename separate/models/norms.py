@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from separate.models.layers import choose
+from separate.numerics import without_autocast
 from separate.shapes import Float
 
 EPSILON = 1e-8  # added to the variances, as in the papers' formulas
@@ -38,7 +39,7 @@ class CumulativeNorm(nn.Module):
         self.bias = nn.Parameter(torch.zeros(features))
 
     def forward(self, x: Float[Tensor, "B F M *K"]) -> Float[Tensor, "B F M *K"]:
-        with torch.autocast(x.device.type, enabled=False):  # sums over a whole recording need float32
+        with without_autocast(x):  # sums over a whole recording need float32
             wide = x if x.dtype == torch.float64 else x.float()
             wide = wide[..., None] if x.ndim == 3 else wide  # (B, F, M, K)
             total, square = wide.sum((1, 3)), wide.square().sum((1, 3))

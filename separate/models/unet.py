@@ -22,7 +22,7 @@ from separate.models.layers import (
     pad,
 )
 from separate.models.representation import Representation, RepresentationOptions
-from separate.numerics import precise
+from separate.numerics import result_dtype
 from separate.shapes import Complex, Float, Inexact, Int
 
 DROPOUT_LEVELS = 3  # the deepest levels of the decoder have dropout
@@ -257,7 +257,7 @@ def cross_fade(
     if count == 1:
         return patches.squeeze(-2)
     weight = torch.sin(torch.pi * (torch.arange(width, device=place.device) + 0.5) / width).square()
-    weight = weight.to(precise(patches.real)).expand(count, width)
+    weight = weight.to(result_dtype(patches.real)).expand(count, width)
     flat = place.flatten()
     total = weight.new_zeros(frames).index_add(0, flat, weight.flatten())
     faded = (patches * (weight / total[place]).to(patches.real.dtype)).flatten(-2)

@@ -15,7 +15,7 @@ from separate.data.batch import Batch
 from separate.losses import Loss
 from separate.models.embedding import Clusters
 from separate.models.representation import Standardisation
-from separate.numerics import precise
+from separate.numerics import result_dtype
 from separate.separator import Separator
 from separate.training.distributed import Ranks
 
@@ -133,7 +133,7 @@ class _Normalise(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        values, over = x.to(precise(x)), _but_channels(x)
+        values, over = x.to(result_dtype(x)), _but_channels(x)
         number = values.new_full((1,), x.numel() // x.shape[1])
         *sums, count = total(torch.cat([values.sum(over), number])).split([x.shape[1], 1])
         mean = sums[0] / count
@@ -151,8 +151,8 @@ class _Normalise(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, mean, inverse, count = ctx.saved_tensors
-        over, gradient = _but_channels(x), gradient.to(precise(x))
-        normal = (x.to(precise(x)) - _along(mean, x)) * _along(inverse, x)
+        over, gradient = _but_channels(x), gradient.to(result_dtype(x))
+        normal = (x.to(result_dtype(x)) - _along(mean, x)) * _along(inverse, x)
         of_bias, of_weight = gradient.sum(over), (gradient * normal).sum(over)
         shift, slope = (total(torch.stack([of_bias, of_weight])) / count).unbind()
         scale = inverse if weight is None else inverse * weight

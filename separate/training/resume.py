@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from separate import checkpoint
-from separate.config import TrainConfig, flatten, lookup
+from separate.config import TrainConfig, TrainerConfig, flatten, lookup
 from separate.data.storage.download import refuse_commands
 from separate.device import choose_device
 from separate.errors import UsageError
 from separate.files import replace_file
+from separate.parts import has_fixed_end
 from separate.training.state import State, Training, set_random_states
 from separate.validation import brief, fits, validate
 
@@ -26,6 +28,8 @@ MAY_CHANGE = (
 
 # values for runs older than these keys; auto keeps the value that the run was started with
 BEFORE = {"rescale": False, "input_level": "none"}
+BEFORE_TRAINER = {**asdict(TrainerConfig()), "decay": "all"}  # the same, within `trainer`
+WHOLE = ("trainer.rates",)  # sections that are one value; their keys hold dots
 OLD_PRECISIONS = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}  # names in older runs
 
 
@@ -121,6 +125,9 @@ def restore(state: State, training: Training, resumed: Mapping[str, Any]) -> Non
             f"the data now gives {now['train']} training and {now['valid']} validation examples, and gave "
             f"{then['train']} and {then['valid']} when {folder} was saved; restore the data, or start another run"
         )
+    spec, ended = training.config["scheduler"], lookup(resumed, "config.trainer.epochs")
+    if spec and has_fixed_end(spec) and training.options.epochs != ended:
+        raise _fixed_end(ended, ended)
     try:
         state.restore(resumed)
         _restore_random(state, training, resumed["training"])
@@ -149,15 +156,20 @@ def resumed_config(saved: Mapping[str, Any], composed: Mapping[str, Any], change
     if lookup(saved, "data._target_") == lookup(composed, "data._target_"):
         keys.discard("data")  # the same layout named again; its defaults are no changes
     anywhere = any(key in ("experiment", "debug") for key in keys)  # these set keys in every section
-    old, new = flatten({**_younger_sections(saved, composed, keys), **saved}), flatten(composed)
+    sections = {**_younger_sections(saved, composed, keys), **saved}
+    old, new = flatten(sections, whole=WHOLE), flatten(composed, whole=WHOLE)
+    younger = {f"trainer.{name}": value for name, value in BEFORE_TRAINER.items() if f"trainer.{name}" in new}
+    undecided = younger.keys() - old.keys()
+    old = {**younger, **old}
     if "trainer.epochs" in keys and "scheduler.T_max" in old and new["trainer.epochs"] != old["trainer.epochs"]:
-        raise UsageError(
-            f"the learning rate of this run ends at epoch {old['scheduler.T_max']}, so trainer.epochs must stay "
-            f"{old['trainer.epochs']}; start another run, for example with scheduler=plateau"
-        )
+        raise _fixed_end(old["scheduler.T_max"], old["trainer.epochs"])
     for key, value in new.items():
-        named = _within(key, keys)
-        if not (named or anywhere) or (key in old and old[key] == value) or (key in BEFORE and value == "auto"):
+        named = _within(key, keys) or any(_within(one, (key,)) for one in keys)
+        if (
+            not (named or (anywhere and key not in undecided))
+            or (key in old and old[key] == value)
+            or (key in BEFORE and value == "auto")
+        ):
             continue
         if not _within(key, MAY_CHANGE):
             raise UsageError(
@@ -168,6 +180,13 @@ def resumed_config(saved: Mapping[str, Any], composed: Mapping[str, Any], change
             old[key] = value
     empty = {name: value for name, value in saved.items() if value == {}}  # as of scheduler=none
     return {**empty, **_nested(old)}
+
+
+def _fixed_end(end: int, epochs: int) -> UsageError:
+    return UsageError(
+        f"the learning rate of this run ends at epoch {end}, so trainer.epochs must stay {epochs}; start another run, "
+        f"for example with scheduler=plateau"
+    )
 
 
 def _younger_sections(saved: Mapping[str, Any], composed: Mapping[str, Any], keys: set[str]) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from separate.data.mixing.augmentation import AudioFormat
 from separate.data.mixing.augmenter import Augmenter
 from separate.evaluation.metrics import higher_is_better, load_metrics
 from separate.models.representation import observers
-from separate.parts import build_loss, build_optimizer, build_separator
+from separate.parts import build_loss, build_optimizer, build_schedule, build_separator, check_schedule
 from separate.separator import Separator
 from separate.stft import STFT
 from separate.training.data_parallel import merge_statistics, parallelise, prepared
@@ -59,6 +59,9 @@ def prepare(
         lags=state.separator.device.type != "cpu",
         metrics=load_metrics(config.get("metrics", []), trust),
     )
+    mode = "max" if higher_is_better(training.options.monitor, training.metrics) else "min"
+    total_steps = training.options.epochs * training.steps_per_epoch
+    state.scheduler = build_schedule(config, state.optimizer, mode, total_steps, trust)
     return state, training
 
 
@@ -68,20 +71,19 @@ def prepare_step(
     stored: Mapping[str, torch.Tensor] | None = None,
     ranks: Ranks = ALONE,
 ) -> tuple[State, Objective]:
-    """The parts of a step, as by `prepare`; no data is opened."""
+    """The parts of a step, as by `prepare`, without a schedule; no data is opened."""
     device = ranks.device(config["device"])
     options = typed(TrainerConfig, config["trainer"], "trainer.")
     torch.manual_seed(config["seed"])
     separator = build_separator(config, trust, stored)
     loss = build_loss(config, separator, trust)
     separator.to(device)
-    metrics = load_metrics(config.get("metrics", []), trust)
-    mode = "max" if higher_is_better(options.monitor, metrics) else "min"
-    optimizer, scheduler = build_optimizer(config, separator.parameters(), mode, trust)
+    optimizer = build_optimizer(config, separator, trust)
+    check_schedule(config, trust)  # the number of steps is not known yet
     fuse(optimizer, device)
     precision = choose_precision(options.precision, separator)
     scaler = torch.amp.GradScaler(device.type, enabled=precision.name == "fp16")
-    state = State(separator, optimizer, scheduler, scaler)
+    state = State(separator, optimizer, None, scaler)
     if options.compile:
         separator.network.compile()
     loss = loss.to(device)

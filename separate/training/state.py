@@ -21,6 +21,7 @@ from separate.losses import Loss
 from separate.separator import Separator
 from separate.training.deferred import Pending
 from separate.training.distributed import ALONE, Ranks
+from separate.training.parameters import without_frozen
 from separate.training.precision import PRECISIONS, Precision
 
 if TYPE_CHECKING:
@@ -88,6 +89,7 @@ class State:
 
     def _on_this_device(self, saved: Mapping[str, Any]) -> dict[str, Any]:
         """A state of the optimizer with the kernels, fused or not, of this device."""
+        saved = without_frozen(saved, self.separator.network)
         groups = zip(saved["param_groups"], self.optimizer.param_groups, strict=True)
         adapted = [{**group, "fused": now["fused"]} if "fused" in now else group for group, now in groups]
         return {**saved, "param_groups": adapted}

@@ -9,7 +9,7 @@ import torch
 
 from separate.data.mixing.raw_batch import RawBatch
 from separate.errors import SeparateError
-from separate.training import deferred
+from separate.training import deferred, schedules
 from separate.training.clipping import clip_gradients
 from separate.training.data_parallel import BatchLoss, prepared, reduction
 from separate.training.nonfinite import StoredBatch, report
@@ -38,6 +38,8 @@ def train_step(state: State, training: Training, drawn: RawBatch) -> dict[str, f
         if training.lags:
             metrics.send()
             gained = flush(state, training)  # before this update, because it may restore the optimizer's state
+        schedules.before_step(state.scheduler, state.step)
+        if training.lags:
             before = deferred.step_if(metrics.finite, optimizer)
             deferred.undo_unless(metrics.finite, buffers, buffers_before)
         elif metrics.finite:

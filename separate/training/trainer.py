@@ -8,8 +8,6 @@ import time
 from collections.abc import Iterator
 from contextlib import closing
 
-import torch
-
 from separate.config import TrainerConfig
 from separate.data.loader import load
 from separate.data.mixing.raw_batch import RawBatch
@@ -21,6 +19,7 @@ from separate.training.progress import Progress
 from separate.training.resume import resume_command
 from separate.training.runlog import COUNTS
 from separate.training.saving import save
+from separate.training.schedules import after_epoch
 from separate.training.state import State, Training
 from separate.training.step import flush, train_step
 from separate.training.validation import validate
@@ -124,10 +123,7 @@ def end_epoch(state: State, training: Training, means: dict[str, float]) -> None
     else:
         state.stale += 1
     rate = state.optimizer.param_groups[0]["lr"]
-    if isinstance(state.scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
-        state.scheduler.step(value if math.isfinite(value) else -math.inf if upwards else math.inf)
-    elif state.scheduler is not None:
-        state.scheduler.step()
+    after_epoch(state.scheduler, value, upwards)
     state.epoch += 1
     state.sums = {}
     facts = {"epoch": state.epoch, "step": state.step, "minutes": state.seconds / 60, "learning_rate": rate, **means}

@@ -1,4 +1,4 @@
-"""Whether the mixture of a track is the sum of its sources and, if not, the likely mistake."""
+"""Compare mixtures with the sum of their sources, and name the likely mistake if they differ."""
 
 from __future__ import annotations
 
@@ -10,70 +10,63 @@ from separate.audio import Info, UnreadableError, probe, read, shown
 from separate.data.layouts.opening import Fetch
 from separate.data.layouts.track_files import TrackFiles
 
-PARTS, SECONDS = 5, 1.0  # the number of parts of a file that are read, and their length
-LARGEST_REST = -30.0  # dB, of the difference between mixture and sum
+PARTS, SECONDS = 5, 1.0  # number and length of the parts that are read of each file
+LARGEST_RESIDUAL = -30.0  # dB, level of the difference between mixture and sum
 
 
-class CompareMixture:
-    """Compare the mixture's file of a track with the sum of the sources.
+def compare_mixture(names: Sequence[str], fetch: Fetch | None, track: TrackFiles) -> str | None:
+    """Compare the file of a mixture with the sum of its sources.
 
-    A call gives the path and the reason if they differ, None if they agree or there is nothing to compare.
-    names: of the sources.  fetch: see `Reader`.
+    Return `path: reason` if they differ, None if they agree or there is nothing to compare.  names: of the sources.
+    fetch: see `Reader`.
     """
-
-    def __init__(self, names: Sequence[str], fetch: Fetch | None) -> None:
-        self.names = names
-        self.fetch = fetch
-
-    def __call__(self, one: TrackFiles) -> str | None:
-        path = one.mixture or next(iter(one.beside), None)
-        if path is None or any(len(files) != 1 for files in one.sources):
-            return None
-        try:
-            if self.fetch is not None:
-                self.fetch(path)
-            return self._compare(path, [files[0] for files in one.sources])
-        except (UnreadableError, ValueError):
-            return None  # reported by the other checks
-
-    def _compare(self, path: str, sources: list[str]) -> str | None:
+    path = track.mixture or next(iter(track.unused), None)
+    if path is None or any(len(files) != 1 for files in track.sources):
+        return None
+    try:
+        if fetch is not None:
+            fetch(path)
         spans = read_spans(probe(path))
-        mixture, *parts = (np.concatenate([read(p, *span) for span in spans], axis=1) for p in (path, *sources))
-        if any(part.shape != mixture.shape for part in parts):
-            return None
-        stacked = np.stack(parts)
-        rest = _decibels(mixture - stacked.sum(0), mixture)
-        if rest <= LARGEST_REST:
-            return None
-        return f"{shown(path)}: {self._reason(mixture, stacked)}the rest is {rest:+.0f} dB of it"
-
-    def _reason(self, mixture: np.ndarray, sources: np.ndarray) -> str:
-        """The mistake that explains the difference, or an empty string."""
-        total = sources.sum(0)
-        for name, source in zip(self.names, sources, strict=True):
-            if _decibels(mixture - total + 2 * source, mixture) <= LARGEST_REST:
-                return f"{name} is inverted; "
-            if _decibels(mixture - total + source, mixture) <= LARGEST_REST:
-                return f"{name} is not in it; "
-            if len(source) == 2 and _decibels(mixture - total + source - source[::-1], mixture) <= LARGEST_REST:
-                return f"left and right of {name} are swapped; "
-        if len(mixture) == 2:
-            for side, channel in (("left", 0), ("right", 1)):
-                if _decibels(mixture[channel] - total[channel], mixture[channel]) <= LARGEST_REST:
-                    return f"only its {side} channel is the sum; "
-        gain = float((mixture * total).sum() / max(float((total**2).sum()), 1e-12))
-        if _decibels(mixture - gain * total, mixture) <= LARGEST_REST:
-            return f"it is the sum at {20 * np.log10(abs(gain) + 1e-12):+.1f} dB{', inverted' if gain < 0 else ''}; "
-        return ""
+        paths = [path, *(files[0] for files in track.sources)]
+        mixture, *parts = (np.concatenate([read(p, *span) for span in spans], axis=1) for p in paths)
+    except (UnreadableError, ValueError):
+        return None  # reported by the other checks
+    if any(part.shape != mixture.shape for part in parts):
+        return None
+    sources = np.stack(parts)
+    residual = _decibels(mixture - sources.sum(0), mixture)
+    if residual <= LARGEST_RESIDUAL:
+        return None
+    return f"{shown(path)}: {_reason(names, mixture, sources)}the difference is {residual:+.0f} dB of it"
 
 
-def _decibels(rest: np.ndarray, whole: np.ndarray) -> float:
-    """The energy of `rest` relative to that of `whole`."""
-    return float(10 * np.log10(((rest**2).sum() + 1e-12) / ((whole**2).sum() + 1e-12)))
+def _reason(names: Sequence[str], mixture: np.ndarray, sources: np.ndarray) -> str:
+    """The mistake that explains the difference, or an empty string.  mixture: (C, T), sources: (S, C, T)."""
+    total = sources.sum(0)
+    for name, source in zip(names, sources, strict=True):
+        if _decibels(mixture - total + 2 * source, mixture) <= LARGEST_RESIDUAL:
+            return f"{name} is inverted; "
+        if _decibels(mixture - total + source, mixture) <= LARGEST_RESIDUAL:
+            return f"{name} is not in it; "
+        if len(source) == 2 and _decibels(mixture - total + source - source[::-1], mixture) <= LARGEST_RESIDUAL:
+            return f"left and right of {name} are swapped; "
+    if len(mixture) == 2:
+        for side, channel in (("left", 0), ("right", 1)):
+            if _decibels(mixture[channel] - total[channel], mixture[channel]) <= LARGEST_RESIDUAL:
+                return f"only its {side} channel is the sum; "
+    gain = float((mixture * total).sum() / max(float((total**2).sum()), 1e-12))
+    if _decibels(mixture - gain * total, mixture) <= LARGEST_RESIDUAL:
+        return f"it is the sum at {20 * np.log10(abs(gain) + 1e-12):+.1f} dB{', inverted' if gain < 0 else ''}; "
+    return ""
+
+
+def _decibels(residual: np.ndarray, whole: np.ndarray) -> float:
+    """The energy of the residual relative to that of the whole in dB."""
+    return float(10 * np.log10(((residual**2).sum() + 1e-12) / ((whole**2).sum() + 1e-12)))
 
 
 def read_spans(info: Info) -> list[tuple[int, int]]:
-    """(start, frames) of the parts of a file that are read."""
+    """(start, frames) of each part to read of a file."""
     size = min(round(SECONDS * info.sample_rate), info.frames)
     if PARTS * size >= info.frames:
         return [(0, info.frames)]

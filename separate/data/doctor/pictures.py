@@ -18,13 +18,10 @@ if TYPE_CHECKING:
 
 
 def picture(found: Mapping[str, Split], path: Path) -> None:
-    """Write a figure of the level of every signal and the activity of every source, by split.
-
-    UsageError for an ending that is not a format of pictures.
-    """
+    """Draw the level of every signal and the activity of every source by split.  UsageError for an unknown format."""
     from matplotlib.figure import Figure
 
-    names = list(dict.fromkeys(name for one in found.values() for name in one.groups))
+    names = list(dict.fromkeys(name for statistics in found.values() for name in statistics.groups))
     figure = Figure(figsize=(10, 1.6 + 0.35 * len(names) * len(found)), layout="constrained")
     levels, activity = figure.subplots(1, 2, sharey=True, width_ratios=(2, 1))
     labels: list[str] = []
@@ -41,7 +38,7 @@ def picture(found: Mapping[str, Split], path: Path) -> None:
     levels.set_yticks(range(len(labels)), list(map(printable, labels)), parse_math=False)
     levels.set(xlabel="loudness of each signal, LUFS; line: median")
     levels.invert_yaxis()
-    activity.set(xlabel="share of the time that it sounds, %", xlim=(0, 100))
+    activity.set(xlabel="active share of the time, %", xlim=(0, 100))
     for axes in (levels, activity):
         axes.grid(axis="x", alpha=0.3)
     _save(figure, path)

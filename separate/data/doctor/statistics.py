@@ -15,22 +15,22 @@ from separate.data.layouts.opening import Opening
 from separate.data.mixing.loudness import ACTIVE, LoudnessIndex, integrated, level
 from separate.data.storage.reading import Region
 
-MOST_GROUPS = 12  # shown by name; there may be hundreds of speakers
+MOST_GROUPS = 12  # beyond it, e.g. for hundreds of speakers, all are shown as one
 
 
 @dataclass
 class Group:
-    """The signals of one source, or the clips of one speaker.  levels: in LUFS, of each signal that is not silent."""
+    """The signals of one source or the clips of one speaker.  levels: of each non-silent signal in LUFS."""
 
     hours: float
     signals: int
     levels: np.ndarray
-    activity: float  # share of the time in which the signals are louder than ACTIVE
+    activity: float  # share of the time above the level ACTIVE
 
 
 @dataclass
 class Split:
-    """One split.  hours: of the mixtures, or of the clips that are mixed on the fly."""
+    """One split.  hours: of the mixtures, or of clips to be mixed on the fly."""
 
     unit: str  # tracks or clips
     count: int
@@ -39,18 +39,18 @@ class Split:
 
 
 def survey(layout: FolderLayout, splits: Sequence[str], cache: CacheConfig, stft: STFTConfig) -> dict[str, Split]:
-    """Measure all signals; earlier measurements come from the cache."""
+    """Measure all signals, or take earlier measurements from the cache."""
     found = {}
     for split, examples in open_splits(layout, splits, cache, stft).items():
         regions, names = examples.regions(mixtures=False), examples.groups()
         index = LoudnessIndex(regions, examples.reader, Opening(cache=cache).arrays(), layout.workers)
-        of: dict[str, list[int]] = {}
+        numbers: dict[str, list[int]] = {}  # regions of each group
         for number, name in enumerate(names):
-            of.setdefault(name, []).append(number)
-        if len(of) > MOST_GROUPS:
-            of = {f"{len(of)} folders": list(range(len(names)))}
-        groups = {name: _group(index, numbers, examples.sample_rate, regions) for name, numbers in of.items()}
-        mixed = set(of) == set(layout.sources)
+            numbers.setdefault(name, []).append(number)
+        if len(numbers) > MOST_GROUPS:
+            numbers = {f"{len(numbers)} folders": list(range(len(names)))}
+        groups = {name: _group(index, own, examples.sample_rate, regions) for name, own in numbers.items()}
+        mixed = set(numbers) == set(layout.sources)
         hours = (max if mixed else sum)(group.hours for group in groups.values())
         unit, count = ("tracks", len(regions) // len(layout.sources)) if mixed else ("clips", len(regions))
         found[split] = Split(unit, count, hours, groups)
@@ -66,7 +66,7 @@ def _group(index: LoudnessIndex, numbers: Sequence[int], sample_rate: int, regio
 
 
 def summary(found: Mapping[str, Split]) -> dict[str, Any]:
-    """Plain values for JSON; levels in LUFS as 10th percentile, median and 90th percentile."""
+    """The statistics as JSON values; levels in LUFS as 10th percentile, median and 90th percentile."""
     return {
         split: {
             one.unit: one.count,

@@ -1,6 +1,6 @@
-"""The contract of a layout: the keys of a data set, and how the examples of its splits are opened.
+"""The interface of a layout: the keys of a data set and the way to open its splits.
 
-`Layout` is the base of all, `FolderLayout` of audio in files, `TrackLayout` of recordings with their sources.
+`Layout` is the base class of all, `FolderLayout` of audio in files, `TrackLayout` of recordings with their sources.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, Literal
+
+import numpy as np
 
 from separate.config import MISSING, AugmentConfig
 from separate.data.example import Examples, FileExamples
@@ -27,10 +29,10 @@ WSJ0_SPEAKER = re.compile(r"(?:^|_)([0-9a-z]{3})[0-9a-z]{5}(?=_)")  # in names o
 
 @dataclass
 class Layout(ABC):
-    """A data set: its keys under `data`, with their types and ranges, and the way to its examples.
+    """A data set: its keys under `data` with their types and ranges, and `open` for its examples.
 
     A subclass is a dataclass with further keys; it implements `open`.  A YAML in conf/data names it by `_target_`.
-    sources: their names, in the order of the network's outputs.  interchangeable: the sources have no fixed order, as
+    sources: their names, in the order of the network's outputs.  interchangeable: the sources have no fixed order, e.g.
     two speakers.  excerpt: seconds of a training example.  licence: of the audio, noted in checkpoints.
     """
 
@@ -43,32 +45,32 @@ class Layout(ABC):
     workers: int | Literal["auto"] = number("auto", least=0, most=1024, example=2)
     licence: str | None = None
 
-    detection_order: ClassVar[int] = 0  # layouts that match many folders have a larger number and are tried later
+    detection_order: ClassVar[int] = 0  # larger for layouts that match many folders, which are tried later
 
     def __post_init__(self) -> None:
         self._target_ = self._target_ or f"{type(self).__module__}.{type(self).__qualname__}"
 
     @property
     def name(self) -> str:
-        """The name of the layout's module, which is also that of its YAML: stems, wham ..."""
+        """The name of the layout's module and of its YAML: stems, wham ..."""
         return self._target_.split(".")[-2]
 
     @abstractmethod
     def open(self, split: str, opening: Opening) -> Examples:
-        """The examples of a split: train, valid or test.  DataError names every file that has a fault."""
+        """The examples of a split: train, valid or test.  DataError names every faulty file."""
 
     def check(self, augment: AugmentConfig) -> None:
         """UsageError for an augmentation that this layout cannot apply."""
         for name in ("loudness", "shift"):
             if getattr(augment, name):
                 raise UsageError(
-                    f"data={self.name} draws the levels and places of its sources itself, so augment.{name} has no "
+                    f"data={self.name} draws the levels and positions of its sources itself, so augment.{name} has no "
                     f"effect; leave it out"
                 )
 
     @classmethod
     def looks_like(cls, folder: Path) -> list[str] | None:
-        """The sources in a folder that has this layout, [] if it does not show them; None for other folders."""
+        """The sources of a folder with this layout, [] if they are unknown, None for a folder of another layout."""
         return None
 
 
@@ -87,16 +89,16 @@ class FolderLayout(Layout):
         """All files of a split and their faults.  DataError if the split cannot be listed or has no files."""
 
     def fetcher(self, opening: Opening) -> Fetch | None:
-        """A function that makes a file available before it is read; None if all files are there."""
+        """A function that decodes or downloads a file before it is read; None if no file needs it."""
         return None
 
     def speakers(self, found: SplitFiles) -> set[str]:
-        """The speakers of a split, as far as names of files and folders tell."""
-        return {name for one in found.readable for name in WSJ0_SPEAKER.findall(one.name)}
+        """The speakers of a split, as found in the names of files or folders."""
+        return {name for track in found.readable for name in WSJ0_SPEAKER.findall(track.name)}
 
     @property
     def is_sum(self) -> bool:
-        """Whether a mixture's file should be the sum of the sources, so that `separate-data check` compares them."""
+        """Whether `separate-data check` expects the file of a mixture to be the sum of its sources."""
         return False
 
     @property
@@ -107,7 +109,8 @@ class FolderLayout(Layout):
         """The folder of a split; DataError if it is missing and not optional."""
         if not self.folder.is_dir():
             raise DataError(
-                f"data.root={self.folder} is not a folder; set data.root to the folder that holds {self._split_names}"
+                f"data.root={self.folder} is not a folder; set data.root to the folder that holds "
+                f"{', '.join(sorted(set(self.splits.values())))}"
             )
         folder = self.folder / self.split_name(split)
         if not optional and not folder.is_dir():
@@ -119,19 +122,17 @@ class FolderLayout(Layout):
 
     def split_name(self, split: str) -> str:
         if split not in self.splits:
-            raise UsageError(f"data.splits has no name for {split}; it has {self._split_names}")
+            raise UsageError(
+                f"data.splits has no {split} (it has {', '.join(self.splits) or 'none'}); add data.splits.{split}=NAME"
+            )
         return self.splits[split]
-
-    @property
-    def _split_names(self) -> str:
-        return ", ".join(sorted(set(self.splits.values())))
 
 
 @dataclass
 class TrackLayout(FolderLayout):
     """Recordings with their sources.  A subclass implements `find`.
 
-    coherent: the probability that the sources of a training example come from one moment of one track.
+    coherent: the probability that a training example takes all sources from the same time of one track.
     min_activity: the share of a training example in which each source must be audible.
     """
 
@@ -142,7 +143,7 @@ class TrackLayout(FolderLayout):
 
     @abstractmethod
     def find(self, split: str, opening: Opening) -> FoundTracks:
-        """The files of each track of a split.  opening: tells where files that must be decoded or fetched lie."""
+        """The files of each track of a split.  opening: holds the cache folder of decoded and downloaded files."""
 
     @property
     def holds_more(self) -> bool:
@@ -160,29 +161,29 @@ class TrackLayout(FolderLayout):
         return found.inspect(opening.headers(self.folder))
 
     def tracks(self, split: str, opening: Opening) -> list[Track]:
-        """All tracks of a split; one DataError names everything that is wrong."""
+        """All tracks of a split; one DataError names all faults."""
         found = self.inspect(split, opening)
         if found.problems:
             count = len(found.problems)
             raise DataError.of_files(
                 f"{count} problem{'s' if count > 1 else ''} in the data",
                 found.problems,
-                f"The layout is {found.looked_for}; mend or remove these, or name other sources with data.sources.",
+                f"The layout is {found.looked_for}; repair or remove these, or name other sources with data.sources.",
             )
         return found.tracks
 
     def check(self, augment: AugmentConfig) -> None:
         if (self.coherent < 1 or augment.shift) and self.holds_more:
             raise UsageError(
-                "the mixtures of this data hold more than their sources, and remixing sources from several moments "
-                "loses the rest; use data.coherent=1 and augment.shift=0, or make sources of everything in a mixture"
+                "the mixtures of this data hold more than their sources, so those of different times or tracks cannot "
+                "be mixed; use data.coherent=1 and augment.shift=0, or name all parts of a mixture in data.sources"
             )
 
     def open(self, split: str, opening: Opening) -> Excerpts:
         with hinted(self):
             tracks = Tracks(self.tracks(split, opening))
-        single = (tracks.ends[1:] - tracks.ends[:-1]).max(initial=0) <= 1  # sums of 16-bit samples may pass 16 bits
-        pcm = single and tracks.files.are("PCM_16", self.sample_rate, self.channels)
+        single = np.diff(tracks.offsets).max(initial=0) <= 1  # a sum of 16-bit samples may exceed 16 bits
+        pcm = single and tracks.files.all_are("PCM_16", self.sample_rate, self.channels)
         reader = opening.reader(self, pcm, self.fetcher(opening))
         examples = self.excerpts(self, split, tracks, reader, opening.augment.shift, opening.grid(split))
         if split == "train" and (self.min_activity > 0 or opening.augment.loudness):
@@ -193,7 +194,7 @@ class TrackLayout(FolderLayout):
 
 @dataclass
 class MixtureLayout(TrackLayout):
-    """Tracks whose mixture is the sum of the sources, or (`mixture: file`) a file that may hold more than these."""
+    """Tracks whose mixture is the sum of the sources or (`mixture: file`) a file, which may hold more than these."""
 
     mixture: Literal["sum", "file"] = "sum"
 

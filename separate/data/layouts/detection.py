@@ -1,4 +1,4 @@
-"""Layout detection: which shipped layout a folder looks like, for errors about a folder of another layout."""
+"""Detect the layout of a folder, to suggest it in errors about a folder with another layout."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from separate.errors import DataError
 if TYPE_CHECKING:
     from separate.data.layouts.base import FolderLayout, Layout
 
-MOST_FOLDERS = 20  # below data.root that are looked at
+MOST_FOLDERS = 20  # folders in data.root that are searched
 
 
 @cache
@@ -30,7 +30,7 @@ def shipped_layouts() -> dict[str, type[Layout]]:
 
 
 def detect(folder: Path) -> tuple[str, list[str]] | None:
-    """The layout of a folder and the sources that it shows, or None."""
+    """The name of the layout of a folder and its sources, or None."""
     for name, kind in shipped_layouts().items():
         sources = kind.looks_like(folder)
         if sources is not None:
@@ -39,7 +39,7 @@ def detect(folder: Path) -> tuple[str, list[str]] | None:
 
 
 def hint(layout: FolderLayout) -> str | None:
-    """`FOLDER looks like data=NAME data.root=FOLDER`, or None if no layout matches or only the configured one."""
+    """`FOLDER looks like data=NAME data.root=FOLDER`; None if no layout or only the configured one matches."""
     root = layout.folder
     below = [root / name for name in folders_in(root)[:MOST_FOLDERS]] if root.is_dir() else []
     for place in (root, root.parent, *below):

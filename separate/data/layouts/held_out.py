@@ -1,4 +1,4 @@
-"""Validation tracks: those of a folder of their own, or tracks held out of the training folder."""
+"""Validation tracks: from their own folder, or held out of the training folder."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# the validation tracks of MUSDB18, by the names that its authors' package gives
+# the validation tracks of MUSDB18 in its authors' package
 MUSDB18_VALID = (
     "ANiMAL - Rockshow",
     "Actions - One Minute Smile",
@@ -36,7 +36,7 @@ MUSDB18_VALID = (
 def tracks_of_split(layout: FolderLayout, split: str, names_in: Callable[[Path], list[str]]) -> tuple[Path, list[str]]:
     """The folder of a split and the names of its tracks.  names_in: lists the tracks of a folder.
 
-    Without a folder for valid, validation tracks are held out of train: MUSDB18's if all of them are there, else the
+    Without a folder for valid, validation tracks are held out of train: MUSDB18's if train has all of them, else the
     last tenth.
     """
     if split not in ("train", "valid") or layout.split_folder("valid", optional=True).is_dir():
@@ -45,7 +45,7 @@ def tracks_of_split(layout: FolderLayout, split: str, names_in: Callable[[Path],
     folder = layout.split_folder("train")
     names, valid = names_in(folder), layout.splits["valid"]
     if len(names) == 1:
-        raise DataError(f"{folder} has one track and there is no {valid} folder; add tracks to train on")
+        raise DataError(f"{folder} has only one track, and {layout.folder} no folder {valid}; add tracks")
     held_out = [name for name in names if name in MUSDB18_VALID]
     if len(held_out) < len(MUSDB18_VALID):
         held_out = names[-max(1, round(len(names) / 10)) :] if names else []

@@ -1,4 +1,4 @@
-"""LibriMix by its tables: ROOT/metadata/mixture_SPLIT_MIX.csv (Cosentino et al., 2020)."""
+"""LibriMix from its tables ROOT/metadata/mixture_SPLIT_MIX.csv (Cosentino et al., 2020)."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ SPEAKER = re.compile(r"(\d+)-\d+-\d+")  # of an utterance of LibriSpeech, in the
 class LibriMix(TaskLayout):
     """Mixtures listed in tables, one for each split and task.
 
-    A table holds the paths of the machine that made it.  A path is taken below ROOT if ROOT holds the folder of the
-    split, so that a data set can be moved.  Speakers are in the order of the table's columns, noise by its name.
+    A table holds paths on the machine where it was made.  If ROOT has the folder of the split, files are looked for
+    there, so that a data set can be moved.  Speakers are in the order of the columns; noise has a column of its name.
     """
 
     def find(self, split: str, opening: Opening) -> FoundTracks:
@@ -38,7 +38,7 @@ class LibriMix(TaskLayout):
                     check_name(value)
                 mixture, *files = (self._place(path, moved) for path in values[1:])
                 found.tracks.append(TrackFiles(values[0], mixture, [[file] for file in files], mixture))
-        except (TextError, csv.Error) as error:  # an endless field is a csv.Error
+        except (TextError, csv.Error) as error:  # of a field without an end
             raise DataError(f"{table}: {error}") from None
         return found
 
@@ -55,16 +55,16 @@ class LibriMix(TaskLayout):
         raise DataError(f"{path} is missing; {way_out}")
 
     def _rows(self, table: Path, problems: list[str]) -> Iterator[list[str]]:
-        """The name, the mixture's path and each source's path, of every row; rows that lack one go to `problems`."""
+        """[name, path of the mixture, path of each source] of every row; incomplete rows are added to `problems`."""
         columns = [NOISE if source == NOISE else f"source_{number}" for number, source in enumerate(self.sources, 1)]
         wanted = ["mixture_ID", "mixture_path", *(f"{column}_path" for column in columns)]
         rows = csv.DictReader(io.StringIO(read_text(table), newline=""))
-        there = rows.fieldnames or []
-        missing = [column for column in wanted if column not in there]
+        present = rows.fieldnames or []
+        missing = [column for column in wanted if column not in present]
         if missing:
             raise DataError(
                 f"{table} has no column {missing[0]}; choose data.sources from its columns: "
-                f"{brief(', '.join(there)) or 'none'}"
+                f"{brief(', '.join(present)) or 'none'}"
             )
         for row in rows:
             empty = [column for column in wanted if not row[column]]
@@ -74,14 +74,14 @@ class LibriMix(TaskLayout):
                 yield [row[column] for column in wanted]
 
     def _place(self, recorded: str, moved: bool) -> str:
-        """Where a file lies now.  moved: below ROOT, whatever folders come before SPLIT/s1/ID.wav in the table."""
+        """The path of a file from its path in the table.  moved: as ROOT/SPLIT/s1/ID.wav."""
         parts = recorded.replace("\\", "/").split("/")
         if moved and len(parts) >= 3:
             return "/".join([str(self.folder), *parts[-3:]])
         return recorded if isabs(recorded) else f"{self.folder}/{recorded}"
 
     def speakers(self, found: SplitFiles) -> set[str]:
-        return {name for one in found.readable for name in SPEAKER.findall(one.name)}
+        return {name for track in found.readable for name in SPEAKER.findall(track.name)}
 
     @classmethod
     def looks_like(cls, folder: Path) -> list[str] | None:

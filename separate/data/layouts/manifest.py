@@ -1,4 +1,4 @@
-"""Any files, listed in a manifest of JSON lines."""
+"""Files in any folders, listed in a manifest of JSON lines."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ SECONDS = Range(0, 1e9, unit="seconds")  # of start and duration
 class Manifest(TrackLayout):
     """Lines of {"id", "split", "mixture"?, "sources": {NAME: PATH or null}, "start"?, "duration"?}.
 
-    root: the manifest, or the folder of manifest.jsonl.  Paths are relative to its folder.  null is silence, without a
-    mixture it is the sum of the sources; start and duration are in seconds.
+    root: the manifest, or the folder of manifest.jsonl.  Paths are relative to its folder; null is silence.  Without
+    "mixture" it is the sum of the sources.  start and duration are in seconds.
     """
 
     @property
     def is_sum(self) -> bool:
-        return False  # the manifest does not tell
+        return False  # the manifest does not say
 
     def find(self, split: str, opening: Opening) -> FoundTracks:
         path = self.folder / "manifest.jsonl" if self.folder.is_dir() else self.folder
         try:
-            lines = read_text(path).split("\n")  # splitlines() also splits at signs that names may hold
+            lines = read_text(path).split("\n")  # splitlines() also splits at characters of valid names
         except TextError as error:
             raise DataError(f"{path} {error}; data.root is the manifest's path") from None
         name = self.split_name(split)
@@ -59,7 +59,7 @@ class Manifest(TrackLayout):
         return found
 
     def _track(self, entry: Any, split: str, folder: Path) -> TrackFiles | None:
-        """The track of one line, None for a line of another split.  ValueError names the fault of the line."""
+        """The track of a line, None for a line of another split.  ValueError names the fault."""
         _check_keys(entry)
         if entry["split"] != split:
             return None
@@ -97,7 +97,7 @@ def _check_keys(entry: Any) -> None:
         raise ValueError('has no "sources": {NAME: PATH}')
     unknown = sorted(set(entry) - KEYS)
     if unknown:
-        raise ValueError(f'has the key "{brief(unknown[0])}", which a manifest does not know')
+        raise ValueError(f'has the unknown key "{brief(unknown[0])}"; the keys are {", ".join(sorted(KEYS))}')
     for key in ("id", "split"):
         if key not in entry:
             raise ValueError(f'has no "{key}"')

@@ -24,12 +24,12 @@ from separate.files import replace_file
 
 STREAMS = ("mixture", "drums", "bass", "other", "vocals")  # in the order of the files
 ENDING = ".stem.mp4"
-SONG = ".song"  # ending of the file beside a decoded song's folder, which holds the path of the song
+SONG = ".song"  # suffix of the file with the path of a song, next to the folder of its decoded streams
 
 
 @dataclass
 class Musdb18(MixtureLayout):
-    """Songs of one stream for each stem.  `mixture: file` takes the mixture's own stream.
+    """Songs with one stream for each stem.  `mixture: file` takes the stream of the mixture.
 
     MUSDB18's validation tracks are held out of train.
     """
@@ -40,19 +40,19 @@ class Musdb18(MixtureLayout):
             raise UsageError(f"data=musdb18 has no source {unknown[0]}; data.sources can name {', '.join(STREAMS[1:])}")
         folder, names = tracks_of_split(self, split, _songs)
         songs = [folder / f"{name}{ENDING}" for name in names]
-        places = in_parallel(self.fetcher(opening).decode, songs, self.workers, "decoding")
-        if not all(place.is_dir() for place in places):
+        decoded = in_parallel(self.fetcher(opening).decode, songs, self.workers, "decoding")
+        if not all(streams.is_dir() for streams in decoded):
             raise UsageError(
-                f"the decoded songs of {split} take more than cache.limit={(opening.limit or 0) / 1e9:g} GB and would "
-                f"drop each other; raise it"
+                f"the decoded songs of {split} take more than cache.limit={(opening.limit or 0) / 1e9:g} GB, so that "
+                f"they would evict each other; raise cache.limit"
             )
-        tracks = [self._track(song, place) for song, place in zip(songs, places, strict=True)]
+        tracks = [self._track(song, streams) for song, streams in zip(songs, decoded, strict=True)]
         return FoundTracks(tracks, f"{folder}/NAME{ENDING}")
 
-    def _track(self, song: Path, place: Path) -> TrackFiles:
-        """place: the folder of the decoded streams."""
-        mixture = f"{place}/mixture.wav" if self.mixture == "file" else None
-        sources = [[f"{place}/{source}.wav"] for source in self.sources]
+    def _track(self, song: Path, streams: Path) -> TrackFiles:
+        """streams: the folder of the decoded streams."""
+        mixture = f"{streams}/mixture.wav" if self.mixture == "file" else None
+        sources = [[f"{streams}/{source}.wav"] for source in self.sources]
         return TrackFiles(song.name.removesuffix(ENDING), str(song), sources, mixture)
 
     def fetcher(self, opening: Opening) -> DecodedSongs:
@@ -64,7 +64,7 @@ class Musdb18(MixtureLayout):
 
 
 class DecodedSongs:
-    """Decoded songs in ROOT/decoded, as 32-bit WAV.  A call with the path of a file decodes its song if it is gone.
+    """Decoded songs in ROOT/decoded, as 32-bit WAV.  Call with the path of a file to decode its song if it was evicted.
 
     root: the cache folder.  limit: its largest size in bytes.
     """
@@ -73,43 +73,43 @@ class DecodedSongs:
         self.root = root
         self.folder = root / DECODED
         self.limit = limit
-        self.is_there = LastUse()
+        self.exists = LastUse()
 
     def __call__(self, path: str) -> None:
-        place = Path(path).parent
-        if place.parent == self.folder and not self.is_there(str(place)):  # dropped to make room
+        streams = Path(path).parent
+        if streams.parent == self.folder and not self.exists(str(streams)):
             try:
-                self.decode(Path(os.fsdecode(place.with_suffix(SONG).read_bytes())))
+                self.decode(Path(os.fsdecode(streams.with_suffix(SONG).read_bytes())))
             except OSError as error:
                 raise DataError(
-                    f"{path} was dropped from the cache and its song cannot be read again ({error}); start again"
+                    f"{path} was evicted from the cache and its song cannot be read again ({error}); start again"
                 ) from None
 
     def decode(self, song: Path) -> Path:
         """The folder of a song's streams, STREAM.wav each.  The song is decoded if the folder is missing."""
         status = song.stat()
         made_from = [str(song.absolute()), status.st_size, status.st_mtime_ns]
-        place = self.folder / hashlib.sha256(json.dumps(made_from).encode()).hexdigest()
-        if not self.is_there(str(place)):
-            _decode(song, place)
-            replace_file(place.with_suffix(SONG), os.fsencode(song.absolute()))
+        streams = self.folder / hashlib.sha256(json.dumps(made_from).encode()).hexdigest()
+        if not self.exists(str(streams)):
+            _decode(song, streams)
+            replace_file(streams.with_suffix(SONG), os.fsencode(song.absolute()))
             evict(self.root, self.limit)
-        return place
+        return streams
 
 
 def _songs(folder: Path) -> list[str]:
     return sorted(p.name.removesuffix(ENDING) for p in folder.glob(f"*{ENDING}") if not p.name.startswith("."))
 
 
-def _decode(song: Path, place: Path) -> None:
-    """Write the streams of a song to the folder `place`."""
+def _decode(song: Path, streams: Path) -> None:
+    """Write the streams of a song to the folder `streams`."""
     program = shutil.which("ffmpeg")
     if program is None:
         raise UsageError(
             "data=musdb18 is decoded with ffmpeg, which is not installed: apt-get install ffmpeg, brew install ffmpeg "
             "or conda install ffmpeg; or take MUSDB18-HQ with data=stems"
         )
-    part = place.parent / f"{place.name}.{secrets.token_hex(4)}.part"
+    part = streams.parent / f"{streams.name}.{secrets.token_hex(4)}.part"
     part.mkdir(parents=True)
     try:
         command = [program, "-nostdin", "-v", "error", "-i", str(song)]
@@ -120,6 +120,6 @@ def _decode(song: Path, place: Path) -> None:
             reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
             raise DataError(f"{song}: ffmpeg could not decode its five streams ({reason}); copy it again")
         with suppress(OSError):  # another process was faster
-            part.rename(place)
+            part.rename(streams)
     finally:
         shutil.rmtree(part, ignore_errors=True)

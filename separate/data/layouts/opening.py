@@ -1,4 +1,4 @@
-"""How a split is opened, apart from its layout: seed, cache, transform and augmentation."""
+"""The arguments for opening a split: seed, cache, STFT and augmentation."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ Fetch = Callable[[str], None]  # called with the path of a file before it is rea
 
 @dataclass(frozen=True)
 class Opening:
-    """What opening a split needs besides its layout.
+    """The arguments for opening a split of a layout.
 
-    seed: of synthesised audio.  cache: which signals are cached, and where.  stft: the transform of the separator;
-    training examples begin at multiples of its hop with every cache, so that all caches give the same examples.
-    augment: the augmentation of training examples; excerpts are drawn by its `shift` and measured for its `loudness`.
+    seed: of synthesised audio.  cache: see conf/cache.  stft: the transform of the separator; training examples begin
+    at multiples of its hop with every cache, so that all caches give the same examples.  augment: the augmentation of
+    training examples, whose `shift` and `loudness` are used in drawing excerpts.
     """
 
     seed: int = 0
@@ -37,7 +37,7 @@ class Opening:
     augment: AugmentConfig = field(default_factory=AugmentConfig)
 
     def grid(self, split: str) -> int:
-        """Examples of this split begin at multiples of this number of samples."""
+        """The number of samples at whose multiples the examples of a split begin."""
         return self.stft.hop if self.stft is not None and split == "train" else 1
 
     @property
@@ -54,14 +54,13 @@ class Opening:
         return Cache(self.folder / ARRAYS, self.limit)
 
     def headers(self, root: Path) -> Headers:
-        """The headers of the data set at `root`, remembered in the cache folder."""
+        """The headers of the data set at `root`, stored in the cache folder."""
         return Headers(self.folder / "headers", root)
 
     def reader(self, layout: Layout, pcm: bool = False, fetch: Fetch | None = None) -> Reader:
         """A reader of files, of cached samples or of cached spectrograms.
 
-        pcm: all files hold 16-bit samples at the rate and channels of the layout, which are then kept as they are.
-        fetch: called with the path of a file before it is read.
+        pcm, fetch: see `Reader`.
         """
         files, cache = Reader(layout.sample_rate, layout.channels, pcm, fetch), self.cache
         if cache.kind == "none":

@@ -1,4 +1,4 @@
-"""Mixtures made on the fly of clips in folders, one folder for each speaker or class: ROOT/SPLIT/NAME/*.wav."""
+"""Clips mixed on the fly, in one folder for each speaker or class: ROOT/SPLIT/NAME/*.wav."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from separate.data.layouts.base import FolderLayout
 from separate.data.layouts.detection import hinted
 from separate.data.layouts.opening import Opening
 from separate.data.layouts.track_files import SplitFiles
-from separate.data.mixing.excerpts import all_non_finite, refuse_channels
+from separate.data.mixing.excerpts import non_finite_error, refuse_channels
 from separate.data.storage.headers import audio_files, folders_in
 from separate.data.storage.reading import Reader, Region, Span
 from separate.data.tracks import Files, Piece
@@ -27,10 +27,10 @@ LEAD = 0.3  # seconds, the longest silence before the first clip
 
 @dataclass
 class Pools(FolderLayout):
-    """Clips of speakers or, with `interchangeable: false`, of classes that the sources name.
+    """Clips of speakers or, with `interchangeable: false`, of one class for each source.
 
-    snr: in dB; the level of every source but the first is drawn within +-snr of the first.  pause: the least and the
-    most seconds between two clips.  examples: the number of fixed examples in valid and in test.
+    snr: in dB; the level of every source but the first is drawn within +-snr of the first.  pause: [min, max] seconds
+    between two clips.  examples: the number of fixed examples in valid and in test.
     """
 
     snr: float = number(5.0, least=0, most=200, unit="dB")
@@ -45,13 +45,13 @@ class Pools(FolderLayout):
         return PoolExamples(self, split, clips, opening.reader(self), opening.grid(split))
 
     def clips(self, split: str, opening: Opening) -> dict[str, list[Piece]]:
-        """The clips of each speaker or, where sources have names, of each source."""
+        """The clips of each speaker or class."""
         folder = self.split_folder(split)
         paths = {name: audio_files(folder / name) for name in self._names(folder)}
         infos, problems = opening.headers(self.folder).read([path for clips in paths.values() for path in clips])
         problems += [f"{path}: holds no samples" for path, info in infos.items() if info.frames == 0]
         if problems:
-            raise DataError.of_files(f"{len(problems)} bad files in {folder}", problems, "Mend or remove them.")
+            raise DataError.of_files(f"{len(problems)} bad files in {folder}", problems, "Repair or remove them.")
         found = {name: [Piece(path, infos[path]) for path in clips] for name, clips in paths.items() if clips}
         if len(found) < len(self.sources):
             raise DataError(
@@ -61,21 +61,21 @@ class Pools(FolderLayout):
         return found
 
     def _names(self, folder: Path) -> list[str]:
-        """The folders to draw from: all of them, or those of the sources."""
+        """The folders of the speakers or, for classes, those of the sources."""
         names = folders_in(folder)
         if self.interchangeable:
             return names
         missing = [source for source in self.sources if source not in names]
         if missing:
             raise DataError(
-                f"{folder} has no folder for the source {missing[0]}; {nearest(missing[0], names)} (where sources are "
-                f"speakers, drawn from all folders, use data.interchangeable=true)"
+                f"{folder} has no folder for the source {missing[0]}; {nearest(missing[0], names)}; to draw "
+                f"speakers from all folders, use data.interchangeable=true"
             )
         return list(self.sources)
 
     def inspect(self, split: str, opening: Opening) -> SplitFiles:
         clips = self.clips(split, opening)
-        infos = {path: info for of_one in clips.values() for path, info in of_one}
+        infos = {path: info for pieces in clips.values() for path, info in pieces}
         return SplitFiles(f"{self.split_folder(split)}/SPEAKER/*.wav", infos)
 
     def speakers(self, found: SplitFiles) -> set[str]:
@@ -92,7 +92,7 @@ class Pools(FolderLayout):
 
 
 class PoolExamples(FileExamples):
-    """Each example: as many different speakers as there are sources, their clips joined until it is full.
+    """Examples of a different speaker for each source, whose clips are joined to the length of an example.
 
     pools: the clips of each speaker.  grid: clips begin at multiples of this number of samples.
     """
@@ -103,7 +103,7 @@ class PoolExamples(FileExamples):
         super().__init__(layout.sources, layout.sample_rate, layout.channels, layout.excerpt)
         pause = layout.pause
         if len(pause) != 2 or not 0 <= pause[0] <= pause[1]:
-            raise UsageError(f"data.pause={list(pause)} must be the least and the most seconds, e.g. [0.05,0.25]")
+            raise UsageError(f"data.pause={list(pause)} must be [min, max] seconds, e.g. [0.05,0.25]")
         self.pools = {name: Files(clips) for name, clips in pools.items()}
         for clips in self.pools.values():
             refuse_channels(clips, layout.channels)
@@ -122,12 +122,12 @@ class PoolExamples(FileExamples):
 
     def draw(self, index: int, rng: np.random.Generator) -> Example:
         names, spans = self._mix(rng)
-        sources = [self.reader.source(of_one, self.frames) for of_one in spans]
+        sources = [self.reader.source(clips, self.frames) for clips in spans]
         frames = self.frames if self.reader.spectral else None
         return Example("+".join(names), sources, None, self.reader.scale, frames)
 
     def _mix(self, rng: np.random.Generator) -> tuple[list[str], list[list[Span]]]:
-        """The speakers of an example, and the spans of clips of each."""
+        """The speakers of an example and the spans of each."""
         names = self.sources
         if self.interchangeable:
             names = [self.speakers[i] for i in rng.choice(len(self.speakers), len(self.sources), replace=False)]
@@ -148,7 +148,7 @@ class PoolExamples(FileExamples):
             try:
                 clip = self.reader.read(region, start, take)
             except NonFiniteError:
-                raise all_non_finite(piece for clips in self.pools.values() for piece in clips) from None
+                raise non_finite_error(piece for clips in self.pools.values() for piece in clips) from None
             rms = self.reader.scale * np.sqrt(np.mean(clip.astype(np.float32) ** 2))
             spans.append(Span(region, start, at, take, gain * LEVEL / (float(rms) + 1e-8)))
             at += self._round(max(1, take) + rng.uniform(self.pause[0], self.pause[1]) * self.sample_rate)
@@ -168,7 +168,7 @@ class PoolExamples(FileExamples):
 
     def fixed(self, index: int) -> Example:
         names, spans = self._mix(np.random.default_rng([*self.key, index]))
-        sources = [self.reader.place(of_one, self.frames) for of_one in spans]
+        sources = [self.reader.samples(clips, self.frames) for clips in spans]
         return Example(f"{index:05d}_{'+'.join(names)}", sources, None, self.reader.scale)
 
     @property

@@ -1,4 +1,4 @@
-"""Tracks in tar shards, KEY.SOURCE.wav each, as WebDataset packs them; in a folder or behind a URL."""
+"""Tracks as KEY.SOURCE.wav in tar shards in the WebDataset format, in a folder or behind a URL."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ from separate.data.mixing.excerpts import Excerpts
 from separate.data.storage.download import ShardCopies, index_of, is_url
 from separate.data.storage.parallel import in_parallel
 from separate.data.storage.reading import Reader
-from separate.data.storage.shard_index import Contents, audio_in, contents_of_file
+from separate.data.storage.shard_index import Contents, audio_in, stored_contents
 from separate.data.tracks import Strings, Tracks
 from separate.errors import DataError, SeparateError, UsageError
 from separate.validation import number
 
-LOOKED_AT = 50  # files of a shard, for its sources
+LOOKED_AT = 50  # files of a shard that are searched for sources
 
 
 class ShardExcerpts(Excerpts):
-    """Excerpts drawn from a few shards at a time, so that only these need to be downloaded.
+    """Excerpts from a few shards at a time, so that only these need to be downloaded.
 
-    A pass takes the shards in random order and mixes the examples of about `layout.window` of them.  Sources of several
-    tracks come from one shard.  UsageError if there is no space for the shards of a window.
+    A pass takes the shards in random order and shuffles the examples of about `layout.window` shards at a time.  The
+    sources of one example come from one shard.  UsageError if the shards of a window do not fit on the disk.
     """
 
     def __init__(
@@ -49,29 +49,29 @@ class ShardExcerpts(Excerpts):
         for path in self.tracks.files.paths:
             file, offset, size, _ = _member(path)
             sizes[file] = max(sizes.get(file, 0), offset + size)
-        heads = self.tracks.members[self.tracks.ends[: -1 : len(self.sources) + 1]].tolist()  # first file of each track
-        files = [_member(self.tracks.files.paths[head]).file for head in heads]
+        first_files = self.tracks.members[self.tracks.offsets[: -1 : len(self.sources) + 1]].tolist()  # of each track
+        files = [_member(self.tracks.files.paths[number]).file for number in first_files]
         firsts = [track for track, file in enumerate(files) if track == 0 or file != files[track - 1]]
         self.files = Strings([files[track] for track in firsts])
         self.bounds = np.append(np.append(0, self.ends)[firsts], len(self))  # the first example of each shard
-        self.fetched = any(map(self.copies.is_copy, sizes))
-        if self.fetched:
+        self.remote = any(map(self.copies.is_copy, sizes))
+        if self.remote:
             self.copies.check_space(sum(sorted(sizes.values())[-self.window - 2 :]), self.window)
         self._downloading: Thread | None = None
 
     def order(self, rng: np.random.Generator) -> np.ndarray:
-        """A random order of shards; the examples of each are spread over the time of `window` shards."""
-        begins = rng.permutation(len(self.files))
-        moments = np.repeat(begins, np.diff(self.bounds)) + self.window * rng.random(len(self))
-        return np.argsort(moments, kind="stable")
+        """A random order of shards; the examples of each are spread over the length of `window` shards."""
+        starts = rng.permutation(len(self.files))
+        times = np.repeat(starts, np.diff(self.bounds)) + self.window * rng.random(len(self))
+        return np.argsort(times, kind="stable")
 
     def prefetch(self, order: np.ndarray, position: int) -> None:
-        """Download the shards of the next examples, about as many as two shards hold, in the background."""
-        if not self.fetched or (self._downloading is not None and self._downloading.is_alive()):
+        """Download the shards of the next examples, as many as in two shards, in the background."""
+        if not self.remote or (self._downloading is not None and self._downloading.is_alive()):
             return
         soon = order[position : position + 2 * len(self) // len(self.files) + 1]
         numbers = dict.fromkeys((np.searchsorted(self.bounds, soon, side="right") - 1).tolist())
-        missing = [file for file in (self.files[number] for number in numbers) if not self.copies.is_there(file)]
+        missing = [file for file in (self.files[number] for number in numbers) if not self.copies.exists(file)]
         if missing:
             self._downloading = Thread(target=self._fetch, args=(missing,), daemon=True)
             self._downloading.start()
@@ -88,10 +88,10 @@ class ShardExcerpts(Excerpts):
 
 @dataclass
 class Shards(MixtureLayout):
-    """Tracks in the tar files ROOT/PATTERN; `splits` holds the patterns, with * in a folder, or {000..146}.
+    """Tracks in the tar files ROOT/PATTERN.  `splits` holds the patterns, with * (in a folder) or {000..146}.
 
-    The files of a track have the same KEY, the path up to the first dot in its last part.  `mixture: file` takes
-    KEY.mixture.wav.  window: the number of shards that examples are drawn from at a time.
+    The files of a track have the same KEY, the path up to the first dot of the file name.  `mixture: file` takes
+    KEY.mixture.wav.  window: the number of shards from which examples are drawn at a time.
     """
 
     window: int = number(4, least=1, most=1_000_000, unit="shards")
@@ -101,10 +101,10 @@ class Shards(MixtureLayout):
     def find(self, split: str, opening: Opening) -> FoundTracks:
         root = self.root if self.root == "/" else self.root.rstrip("/")
         pattern = self.split_name(split)
-        places, index = _places(root, pattern, split)
-        list_one = partial(_list, index=index, copies=self.fetcher(opening))
-        # an index makes listing too short for processes
-        listed = in_parallel(list_one, places, 0 if index else self.workers, f"{split}: listing shards")
+        places, index = _shards_of_split(root, pattern, split)
+        list_one = partial(_list_shard, index=index, copies=self.fetcher(opening))
+        workers = 0 if index else self.workers  # with an index listing is fast
+        listed = in_parallel(list_one, places, workers, f"{split}: listing shards")
         wanted = [*self.sources, "mixture"] if self.mixture == "file" else self.sources
         found = FoundTracks([], f"KEY.{{{','.join(wanted)}}}.wav in {self.root}/{pattern}")
         for place, one in zip(places, listed, strict=True):
@@ -127,7 +127,7 @@ class Shards(MixtureLayout):
         if self.mixture == "file":
             track.mixture = files["mixture"]
         elif "mixture" in files:
-            track.beside = [files["mixture"]]
+            track.unused = [files["mixture"]]
         return track
 
     def fetcher(self, opening: Opening) -> ShardCopies:
@@ -147,18 +147,18 @@ def key_and_source(name: str) -> tuple[str, str]:
     return f"{folder}{slash}{key}", rest.rpartition(".")[0]
 
 
-def _list(place: str, index: dict[str, Contents], copies: ShardCopies) -> tuple[str, Contents] | str:
-    """The file of a shard and its contents, or its fault."""
+def _list_shard(place: str, index: dict[str, Contents], copies: ShardCopies) -> tuple[str, Contents] | str:
+    """The file of a shard and its contents, or the message of its fault."""
     try:
         if is_url(place):
             return copies.contents(place, index.get(place))
-        return place, contents_of_file(place, copies.root)
+        return place, stored_contents(place, copies.root)
     except DataError as error:
         return str(error)
 
 
 def _examples(place: str, file: str, contents: Contents, found: FoundTracks) -> dict[str, dict[str, str]]:
-    """{key: {source: path}} of a shard; its headers and faults go to `found`."""
+    """{key: {source: path}} of a shard; adds its headers and faults to `found`."""
     examples: dict[str, dict[str, str]] = {}
     for name, path, info in contents.files(file):
         if not isinstance(info, Info):
@@ -171,8 +171,8 @@ def _examples(place: str, file: str, contents: Contents, found: FoundTracks) -> 
     return examples
 
 
-def _places(root: str, pattern: str, split: str) -> tuple[list[str], dict[str, Contents]]:
-    """The shards of a split in order, and the contents of those that an index lists."""
+def _shards_of_split(root: str, pattern: str, split: str) -> tuple[list[str], dict[str, Contents]]:
+    """The shards of a split in order, and the contents of those in an index."""
     from braceexpand import braceexpand
 
     try:
@@ -183,7 +183,7 @@ def _places(root: str, pattern: str, split: str) -> tuple[list[str], dict[str, C
         return _in_folder(Path(root).expanduser(), patterns, split), {}
     index = index_of(root)
     if not isinstance(index, str):
-        names = list(dict.fromkeys(name for one in patterns for name in index if fnmatch(name, one)))
+        names = list(dict.fromkeys(name for each in patterns for name in index if fnmatch(name, each)))
         if not names:
             raise DataError(
                 f"{root}/index.jsonl has no shard {pattern} for the {split} split (it has "
@@ -192,22 +192,22 @@ def _places(root: str, pattern: str, split: str) -> tuple[list[str], dict[str, C
         return [f"{root}/{name}" for name in names], {f"{root}/{name}": index[name] for name in names}
     if any(sign in pattern for sign in "*?["):
         raise DataError(
-            f"{index}, and only an index tells which shards {pattern} matches; make it with scripts/prepare_shards.py, "
-            f"or name all shards with \"data.splits.{split}='{split}-{{000000..000146}}.tar'\""
+            f"{index}, and without an index the shards of {pattern} are unknown; make it "
+            f"with scripts/prepare_shards.py, or name all with \"data.splits.{split}='{split}-{{000000..000146}}.tar'\""
         )
-    return list(dict.fromkeys(f"{root}/{one}" for one in patterns)), {}
+    return list(dict.fromkeys(f"{root}/{name}" for name in patterns)), {}
 
 
 def _in_folder(folder: Path, patterns: Sequence[str], split: str) -> list[str]:
     """The shards of a split in a folder; DataError if one is missing or is not a .tar file."""
     if not folder.is_dir():
         raise DataError(f"data.root={folder} is not a folder; set data.root to the folder, or the URL, of the shards")
-    places = [str(path) for one in patterns for path in (sorted(folder.glob(one)) or [folder / one])]
+    places = [str(path) for pattern in patterns for path in (sorted(folder.glob(pattern)) or [folder / pattern])]
     missing = [place for place in places if not Path(place).is_file()]
     if missing:
-        there = ", ".join(sorted(path.name for path in folder.glob("*.tar"))[:5]) or "none"
+        present = ", ".join(sorted(path.name for path in folder.glob("*.tar"))[:5]) or "none"
         raise DataError(
-            f"{missing[0]} is missing: the {split} split has no shard of that name (the folder's tar files: {there}); "
+            f"{missing[0]} is missing: the {split} split has no shard of that name (tar files there: {present}); "
             f"name them with data.splits.{split}=PATTERN"
         )
     others = [place for place in places if not place.endswith(".tar")]

@@ -19,10 +19,10 @@ LARGEST_METADATA = 2**24  # bytes
 
 @dataclass
 class Slakh(MixtureLayout):
-    """Stems added up by class.
+    """Sums of stems by class.
 
-    A source is the sum of the stems of its `inst_class`, written in small letters with _ for other signs: `bass`,
-    `synth_lead`.  `other` is the sum of the stems that no source names.  A class that a track lacks is silent.
+    A source is the sum of the stems of one `inst_class`, in lower case with _ between words: `bass`, `synth_lead`.
+    `other` is the sum of the stems of all other classes.  A class without stems in a track is silent.
     `mixture: file` takes the track's mix.flac.
     """
 
@@ -45,18 +45,18 @@ class Slakh(MixtureLayout):
             )
         return found
 
-    def _track(self, name: str, place: str, stems: dict[str, str]) -> TrackFiles:
-        """stems: the class of each."""
-        folder = f"{place}/stems"
-        there = {_stem(path): path for path in audio_files(folder)} if isdir(folder) else {}
-        track = TrackFiles(name, place, [[] for _ in self.sources])
+    def _track(self, name: str, folder: str, stems: dict[str, str]) -> TrackFiles:
+        """stems: {stem: class}."""
+        stem_folder = f"{folder}/stems"
+        present = {_stem(path): path for path in audio_files(stem_folder)} if isdir(stem_folder) else {}
+        track = TrackFiles(name, folder, [[] for _ in self.sources])
         for stem, kind in stems.items():
             source = kind if kind in self.sources else "other"
             if source in self.sources:
-                track.sources[self.sources.index(source)].append(there.get(stem, f"{folder}/{stem}.flac"))
+                track.sources[self.sources.index(source)].append(present.get(stem, f"{stem_folder}/{stem}.flac"))
         if self.mixture == "file":
-            mixes = (path for path in audio_files(place, deep=False) if _stem(path) == "mix")
-            track.mixture = next(mixes, f"{place}/mix.flac")
+            mixes = (path for path in audio_files(folder, deep=False) if _stem(path) == "mix")
+            track.mixture = next(mixes, f"{folder}/mix.flac")
         return track
 
     @classmethod
@@ -74,7 +74,7 @@ def _stem(path: str) -> str:
 
 
 def _classes(path: str) -> dict[str, str]:
-    """{stem: class} of the stems that a track's metadata.yaml marks as rendered; DataError for other contents."""
+    """{stem: class} of the rendered stems in a track's metadata.yaml; DataError for other contents."""
     import yaml
 
     try:
@@ -87,7 +87,7 @@ def _classes(path: str) -> dict[str, str]:
         }
         for stem in found:
             if "/" in stem:
-                raise TextError(f"names a stem {brief(stem)}, which is not the name of a file")
+                raise TextError(f"names a stem {brief(stem)}, which is not a file name")
             check_name(stem)
         return found
     except TextError as error:

@@ -14,9 +14,9 @@ from separate.data.layouts.opening import Opening
 from separate.data.layouts.track_files import FoundTracks, TrackFiles
 from separate.data.storage.headers import audio_files, folders_in
 
-MOST_STEMS = 16  # in a folder that looks like stems
-LOOKED_AT = 20  # tracks
-SHARED = 0.8  # of the tracks must have a file of the same name
+MOST_STEMS = 16  # stems of one track, in layout detection
+LOOKED_AT = 20  # tracks that layout detection reads
+SHARED = 0.8  # share of these tracks that must have a file for each stem
 
 
 @dataclass
@@ -32,15 +32,15 @@ class Stems(MixtureLayout):
             [self._track(name, f"{folder}/{name}") for name in names], f"{folder}/TRACK/{{{','.join(wanted)}}}.wav"
         )
 
-    def _track(self, name: str, place: str) -> TrackFiles:
-        found: dict[str, str] = {}
-        for path in sorted(audio_files(place, deep=False), key=_preference):
+    def _track(self, name: str, folder: str) -> TrackFiles:
+        found: dict[str, str] = {}  # of several formats the first in ENDINGS
+        for path in sorted(audio_files(folder, deep=False), key=lambda path: ENDINGS.index(splitext(path)[1].lower())):
             found.setdefault(splitext(basename(path))[0], path)
-        track = TrackFiles(name, place, [[found.get(source, f"{place}/{source}.wav")] for source in self.sources])
+        track = TrackFiles(name, folder, [[found.get(source, f"{folder}/{source}.wav")] for source in self.sources])
         if self.mixture == "file":
-            track.mixture = found.get("mixture", f"{place}/mixture.wav")
+            track.mixture = found.get("mixture", f"{folder}/mixture.wav")
         elif "mixture" in found:
-            track.beside = [found["mixture"]]
+            track.unused = [found["mixture"]]
         return track
 
     @classmethod
@@ -52,13 +52,8 @@ class Stems(MixtureLayout):
         return None
 
 
-def _preference(path: str) -> int:
-    """The ending that comes first in ENDINGS is taken."""
-    return ENDINGS.index(splitext(path)[1].lower())
-
-
 def _shared_names(folder: Path) -> list[str] | None:
-    """The names of files that most folders in a folder share, where these can be stems."""
+    """The names that most folders in a folder have a file for, if these can be stems; else None."""
     inside = folders_in(folder)[:LOOKED_AT]
     names = Counter(
         path.stem for name in inside for path in (folder / name).iterdir() if path.suffix.lower() in ENDINGS

@@ -1,4 +1,4 @@
-"""A band synthesised from a seed: a gliding voice with vibrato, plucked chords and drums, in one register."""
+"""Songs synthesised from a seed: a gliding voice with vibrato, plucked chords and drums, in one register."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Toy(Layout):
 
 
 class ToySongs(Examples):
-    """Songs in memory.  A training example takes each source from a song of its own; other splits keep songs whole."""
+    """Songs in memory.  Training examples take each source from a random song; fixed examples keep songs together."""
 
     def __init__(self, layout: Toy, split: str, seed: int) -> None:
         super().__init__(layout.sources, layout.sample_rate, layout.channels, layout.excerpt)
@@ -51,7 +51,7 @@ class ToySongs(Examples):
         return self.songs * int(SECONDS * self.sample_rate / self.frames)
 
     def _song(self, index: int) -> np.ndarray:
-        """(S, C, T) of a whole song."""
+        """A whole song, (S, C, T)."""
         mono = np.stack(
             [_source(name, self.sample_rate, (self.seed, *self.split.encode(), index)) for name in self.sources]
         )
@@ -81,7 +81,7 @@ class ToySongs(Examples):
 
 @lru_cache(maxsize=1024)
 def _source(name: str, rate: int, key: tuple[int, ...]) -> np.ndarray:
-    """One source of one song, (T,) float32 at its level."""
+    """One source of one song, (T,) float32."""
     rng = np.random.default_rng([*key, *name.encode()])
     audio = SOURCES[name](rate, rng)
     level = LEVEL * 10 ** (rng.uniform(-3, 3) / 20)
@@ -96,7 +96,7 @@ def _hz(semitones: float | np.ndarray) -> float | np.ndarray:
 
 
 def _voice(rate: int, rng: np.random.Generator) -> np.ndarray:
-    """Glides from note to note with 5 to 7 Hz vibrato, 24 harmonics under two moving formants, breaths between."""
+    """Notes joined by glides, with 5 to 7 Hz vibrato, 24 harmonics, two moving formants, and pauses."""
     frames = int(SECONDS * rate)
     time = np.arange(frames) / rate
     pitch, loudness = np.zeros(frames), np.zeros(frames)

@@ -1,4 +1,4 @@
-"""The files that a layout finds for each track of a split, and the checks that turn them into tracks."""
+"""The files of each track of a split, and their checks."""
 
 from __future__ import annotations
 
@@ -12,31 +12,28 @@ from separate.data.tracks import Piece, Signal, Track
 
 @dataclass
 class TrackFiles:
-    """The files that a layout expects for one track, whether or not they exist.
+    """The files that a layout expects for one track; they may be missing.
 
-    place: the path that messages name.  sources: the files of each source, which are added up; no file is silence.
-    mixture: the file of the mixture, None for the sum of the sources.  beside: files that are not used, but must have
-    the length of the others.  start, duration: in seconds, for a track that is a part of its files.
+    label: the track in messages.  sources: the files of each source, which are added up; no file is silence.
+    mixture: the file of the mixture, None for the sum of the sources.  unused: files that are not read, but must have
+    the same length.  start, duration: the part of the files in seconds.
     """
 
     name: str
-    place: str
+    label: str
     sources: list[list[str]]
     mixture: str | None = None
-    beside: list[str] = field(default_factory=list)
+    unused: list[str] = field(default_factory=list)
     start: float = 0.0
     duration: float | None = None
 
     @property
     def paths(self) -> list[str]:
         mixture = [] if self.mixture is None else [self.mixture]
-        return [*(path for files in self.sources for path in files), *mixture, *self.beside]
+        return [*(path for files in self.sources for path in files), *mixture, *self.unused]
 
     def checked(self, infos: Mapping[str, Info], ragged: bool) -> Track | str | None:
-        """The track, or the fault of its files, or None if the header of a file is missing.
-
-        ragged: see `FoundTracks`.
-        """
+        """The track, the message of a fault, or None if a file has no header.  ragged: see `FoundTracks`."""
         found = {path: infos[path] for path in self.paths if path in infos}
         rates, lengths = {info.sample_rate for info in found.values()}, {info.frames for info in found.values()}
         if len(rates) > 1 or (len(lengths) > 1 and not ragged):
@@ -68,8 +65,8 @@ class TrackFiles:
 class FoundTracks:
     """The tracks that a layout found in one split.
 
-    looked_for: the folder structure in words.  problems: `path: reason` for everything that could not be listed.
-    ragged: a file may be shorter than the others and is then silent.  infos: headers that are known already.
+    looked_for: the expected paths, for messages.  problems: `path: reason` for faults in listing the files.
+    ragged: files may differ in length; shorter ones are padded with silence.  infos: headers that are already known.
     """
 
     tracks: list[TrackFiles]
@@ -80,13 +77,13 @@ class FoundTracks:
 
     def inspect(self, headers: Headers) -> SplitFiles:
         """Read all headers and check every track."""
-        paths = [path for one in self.tracks for path in one.paths if path not in self.infos]
+        paths = [path for track in self.tracks for path in track.paths if path not in self.infos]
         read, unreadable = headers.read(paths)
         found = SplitFiles(self.looked_for, {**self.infos, **read}, self.tracks, [*self.problems, *unreadable])
-        for one in self.tracks:
-            checked = one.checked(found.infos, self.ragged)
+        for track in self.tracks:
+            checked = track.checked(found.infos, self.ragged)
             if isinstance(checked, str):
-                found.problems.append(f"{one.place}: {checked}")
+                found.problems.append(f"{track.label}: {checked}")
             elif checked is not None:
                 found.tracks.append(checked)
         return found
@@ -94,10 +91,10 @@ class FoundTracks:
 
 @dataclass
 class SplitFiles:
-    """All files of one split, and everything that is wrong with them.
+    """All files of one split and their faults.
 
-    looked_for: the folder structure in words.  infos: the headers that could be read, by path.  expected: the files of
-    each track.  problems: `path: reason`.  tracks: those without a fault.
+    looked_for: the expected paths, for messages.  infos: the readable headers by path.  expected: the files of each
+    track.  problems: `path: reason`.  tracks: those without a fault.
     """
 
     looked_for: str
@@ -108,10 +105,10 @@ class SplitFiles:
 
     @property
     def files(self) -> list[Piece]:
-        """The files that hold samples."""
+        """The files with at least one sample."""
         return [Piece(path, info) for path, info in self.infos.items() if info.frames]
 
     @property
     def readable(self) -> list[TrackFiles]:
-        """The tracks of which every file has a header."""
-        return [one for one in self.expected if all(path in self.infos for path in one.paths)]
+        """The tracks whose files all have a readable header."""
+        return [track for track in self.expected if all(path in self.infos for path in track.paths)]

@@ -19,13 +19,13 @@ MIXTURES = {"sep_clean": "mix_clean", "sep_noisy": "mix_both"}  # by task
 
 @dataclass
 class TaskLayout(TrackLayout):
-    """Speakers to separate from a mixture without noise (`task: sep_clean`) or with noise (`task: sep_noisy`)."""
+    """Speakers in mixtures without noise (`task: sep_clean`) or with noise (`task: sep_noisy`)."""
 
     task: Literal["sep_clean", "sep_noisy"] = "sep_clean"
 
     @property
     def mixture_name(self) -> str:
-        """The name that WHAM! and LibriMix give the mixture of the task."""
+        """The name of the task's mixtures in WHAM! and LibriMix."""
         if self.task == "sep_clean" and NOISE in self.sources:
             raise UsageError("data.task=sep_clean has no noise, so noise cannot be a source; use data.task=sep_noisy")
         return MIXTURES[self.task]

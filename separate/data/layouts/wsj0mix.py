@@ -14,7 +14,7 @@ from separate.data.storage.headers import audio_files, folders_in
 
 @dataclass
 class Wsj0Mix(TrackLayout):
-    """One folder for the mixtures and one for each source, with the same file names."""
+    """A folder of mixtures and one for each source, with the same file names."""
 
     def find(self, split: str, opening: Opening) -> FoundTracks:
         return find_mixtures(self, split, "mix")
@@ -29,7 +29,7 @@ class Wsj0Mix(TrackLayout):
 
 
 def find_mixtures(layout: TrackLayout, split: str, mixture: str) -> FoundTracks:
-    """The tracks of ROOT/SPLIT/{MIXTURE,SOURCE,...}/ID.wav.  mixture: the name of the folder of the mixtures."""
+    """The tracks of ROOT/SPLIT/{MIXTURE,SOURCE,...}/ID.wav.  mixture: the folder of mixtures."""
     folder = layout.split_folder(split)
     mixtures = audio_files(folder / mixture, deep=False) if (folder / mixture).is_dir() else []
     tracks = [

@@ -1,4 +1,4 @@
-"""The contract of an augmentation: draw parameters beside the data, apply them to the whole batch on its device."""
+"""The interface of an augmentation: `draw` parameters in the data workers, `apply` them to a batch on its device."""
 
 from __future__ import annotations
 
@@ -47,8 +47,8 @@ class Encoding:
 class Signals:
     """Signals of a batch during augmentation and mixing: samples, or spectrograms with (C, F, N) in place of (C, T).
 
-    sources: (B, S, C, T), as they are in the mixture.  references: (B, S, C, T), the targets of the network; the same
-    tensor as `sources` until an augmentation changes one of them alone.  rest: (B, C, T), the part of recorded mixtures
+    sources: (B, S, C, T), the parts of the mixture.  references: (B, S, C, T), the targets of the network; the same
+    tensor as `sources` unless an augmentation changes only one of them.  rest: (B, C, T), the part of recorded mixtures
     that is not in their sources, or None.  mixture: (B, C, T), or None before mixing.  sample_rate in Hz.
     """
 
@@ -69,13 +69,13 @@ class Signals:
 class Augmentation(ABC):
     """A random change of training examples.  A subclass implements `draw` and `apply`."""
 
-    keys: ClassVar[tuple[str, ...]] = ()  # of a built-in augmentation: the options in `augment` that switch it on
-    on_spectrograms: ClassVar[bool] = False  # whether `apply` also takes spectrograms, which cache=spectrogram gives
+    keys: ClassVar[tuple[str, ...]] = ()  # the options in `augment` that enable a built-in augmentation
+    on_spectrograms: ClassVar[bool] = False  # whether `apply` also works with cache=spectrogram
     after_mixing: ClassVar[bool] = False  # whether it changes the mixture instead of the sources
 
     @abstractmethod
     def draw(self, rng: np.random.Generator, example: Example) -> Parameters | None:
-        """The parameters for one example; None if the augmentation is off.  It runs where the data is loaded.
+        """The parameters for one example; None if the augmentation is off.  Runs in the data workers.
 
         Return the same keys and shapes for every example: numbers and arrays are stacked into tensors (B, ...), which
         go to the device, and float64 becomes float32.  Other values stay on the host, as a list of B.
@@ -86,28 +86,28 @@ class Augmentation(ABC):
     def apply(signals: Signals, parameters: Parameters) -> Signals:
         """Change a whole batch by the stacked parameters.
 
-        It runs on the device in the training process, which need not be the process of `draw`: everything it needs is
-        in the parameters.  Do not read values of tensors (`item()`, `if tensor`), or the host waits for the device.
+        Runs in the training process on the device of the batch, not in the process of `draw`, so it uses the parameters
+        only.  Do not read values of tensors (`item()`, `if tensor`), or the host waits for the device.
         """
 
 
 class Change(NamedTuple):
-    """An augmentation with the parameters that were drawn for one example, or those of a batch, stacked."""
+    """An augmentation with its parameters for one example, or stacked for a batch."""
 
     augmentation: type[Augmentation]
     parameters: Parameters
 
 
 def between(bounds: Sequence[float], number: Any) -> Any:
-    """Map numbers from [0, 1) to [least, most)."""
-    least, most = bounds
-    return least + (most - least) * number
+    """Map numbers from [0, 1) to [min, max)."""
+    low, high = bounds
+    return low + (high - low) * number
 
 
 def check_bounds(key: str, bounds: Sequence[float] | None, example: str = "[-6,6]") -> None:
-    """UsageError unless `bounds` is [least, most] or None.  key: the option in `augment`."""
+    """UsageError unless `bounds` is [min, max] or None.  key: the option in `augment`."""
     if bounds is not None and not (len(bounds) == 2 and bounds[0] <= bounds[1]):
-        raise UsageError(f"augment.{key}={list(bounds)} must be the least and the most, e.g. {example}")
+        raise UsageError(f"augment.{key}={list(bounds)} must be [min, max], e.g. {example}")
 
 
 def per_example(values: Tensor, signals: Tensor) -> Tensor:

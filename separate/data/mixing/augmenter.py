@@ -1,4 +1,4 @@
-"""All augmentations of a training, in order: the built-in ones, and the user's own from `augment.extra`."""
+"""All augmentations of a training in order: the built-in ones and those of `augment.extra`."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ BUILT_IN: tuple[type[Augmentation], ...] = (Stretch, Equaliser, Reverb, ChannelM
 class Augmenter:
     """Draw the changes of each example.
 
-    All built-in augmentations draw from one generator, whether they are on or off; each of `augment.extra` has a
-    generator of its own, by its name.  So adding an augmentation leaves what the others draw as it was.
+    All built-in augmentations draw from one generator, even if they are off; each of `augment.extra` has its own
+    generator, seeded by its name.  So adding an augmentation does not change the random numbers of the others.
 
-    reader: reads noise; by default from the files.  trust: as in `build`, for `augment.extra`.
-    UsageError for options that do not fit, DataError for folders whose files cannot be read.
+    reader: reads noise, by default from the files.  trust: see `build`, for `augment.extra`.
+    UsageError for wrong options, DataError for unreadable files of noise or impulse responses.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class Augmenter:
                 Dropout(options.dropout),
             ],
         )
-        # Both orders decide the last bit of a batch: changing one changes what resumed runs meet.
+        # Do not change these orders: a resumed run must draw and round as before.
         self._draw_order = (channels, self.stretch, self.noise, equaliser, reverb)
         self._apply_order = (self.stretch, equaliser, reverb, channels, *self._extra.values(), self.noise)
 
@@ -92,8 +92,8 @@ class Augmenter:
         asked += [f"extra.{name}" for name, one in self._extra.items() if not one.on_spectrograms]
         if asked:
             raise UsageError(
-                f"augment.{asked[0]} changes samples, and cache=spectrogram gives frames of a transform; use "
-                f"cache=audio, or leave {' and '.join(f'augment.{key}' for key in asked)} out"
+                f"augment.{asked[0]} changes samples, and cache=spectrogram gives spectrograms; use cache=audio, or "
+                f"leave {' and '.join(f'augment.{key}' for key in asked)} out"
             )
 
 
@@ -113,7 +113,7 @@ def _build_extra(options: AugmentConfig, audio: AudioFormat, trust: Sequence[str
 
 
 def _own_generator(rng: np.random.Generator, name: str) -> np.random.Generator:
-    """A generator of the same seed that depends on `name`, whatever was drawn from `rng`."""
+    """A generator that depends on the seed of `rng` and on `name`, but not on the state of `rng`."""
     seed = rng.bit_generator.seed_seq
     assert isinstance(seed, np.random.SeedSequence)
     return np.random.default_rng(np.random.SeedSequence(seed.entropy, spawn_key=(zlib.crc32(name.encode()),)))

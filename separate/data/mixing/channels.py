@@ -15,11 +15,11 @@ from separate.errors import UsageError
 
 
 class ChannelAugmentation(ABC):
-    """A change of channel matrices (S, C, C), which map the channels of each source to new ones."""
+    """A change of the channel matrices (S, C, C), one for each source: new channels from old channels."""
 
     @abstractmethod
     def change(self, matrices: np.ndarray, rng: np.random.Generator, example: Example) -> np.ndarray:
-        """The changed matrices.  It draws its random numbers even if it is off, so that the others keep theirs."""
+        """The changed matrices.  Draws the same number of random numbers if it is off, so that others keep theirs."""
 
 
 class ChannelMatrix(Augmentation):
@@ -34,8 +34,8 @@ class ChannelMatrix(Augmentation):
 
     def draw(self, rng: np.random.Generator, example: Example) -> Parameters:
         matrices = np.tile(np.eye(self.channels, dtype=np.float32), (len(example.sources), 1, 1))
-        for one in self.augmentations:
-            matrices = one.change(matrices, rng, example).astype(np.float32)
+        for augmentation in self.augmentations:
+            matrices = augmentation.change(matrices, rng, example).astype(np.float32)
         return {"matrices": matrices}
 
     @staticmethod
@@ -51,7 +51,7 @@ def multiply(matrices: Tensor, sources: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Gain(ChannelAugmentation):
-    """A gain in dB of each source, uniform in [least, most]."""
+    """A gain in dB of each source, uniform in [min, max]."""
 
     bounds: Sequence[float] | None
 
@@ -65,7 +65,7 @@ class Gain(ChannelAugmentation):
 
 @dataclass(frozen=True)
 class Loudness(ChannelAugmentation):
-    """Set each source to a loudness in LUFS, uniform in [least, most], by the loudness of its whole track."""
+    """Set each source to a loudness in LUFS, uniform in [min, max], by the loudness of its whole track."""
 
     bounds: Sequence[float] | None
 
@@ -138,7 +138,7 @@ class Dropout(ChannelAugmentation):
 
 def _check_stereo(key: str, value: float, channels: int) -> None:
     if value and channels != 2:
-        raise UsageError(f"augment.{key} is of left and right, and data.channels={channels}; set it to 0")
+        raise UsageError(f"augment.{key} needs stereo, and data.channels={channels}; set it to 0")
 
 
 def _column(values: np.ndarray) -> np.ndarray:

@@ -18,7 +18,7 @@ LOWEST = 40.0  # Hz
 
 
 class Equaliser(Augmentation):
-    """Equalise each source by a curve whose gains in BANDS are uniform within +-gain dB."""
+    """Equalise each source by a random curve, whose gains in BANDS are uniform within +-gain dB."""
 
     keys = ("equaliser",)
 
@@ -37,7 +37,7 @@ class Equaliser(Augmentation):
 def equalise(
     audio: Float[Tensor, "*B C T"], gains: Float[Tensor, "*#B bands"], sample_rate: int
 ) -> Float[Tensor, "*B C T"]:
-    """(..., C, T) with gains (..., BANDS) in dB, the same for all channels, linear in octaves between the bands."""
+    """Filter (..., C, T) by gains (..., BANDS) in dB, the same for all channels, linear in octaves between bands."""
     frames = audio.shape[-1]
     size = fast_length(frames)
     frequencies = torch.fft.rfftfreq(size, 1 / sample_rate, device=audio.device).clamp_min(LOWEST)

@@ -1,4 +1,4 @@
-"""Excerpts read from tracks by seeking: at random for training, end to end for validation."""
+"""Excerpts of tracks: at random for training, consecutive for validation."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ if TYPE_CHECKING:
     from separate.data.layouts.base import TrackLayout
 
 Read = Callable[[Sequence[Span], int], np.ndarray]  # of a Reader: spans and frames -> a source
-TRIES = 100  # moments drawn until the sources are audible
+TRIES = 100  # positions drawn until the sources are audible
 BLOCK = 2**20  # samples read at a time when files are searched for NaN
 
 
 class Excerpts(FileExamples):
     """Excerpts of tracks of any length and sample rate; a track shorter than an excerpt is padded with silence.
 
-    With the probability `layout.coherent` the sources of a training example come from one moment of one track, else
-    each from a track and a moment of its own.  Moments are drawn until every source is audible in a share
+    With the probability `layout.coherent` a training example takes all sources from the same time of one track, else
+    each from a random track and time.  Positions are drawn until every source is audible in a share
     `layout.min_activity` of the excerpt, at most TRIES times.
-    shift: the most seconds by which each source of a moment is moved.  grid: excerpts begin at multiples of this number
-    of samples.  index: set if `min_activity` or the loudness of sources is needed.
+    shift: the largest shift of each source of a coherent example in seconds.  grid: excerpts begin at multiples of this
+    number of samples.  index: set for `min_activity` and for the loudness of sources.
     """
 
     index: LoudnessIndex | None = None
@@ -53,47 +53,45 @@ class Excerpts(FileExamples):
                 f"{tracks[longest].name}, has {seconds:.4g} s; use at most data.excerpt={seconds:.4g}"
             )
         refuse_channels(self.tracks.files, self.channels)
-        # the number of the first example after each track, which gives ceil(length / frames), the last moved to fit
+        # a track has ceil(length / frames) examples, and the last one ends where the track ends
         self.ends = np.cumsum(np.maximum(1, -(-self.lengths // self.frames)))
 
     def __len__(self) -> int:
         return int(self.ends[-1])
 
-    def _place(self, index: int) -> tuple[int, int]:
+    def _track(self, index: int) -> tuple[int, int]:
+        """The track of an example and the number of the example in it."""
         track = int(np.searchsorted(self.ends, index, side="right"))
         return track, index - (int(self.ends[track - 1]) if track else 0)
 
     def draw(self, index: int, rng: np.random.Generator) -> Example:
         numbers = range(len(self.sources))
         if self.coherent >= 1 or rng.random() < self.coherent:
-            (track, start), rejected = self._moment(index, numbers, rng)
-            places = [(track, self._shifted(track, start, rng)) for _ in numbers]
+            (track, start), rejected = self._draw_position(index, numbers, rng)
+            positions = [(track, self._shifted(track, start, rng)) for _ in numbers]
             name = self.tracks.names[track]
         else:
-            own = int(rng.integers(len(numbers)))  # the source from the example's own track
+            own = int(rng.integers(len(numbers)))  # the source from the track of example `index`
             indices = [index if number == own else self._another(index, rng) for number in numbers]
-            found = [self._moment(one, [number], rng) for number, one in enumerate(indices)]
-            places, rejected = [place for place, _ in found], sum(tries for _, tries in found)
-            name = "+".join(self.tracks.names[track] for track, _ in places)
-        if len(set(places)) == 1:
-            example = self._cut(places[0], self.frames, self.reader.source)
-        else:
-            sources = [
-                self._signal(track, number, start, self.frames, self.reader.source)
-                for number, (track, start) in enumerate(places)
-            ]
-            example = Example(name, sources, None, self.reader.scale, self.frames if self.reader.spectral else None)
+            found = [self._draw_position(one, [number], rng) for number, one in enumerate(indices)]
+            positions, rejected = [position for position, _ in found], sum(tries for _, tries in found)
+            name = "+".join(self.tracks.names[track] for track, _ in positions)
+        example = self._cut(positions, self.frames, self.reader.source)
         example.rejected = rejected
+        if len(set(positions)) > 1:
+            example.track = name
         if self.index is not None:
             example.levels = [
                 integrated(self.index.of(self._region_number(track, number)))
-                for number, (track, _) in enumerate(places)
+                for number, (track, _) in enumerate(positions)
             ]
         return example
 
-    def _moment(self, index: int, audible: Sequence[int], rng: np.random.Generator) -> tuple[tuple[int, int], int]:
-        """(track, start) of an excerpt in which these sources are audible, and the number of rejected moments."""
-        track, _ = self._place(index)
+    def _draw_position(
+        self, index: int, audible: Sequence[int], rng: np.random.Generator
+    ) -> tuple[tuple[int, int], int]:
+        """(track, start) of an excerpt in which these sources are audible, and the number of rejected positions."""
+        track, _ = self._track(index)
         for tries in range(TRIES):
             last = max(0, int(self.lengths[track]) - self.frames)
             start = self.grid * int(rng.integers(last // self.grid + 1))
@@ -102,8 +100,8 @@ class Excerpts(FileExamples):
             regions = (self._region_number(track, number) for number in audible)
             if all(self.index.activity(region, start, self.frames) >= self.min_activity for region in regions):
                 break
-            if tries >= TRIES // 2:  # this track may have no such moment
-                track, _ = self._place(self._another(index, rng))
+            if tries >= TRIES // 2:  # this track may have no such position
+                track, _ = self._track(self._another(index, rng))
         return (track, start), tries
 
     def _another(self, index: int, rng: np.random.Generator) -> int:
@@ -124,28 +122,30 @@ class Excerpts(FileExamples):
         return [
             self._region(track, number)
             for track in range(len(self.tracks))
-            for number in range(len(self.sources) + (mixtures and bool(self.tracks.mixed[track])))
+            for number in range(len(self.sources) + (mixtures and bool(self.tracks.has_mixture[track])))
         ]
 
     def fixed(self, index: int) -> Example:
-        track, place = self._place(index)
-        start = min(place * self.frames, max(0, int(self.lengths[track]) - self.frames))
-        return self._cut((track, start), self.frames, self.reader.place)
+        track, number = self._track(index)
+        start = min(number * self.frames, max(0, int(self.lengths[track]) - self.frames))
+        return self._cut([(track, start)] * len(self.sources), self.frames, self.reader.samples)
 
     @property
     def recordings(self) -> int:
         return len(self.tracks)
 
     def recording(self, index: int) -> Example:
-        return self._cut((index, 0), int(self.lengths[index]), self.reader.place)
+        return self._cut([(index, 0)] * len(self.sources), int(self.lengths[index]), self.reader.samples)
 
-    def _cut(self, place: tuple[int, int], frames: int, read: Read) -> Example:
-        """All sources of one moment of one track, and its mixture if it has a file of its own."""
-        track, start = place
-        sources = [self._signal(track, number, start, frames, read) for number in range(len(self.sources))]
-        recorded = self._signal(track, len(self.sources), start, frames, read) if self.tracks.mixed[track] else None
-        spectra = read == self.reader.source and self.reader.spectral
-        return Example(self.tracks.names[track], sources, recorded, self.reader.scale, frames if spectra else None)
+    def _cut(self, positions: Sequence[tuple[int, int]], frames: int, read: Read) -> Example:
+        """Sources from these positions (track, start) and, if all are the same, the mixture if it has a file."""
+        sources = [self._signal(track, number, start, frames, read) for number, (track, start) in enumerate(positions)]
+        track, start = positions[0]
+        recorded = None
+        if len(set(positions)) == 1 and self.tracks.has_mixture[track]:
+            recorded = self._signal(track, len(sources), start, frames, read)
+        spectral = self.reader.spectral and read == self.reader.source
+        return Example(self.tracks.names[track], sources, recorded, self.reader.scale, frames if spectral else None)
 
     def groups(self) -> list[str]:
         return self.sources * len(self.tracks)
@@ -156,7 +156,7 @@ class Excerpts(FileExamples):
         try:
             return read([Span(region, start, 0, min(frames, region.length - start))], frames)
         except NonFiniteError as error:
-            raise (all_non_finite(self.tracks.files) if self.reader.fetch is None else error) from None
+            raise (non_finite_error(self.tracks.files) if self.reader.fetch is None else error) from None
 
     def _region(self, track: int, number: int) -> Region:
         return Region(self.tracks.signal(track, number), int(self.firsts[track]), int(self.lengths[track]))
@@ -170,12 +170,12 @@ def refuse_channels(files: Files, channels: int) -> None:
         raise DataError.of_files(
             f"data.channels={channels} does not fit",
             bad,
-            "Mono becomes anything, anything becomes mono with data.channels=1; convert these first otherwise.",
+            "Mono files fit any data.channels, and data.channels=1 fits any files; convert these otherwise.",
         )
 
 
-def all_non_finite(files: Iterable[Piece]) -> DataError:
-    """The error for a NaN: it names every file with one, after reading all files that can hold NaN."""
+def non_finite_error(files: Iterable[Piece]) -> DataError:
+    """An error that names all files with NaN or infinity; reads all floating-point files."""
     problems = []
     for path, info in files:
         try:
@@ -183,4 +183,4 @@ def all_non_finite(files: Iterable[Piece]) -> DataError:
                 read(path, start, min(BLOCK, info.frames - start))
         except NonFiniteError as error:
             problems.append(str(error))
-    return DataError.of_files("files with samples that are not numbers", problems, "Mend or remove them.")
+    return DataError.of_files("files with samples that are not numbers", problems, "Repair or remove them.")

@@ -12,7 +12,7 @@ from separate.shapes import Float
 
 
 def fast_length(least: int) -> int:
-    """The shortest length from `least` on that has a fast Fourier transform."""
+    """The smallest length >= `least` with a fast Fourier transform."""
     from scipy.fft import next_fast_len
 
     return int(next_fast_len(least))
@@ -20,7 +20,7 @@ def fast_length(least: int) -> int:
 
 @lru_cache(maxsize=1024)
 def fast_lengths(least: int) -> np.ndarray:
-    """The lengths from `least` to 6 % above it that have a fast Fourier transform."""
+    """The lengths from `least` to 6 % above it with a fast Fourier transform."""
     found = [fast_length(least)]
     while (number := fast_length(found[-1] + 1)) < least * 1.06:
         found.append(number)
@@ -28,9 +28,9 @@ def fast_lengths(least: int) -> np.ndarray:
 
 
 def resample_to(audio: Float[Tensor, "*B _"], frames: int) -> Float[Tensor, "*B {frames}"]:
-    """Another number of samples for the same time, (..., T) -> (..., frames), by its spectrum (band limited).
+    """Resample by the spectrum (band limited), (..., T) -> (..., frames) of the same duration.
 
-    The signal is taken as periodic. As in `scipy.signal.resample`, the Nyquist bin of the shorter length stands for two
+    The signal is assumed periodic. As in `scipy.signal.resample`, the Nyquist bin of the shorter length stands for two
     bins of the longer one, a positive and a negative frequency.
     """
     length = audio.shape[-1]

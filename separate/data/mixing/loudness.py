@@ -1,10 +1,11 @@
-"""Loudness by ITU-R BS.1770-4: K-weighted energies of tenths of a second, gated loudness, activity."""
+"""Loudness by ITU-R BS.1770-4: K-weighted energy in blocks of 0.1 s, gated loudness, activity."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
+from functools import partial
 
 import numpy as np
 
@@ -12,10 +13,10 @@ from separate.data.storage.cache import VERSION, Cache
 from separate.data.storage.parallel import in_parallel
 from separate.data.storage.reading import BLOCK, Reader, Region
 
-SECONDS = 0.1  # length of a block, which has one energy
-ACTIVE = -60.0  # LUFS; a source is silent below
+SECONDS = 0.1  # length of a block
+ACTIVE = -60.0  # LUFS, level above which a source is active
 OFFSET = -0.691  # dB; with it, a full-scale sine of 997 Hz on one channel has -3.01 LUFS
-GATE, RELATIVE = -70.0, -10.0  # LUFS and LU: gates below which blocks do not count (BS.1770-4, eq. 5 and 6)
+GATE, RELATIVE = -70.0, -10.0  # LUFS and LU, absolute and relative gate (BS.1770-4, eq. 5 and 6)
 
 
 def k_weighting(sample_rate: int) -> np.ndarray:
@@ -33,9 +34,9 @@ def _poles(k: float, q: float) -> np.ndarray:
 
 
 def energies(blocks: Iterable[np.ndarray], sample_rate: int) -> np.ndarray:
-    """K-weighted mean square of each tenth of a second, summed over channels: consecutive blocks (C, n) -> (tenths).
+    """K-weighted mean square of every 0.1 s, summed over channels: consecutive chunks (C, n) -> (blocks).
 
-    The last tenth may be shorter.
+    The last block may be shorter.
     """
     from scipy.signal import sosfilt
 
@@ -71,7 +72,7 @@ def integrated(tenths: np.ndarray) -> float:
 
 
 class LoudnessIndex:
-    """The energies of many regions, packed in one array, which is measured once and cached."""
+    """The energies of many regions, measured once and cached as one array."""
 
     def __init__(self, regions: Sequence[Region], reader: Reader, cache: Cache, workers: int | str) -> None:
         files = [(region[1:], [cache.identity(path, False) for path, _ in region.signal]) for region in regions]
@@ -79,36 +80,28 @@ class LoudnessIndex:
         key = hashlib.sha256(json.dumps(facts).encode()).hexdigest()
         packed = cache.open(key)
         if packed is None:
-            of_all = in_parallel(_Energies(reader), regions, workers, "measuring levels")
-            packed = np.concatenate([np.zeros(0, np.float32), *of_all])[None]
+            measured = in_parallel(partial(_region_energies, reader), regions, workers, "measuring levels")
+            packed = np.concatenate([np.zeros(0, np.float32), *measured])[None]
             cache.add(key, packed.shape, packed.dtype, [packed], {"kind": "loudness", "regions": len(regions)})
         self.energies = packed[0]
-        size = round(SECONDS * reader.sample_rate)
-        self.size = size
-        self.ends = np.cumsum([0, *(-(-region.length // size) for region in regions)])
+        self.size = round(SECONDS * reader.sample_rate)
+        self.offsets = np.cumsum([0, *(-(-region.length // self.size) for region in regions)])
         self._active = np.concatenate([[0], np.cumsum(level(self.energies) > ACTIVE)]).astype(np.int32)
 
     def of(self, region: int) -> np.ndarray:
         """The energies of one region."""
-        return self.energies[self.ends[region] : self.ends[region + 1]]
+        return self.energies[self.offsets[region] : self.offsets[region + 1]]
 
     def activity(self, region: int, start: int, frames: int) -> float:
-        """The share of tenths of a second in which a region is louder than ACTIVE; start and frames in samples."""
-        base, end = int(self.ends[region]), int(self.ends[region + 1])
+        """The share of blocks in which a region is active.  start, frames: of an excerpt in samples."""
+        base, end = int(self.offsets[region]), int(self.offsets[region + 1])
         first = min(base + start // self.size, end)
         last = min(base - (-(start + frames) // self.size), end)
-        there = max(1, -(-frames // self.size))
-        return float(self._active[last] - self._active[first]) / max(there, last - first)
+        blocks = max(1, -(-frames // self.size), last - first)
+        return float(self._active[last] - self._active[first]) / blocks
 
 
-class _Energies:
-    def __init__(self, reader: Reader) -> None:
-        self.reader = reader
-
-    def __call__(self, region: Region) -> np.ndarray:
-        return energies(self._blocks(region), self.reader.sample_rate)
-
-    def _blocks(self, region: Region) -> Iterator[np.ndarray]:
-        for start in range(0, region.length, BLOCK):
-            audio = self.reader.read(region, start, min(BLOCK, region.length - start))
-            yield audio * self.reader.scale
+def _region_energies(reader: Reader, region: Region) -> np.ndarray:
+    starts = range(0, region.length, BLOCK)
+    blocks = (reader.read(region, start, min(BLOCK, region.length - start)) * reader.scale for start in starts)
+    return energies(blocks, reader.sample_rate)

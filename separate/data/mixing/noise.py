@@ -1,4 +1,4 @@
-"""Noise: recordings added to the mixture at a signal-to-noise ratio; they are no source."""
+"""Noise: recordings added to the mixture at a signal-to-noise ratio, but not to the sources."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from separate.data.tracks import Files
 class Noise(Augmentation):
     """Add an excerpt of one of `files` to the mixture, with a probability.
 
-    snr: [least, most] dB of the mixture over the noise, uniform.  reader: reads noise in the encoding of the sources.
+    snr: [min, max] dB of the mixture over the noise, uniform.  reader: reads noise in the encoding of the sources.
     """
 
     keys = ("noise",)
@@ -49,7 +49,7 @@ class Noise(Augmentation):
         chance = rng.random()
         if not self.files:
             return None
-        later = copy.deepcopy(rng)  # numbers after those of equaliser and reverb, as runs of earlier versions drew them
+        later = copy.deepcopy(rng)  # skips the numbers of equaliser and reverb, for the same noise as earlier versions
         later.random((len(example.sources), BANDS + 2))
         number, choice, position = later.random(3)
         snr = between(self.snr, number) if chance < self.probability else np.inf

@@ -1,4 +1,4 @@
-"""Raw batches: stored examples with the augmentations drawn for them, which the device turns into training batches."""
+"""Raw batches: stored examples with their augmentations; the device augments and mixes them into training batches."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ class RawBatch:
     """Examples of one length in their stored encoding, and the augmentations to apply.
 
     sources: (B, S, C, T), or spectrograms (B, S, C, N, F).  recorded: mixtures (B, C, ...), or None if all are the sums
-    of their sources.  is_sum: (B), which of them are.  sample_rate in Hz.  changes: the augmentations in order, with
-    their stacked parameters.  rejected: the number of excerpts that were drawn and not taken.
+    of their sources.  is_sum: (B), whether each mixture is the sum.  sample_rate in Hz.  changes: the augmentations in
+    order, with stacked parameters.  rejected: the number of excerpts that were drawn and rejected.
     total: the number of examples of the batch of which this is a share, None for a whole batch.  context: the number of
     first examples that serve only `Loss.prepare`.
     """
@@ -44,11 +44,11 @@ class RawBatch:
         return self._map(Tensor.pin_memory)
 
     def to(self, device: torch.device, stft: STFT) -> Batch:
-        """Augment and mix on `device`.  stft: the transform that the batch computes its spectrograms with."""
+        """Augment and mix on `device`.  stft: the transform of the batch."""
         return self._map(lambda tensor: tensor.to(device, non_blocking=True))._mix(stft)
 
     def _map(self, move: Callable[[Tensor], Tensor]) -> RawBatch:
-        """The same with another tensor for each."""
+        """A copy with `move` applied to all tensors."""
 
         def moved(values: dict[str, Any]) -> dict[str, Any]:
             return {name: move(value) if isinstance(value, Tensor) else value for name, value in values.items()}
@@ -61,7 +61,9 @@ class RawBatch:
         of_mixture = [change for change in self.changes if change.augmentation.after_mixing]
         decode = self.encoding.decode
         sources, recorded = decode(self.sources), None if self.recorded is None else decode(self.recorded)
-        rest = self._rest(sources, recorded) if recorded is not None and of_sources else None
+        rest = None  # of recorded mixtures
+        if recorded is not None and of_sources:
+            rest = torch.where(per_example(self.is_sum, recorded), 0.0, recorded - total(sources))
         signals = Signals(sources, sources, rest, self.sample_rate, self.encoding)
         for kind, parameters in of_sources:
             signals = kind.apply(signals, parameters)
@@ -79,24 +81,19 @@ class RawBatch:
         additive = recorded is None and not of_mixture and signals.references is signals.sources
         return Batch(signals.mixture, signals.references, self.tracks, stft, additive)
 
-    def _rest(self, sources: Tensor, recorded: Tensor) -> Tensor:
-        """The part of recorded mixtures that is not in their sources, (B, C, ...)."""
-        rest = recorded - total(sources)
-        return torch.where(per_example(self.is_sum, rest), torch.zeros_like(rest), rest)
-
 
 def collate(
     examples: Sequence[Example], changes: Sequence[Sequence[Change]] | None = None, sample_rate: int = 0
 ) -> RawBatch:
-    """Examples of one length in one batch; each signal is copied once.  changes: of each example, in order."""
+    """Examples of one length as a batch; copies each signal once.  changes: of each example, in order."""
     first = examples[0].sources
     dtype = torch.from_numpy(np.empty(0, first[0].dtype)).dtype
     sources = _empty((len(examples), len(first), *first[0].shape), dtype)
     is_sum = torch.tensor([example.recorded is None for example in examples])
     recorded = None if is_sum.all() else torch.zeros_like(sources[:, 0])
     for number, example in enumerate(examples):
-        for place, source in zip(sources[number].numpy(), example.sources, strict=True):
-            place[:] = source
+        for row, source in zip(sources[number].numpy(), example.sources, strict=True):
+            row[:] = source
         if recorded is not None and example.recorded is not None:
             recorded[number].numpy()[:] = example.recorded
     return RawBatch(
@@ -112,7 +109,7 @@ def collate(
 
 
 def _empty(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
-    """An empty tensor, in the process of a loader in shared memory, so that it is not copied there afterwards."""
+    """An empty tensor; in a worker in shared memory, which saves a copy."""
     if torch.utils.data.get_worker_info() is None:
         return torch.from_numpy(np.empty(shape, torch.empty(0, dtype=dtype).numpy().dtype))  # NumPy takes huge pages
     storage = torch.UntypedStorage._new_shared(math.prod(shape) * dtype.itemsize)
@@ -121,14 +118,14 @@ def _empty(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
 
 def _stack(changes: Sequence[Sequence[Change]]) -> list[Change]:
     """The changes of all examples with their parameters stacked; UsageError if keys or shapes differ."""
-    if len({tuple(change.augmentation for change in one) for one in changes}) > 1:
+    if len({tuple(change.augmentation for change in example) for example in changes}) > 1:
         raise UsageError("the draw() of an augmentation returns None for some examples; return parameters for each")
     stacked = []
     for same in zip(*changes, strict=True):
         kind, parameters = same[0].augmentation, [change.parameters for change in same]
         names = set().union(*parameters)
         try:
-            stacked.append(Change(kind, {name: _stack_values([one[name] for one in parameters]) for name in names}))
+            stacked.append(Change(kind, {name: _stack_values([drawn[name] for drawn in parameters]) for name in names}))
         except (KeyError, ValueError) as error:
             raise UsageError(
                 f"{kind.__module__}.{kind.__name__}.draw() returns other parameters for one example than for another "

@@ -1,4 +1,4 @@
-"""Reverb: convolve each source with a measured impulse response; the reference may keep a part of the reflections."""
+"""Reverb: convolve each source with an impulse response, and its reference with all or the begin of the response."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ DIRECT = 0.0025  # seconds in which the direct sound has its peak
 class Reverb(Augmentation):
     """Convolve each source with an impulse response of `files`, with a probability.
 
-    seconds: the length to which responses are cut.  reference: what the network learns: `reverberant`, `early` (up to
+    seconds: the length to which responses are cut.  reference: the target of the network: `reverberant`, `early` (up to
     50 ms after the direct sound) or `dry` (the direct sound alone).
     """
 
@@ -46,7 +46,7 @@ class Reverb(Augmentation):
         return {"responses": np.stack(responses), "reference_spans": np.stack(spans)}
 
     def _response(self, chance: float, choice: float) -> tuple[np.ndarray, np.ndarray]:
-        """An impulse response (C, L), or a unit impulse, and its span (C, 2) in samples that the reference keeps."""
+        """An impulse response (C, L), or a unit impulse, and the span (C, 2) in samples for the reference."""
         rate, channels = self.audio.sample_rate, self.audio.channels
         length = max(1, round(self.seconds * rate))
         response = np.eye(1, length, dtype=np.float32).repeat(channels, axis=0)
@@ -69,7 +69,7 @@ class Reverb(Augmentation):
 
 @lru_cache(maxsize=64)
 def impulse_response(piece: Piece, sample_rate: int, channels: int, length: int) -> tuple[np.ndarray, np.ndarray]:
-    """A response (C, length) of unit energy that begins with its direct sound, and the peak (C) of that in samples.
+    """A response (C, length) of unit energy from its direct sound on, and the peak (C) of the direct sound in samples.
 
     The direct sound of a channel begins where it first comes within 20 dB of the largest sample of all channels (ISO
     3382-1); its peak is the largest sample of the next 2.5 ms.  A silent channel has no direct sound.

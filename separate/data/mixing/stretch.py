@@ -22,7 +22,7 @@ NEAR = 5e-4  # largest relative error of a resampling ratio, 0.9 cents
 
 @dataclass(frozen=True)
 class Stretch(Augmentation):
-    """Change speed (a factor, pitch goes with it), tempo (a factor) and pitch (semitones), each uniform in its bounds.
+    """Change speed (a factor of tempo and pitch), tempo (a factor) and pitch (semitones), each uniform in its bounds.
 
     The rest of a recorded mixture is stretched with its sources.  frames: samples of an example after stretching.
     """
@@ -41,7 +41,7 @@ class Stretch(Augmentation):
 
     @property
     def read_factor(self) -> float:
-        """The largest number of samples that an example needs before stretching, over `frames`."""
+        """The largest number of samples of an example before stretching, divided by `frames`."""
         if not (self.speed or self.tempo or self.pitch):
             return 1.0
         speed, tempo, lowest = max(self.speed or [1.0]), max(self.tempo or [1.0]), min(self.pitch or [0.0])
@@ -57,7 +57,7 @@ class Stretch(Augmentation):
 
     @staticmethod
     def apply(signals: Signals, parameters: Parameters) -> Signals:
-        """Stretch sources and rest together, so that their sum is the stretched mixture.  It comes first."""
+        """Stretch sources and rest together, so that their sum is the stretched mixture.  Must be applied first."""
         assert signals.references is signals.sources
         parts = [signals.sources] if signals.rest is None else [signals.sources, signals.rest.unsqueeze(1)]
         pairs = zip(torch.cat(parts, dim=1), parameters["plan"], strict=True)
@@ -71,7 +71,7 @@ class Stretch(Augmentation):
 class StretchPlan:
     """The lengths of a stretch from `read` samples to `frames`: a phase vocoder to `between` samples, then resampling.
 
-    The resampler turns `resampled[0]` samples into `resampled[1]`; its input is padded and its output cut.
+    The resampler converts `resampled[0]` samples to `resampled[1]`; its input is padded and its output cut.
     """
 
     read: int

@@ -14,15 +14,15 @@ WINDOW = 0.046  # seconds of a frame, rounded up to a power of two samples
 BLOCKS = 16  # of a frame; onsets are found by the energies of blocks
 RISE = 4.0  # energy ratio (6 dB) of an onset
 BAND = 1000.0  # Hz, width of the bands whose levels are restored
-LARGEST = 2.0  # amplitude gain that restores a level, at most
+LARGEST_GAIN = 2.0  # limit of the gain (amplitude) that restores a level
 
 
 def vocode(audio: Float[Tensor, "S C T"], frames: int, sample_rate: int) -> Float[Tensor, "S C {frames}"]:
     """Change the duration at the same pitch, (S, C, T) -> (S, C, frames); S sources of C channels of one mixture.
 
-    Phase vocoder with identity phase locking (Laroche and Dolson, 1999). Peaks and phase turns come from the mixture
-    of the sources, and the phase advance from its cross-spectrum summed over channels. All signals are turned alike, so
-    that phase differences between channels are kept and the outputs add up to the vocoded mixture.
+    Phase vocoder with identity phase locking (Laroche and Dolson, 1999). Peaks and phase rotations come from the
+    mixture of the sources, the phase advance from its cross-spectrum summed over channels. All signals are rotated
+    alike, so that phase differences between channels are kept and the outputs add up to the vocoded mixture.
 
     Around an onset (energy up by 6 dB) time runs at the original speed for 3/4 of a frame, and the phases of the bins
     where energy rises are reset (Röbel, 2003), so that attacks keep their waveform. Frames of noise do not add up in
@@ -30,27 +30,29 @@ def vocode(audio: Float[Tensor, "S C T"], frames: int, sample_rate: int) -> Floa
 
     At factors of 0.8 to 1.25, noise and clicks keep their power within 0.3 dB. Limits: of onsets less than 1.5
     frames (70 to 100 ms) apart only the strongest is kept; the others spread over a frame and keep their power but not
-    their peak. A source that is weak beside another in the same band follows the phases of the louder one. It loses
-    up to 0.7 dB at factors of 0.9 to 1.1, and 1.4 dB at 0.8 and 1.25.
+    their peak. A weak source follows the phases of a louder one in the same band. It
+    loses up to 0.7 dB at factors of 0.9 to 1.1, and 1.4 dB at 0.8 and 1.25.
     """
     n_fft = 2 ** math.ceil(math.log2(WINDOW * sample_rate))
     window = torch.hann_window(n_fft, device=audio.device)
     mixture = audio.sum(dim=0)
     positions, onset_frames = _time_map(mixture, frames, n_fft)
-    turn = _rotations(mixture, positions, onset_frames, window, sample_rate)
+    rotation = _rotations(mixture, positions, onset_frames, window, sample_rate)
     # one source at a time, which needs less memory and is faster on a CPU
-    return torch.stack([_overlap_add(_spectra(x, positions, window).mul_(turn), window)[..., :frames] for x in audio])
+    return torch.stack(
+        [_overlap_add(_spectra(x, positions, window).mul_(rotation), window)[..., :frames] for x in audio]
+    )
 
 
 def _rotations(mixture: Tensor, positions: Tensor, onset_frames: Tensor, window: Tensor, sample_rate: int) -> Tensor:
-    """The complex factors (K, F) that turn the frames of every signal and restore their levels."""
+    """The complex factors (K, F) for the frames of every signal: phase rotations, and gains that restore the level."""
     hop = len(window) // 4
     spectra = _spectra(mixture, positions, window)  # (C, K, F)
     power = _power(spectra)
     earlier = _spectra(mixture, positions[1:] - hop, window)  # one hop before each frame but the first
-    turns = (spectra[:, :-1] * earlier.conj_physical_()).sum(dim=0).angle()
-    turn = torch.polar(torch.ones_like(power), _locked(turns, power, positions, onset_frames, hop))
-    return turn * _restoring(spectra.mul_(turn), power, window, sample_rate)
+    advances = (spectra[:, :-1] * earlier.conj_physical_()).sum(dim=0).angle()
+    rotation = torch.polar(torch.ones_like(power), _locked_phases(advances, power, positions, onset_frames, hop))
+    return rotation * _restoring_gains(spectra.mul_(rotation), power, window, sample_rate)
 
 
 def _time_map(mixture: Tensor, frames: int, n_fft: int) -> tuple[Tensor, Tensor]:
@@ -115,21 +117,21 @@ def _power(spectra: Tensor) -> Tensor:
     return (spectra.real.square() + spectra.imag.square()).sum(dim=0)
 
 
-def _locked(turns: Tensor, power: Tensor, positions: Tensor, onset_frames: Tensor, hop: int) -> Tensor:
+def _locked_phases(advances: Tensor, power: Tensor, positions: Tensor, onset_frames: Tensor, hop: int) -> Tensor:
     """The phase rotation of each frame, (K, F); each bin follows the nearest peak.
 
-    turns: (K - 1, F), from each frame to the next; power: (K, F) of the mixture.
+    advances: (K - 1, F), from each frame to the next; power: (K, F) of the mixture.
     """
     peaks = _nearest_peak(power)
     bins = torch.arange(power.shape[-1], device=power.device)
-    peaks = torch.where((positions.diff() == hop)[:, None], bins, peaks[1:])  # at the original speed nothing turns
+    peaks = torch.where((positions.diff() == hop)[:, None], bins, peaks[1:])  # no locking at the original speed
     smooth = avg_pool1d(power, 5, stride=1, padding=2)
     begins = (onset_frames[1:] >= 0) & (onset_frames[1:] != onset_frames[:-1])
     risen = smooth[onset_frames[1:].clamp(0, len(power) - 1)] > RISE * smooth[:-1]
     kept = ~(begins[:, None] & risen)
     found = [torch.zeros_like(power[0])]
-    for turn, peak, keep in zip(turns, peaks, kept, strict=True):
-        found.append((found[-1] + turn)[peak] * keep)
+    for advance, peak, keep in zip(advances, peaks, kept, strict=True):
+        found.append((found[-1] + advance)[peak] * keep)
     return torch.stack(found)
 
 
@@ -144,18 +146,18 @@ def _nearest_peak(power: Tensor) -> Tensor:
     return torch.where((nearest >= 0) & (nearest < power.shape[-1]), nearest, bins)
 
 
-def _restoring(turned: Tensor, power: Tensor, window: Tensor, sample_rate: int) -> Tensor:
-    """Gains (K, F) that give the turned mixture (C, K, F), once overlap-added, its original power (K, F)."""
+def _restoring_gains(rotated: Tensor, power: Tensor, window: Tensor, sample_rate: int) -> Tensor:
+    """Gains (K, F) that restore the power (K, F) of the rotated mixture (C, K, F) after overlap-add."""
     size = len(window)
-    signal = _overlap_add(turned, window)
-    centres = size // 4 * torch.arange(-1, turned.shape[1] - 1, device=turned.device)
+    signal = _overlap_add(rotated, window)
+    centres = size // 4 * torch.arange(-1, rotated.shape[1] - 1, device=rotated.device)
     width = max(2, round(BAND * size / sample_rate))
     wanted, found = (
         avg_pool1d(avg_pool1d(x, width, stride=width // 2, ceil_mode=True).mT, 3, stride=1, padding=1).mT
         for x in (power, _power(_spectra(signal, centres, window)))
     )
     floor = 1e-9 * wanted.amax() + 1e-30
-    gains = ((wanted + floor) / (found + floor)).sqrt().clamp(1 / LARGEST, LARGEST)
+    gains = ((wanted + floor) / (found + floor)).sqrt().clamp(1 / LARGEST_GAIN, LARGEST_GAIN)
     return interpolate(gains[None], power.shape[-1], mode="linear", align_corners=False)[0]
 
 

@@ -1,1 +1,1 @@
-"""Storage: read audio, remember headers, cache arrays, prefetch and download within a quota."""
+"""Storage: read audio, store headers, cache arrays, prefetch and download within a quota."""

@@ -1,9 +1,10 @@
-"""A cache of arrays computed from files: an entry is right or absent, whatever process stops; old ones are evicted."""
+"""A cache of arrays computed from files.  An entry is complete or absent; the least recently used ones are evicted."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
 import mmap
 import os
 import secrets
@@ -26,23 +27,23 @@ from separate.files import FULL, digest, replace_file
 
 VERSION = 1  # raise it when other values are computed from the same files, or stored in another form
 ENDING = ".npy"
-KEY = 64  # characters of a key
+KEY_LENGTH = 64  # characters
 MARK = b"separate"  # the last bytes of a complete entry
-READAHEAD = 2**19  # bytes that the system prefetches at one request; it may ignore what is beyond
+READAHEAD = 2**19  # bytes of one prefetch request; the system may ignore the rest of a larger one
 ABANDONED = 24 * 3600  # seconds after which a half-written entry is deleted
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A file of the cache.  facts: its files and parameters, and `sha256` of the array before them.  used: last use."""
+    """A file of the cache.  facts: its source files, its parameters, and `sha256` of its array."""
 
     path: Path
     facts: dict[str, Any]
     bytes: int
-    used: float  # seconds since 1970
+    used: float  # time of the last use, in seconds since 1970
 
     def intact(self) -> bool:
-        """Whether its content has its checksum."""
+        """Whether the array matches its checksum."""
         with self.path.open("rb") as file:
             file.seek(-16, os.SEEK_END)
             length = struct.unpack("<Q", file.read(8))[0]
@@ -52,21 +53,21 @@ class Entry:
 class Cache:
     """Entries by key, in `folder`, the subfolder `arrays` of a cache folder.
 
-    An entry is an array in NumPy's format, followed by its facts in JSON.  It is written beside its path and renamed,
-    so that processes and machines can share the folder.
-    limit: bytes of the whole cache folder; beyond it the least recently used entries are evicted.
+    An entry is an array in NumPy's format, followed by its facts in JSON.  It is written to a temporary file and
+    renamed, so that processes and machines can share the folder.
+    limit: largest size of the whole cache folder in bytes.
     """
 
     def __init__(self, folder: Path, limit: float | None = None) -> None:
         self.folder = folder
         self.limit = limit
-        self._added = 0
+        self._added = math.inf  # bytes since the last eviction; the first entry starts one
 
     def path(self, key: str) -> Path:
         return self.folder / key[:2] / f"{key}{ENDING}"
 
     def open(self, key: str) -> np.ndarray | None:
-        """The array of an entry, memory-mapped, or None."""
+        """The memory-mapped array of an entry, or None."""
         try:
             return _mapped(str(self.path(key)))
         except (OSError, ValueError):
@@ -77,9 +78,9 @@ class Cache:
         member = member_of(path)
         if member is None:
             status = os.stat(path)
-            known = [os.path.abspath(path), status.st_size, status.st_mtime_ns]
-            return _content(str(self.folder), *known) if content else known
-        if os.path.exists(f"{member.file}{CONTENTS}"):  # the name of a fetched shard holds its digest
+            stamp = [os.path.abspath(path), status.st_size, status.st_mtime_ns]
+            return _content_digest(str(self.folder), *stamp) if content else stamp
+        if os.path.exists(f"{member.file}{CONTENTS}"):  # the name of a downloaded shard holds its digest
             return os.path.basename(member.file), *member[1:]
         return [self.identity(member.file, content), *member[1:]]
 
@@ -88,39 +89,36 @@ class Cache:
     ) -> None:
         """Write an array (C, frames, ...) from consecutive blocks (C, n, ...).  SeparateError if the disk is full."""
         path = self.path(key)
-        part = path.with_name(f"{key}.{secrets.token_hex(4)}.part")
+        temporary = path.with_name(f"{key}.{secrets.token_hex(4)}.part")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            array = np.lib.format.open_memmap(part, "w+", dtype, tuple(shape))
-            at = 0
+            array = np.lib.format.open_memmap(temporary, "w+", dtype, tuple(shape))
+            end = 0
             for block in blocks:
-                array[:, at : at + block.shape[1]] = block
-                at += block.shape[1]
-            assert at == shape[1]
+                start, end = end, end + block.shape[1]
+                array[:, start:end] = block
+            assert end == shape[1]
             array.flush()
             del array
-            text = json.dumps({**facts, "version": VERSION, "sha256": digest(part, part.stat().st_size)}).encode()
-            with part.open("ab") as file:
+            sha256 = digest(temporary, temporary.stat().st_size)
+            text = json.dumps({**facts, "version": VERSION, "sha256": sha256}).encode()
+            with temporary.open("ab") as file:
                 file.write(text + struct.pack("<Q", len(text)) + MARK)
                 file.flush()
                 os.fsync(file.fileno())
-            part.replace(path)
+                self._added += file.tell()
+            temporary.replace(path)
         except OSError as error:
             if error.errno not in FULL:
                 raise
             raise SeparateError(
-                f"the disk that the cache {self.folder} lies on is full; free some of it, lower cache.limit, name "
-                f"another cache.folder, or use cache=none"
+                f"the disk of the cache {self.folder} is full; free some space, lower cache.limit, name another "
+                f"cache.folder, or use cache=none"
             ) from None
         finally:
             with suppress(OSError):
-                part.unlink()
-        self._evict(path.stat().st_size)
-
-    def _evict(self, added: int) -> None:
-        """Check the whole folder at the first entry and after each hundredth of the limit."""
-        self._added += added
-        if self.limit is not None and (self._added > self.limit / 100 or self._added == added):
+                temporary.unlink()
+        if self.limit is not None and self._added > self.limit / 100:  # eviction scans the whole folder
             self._added = 0
             evict(self.folder.parent, self.limit)
 
@@ -134,10 +132,10 @@ def _mapped(path: str) -> np.ndarray:
     return array
 
 
-def part(array: np.ndarray, start: int, stop: int) -> np.ndarray:
-    """array[:, start:stop] of an entry, (C, frames, ...), prefetched as a whole.
+def read_frames(array: np.ndarray, start: int, stop: int) -> np.ndarray:
+    """array[:, start:stop] of an entry, (C, frames, ...), prefetched by few requests.
 
-    Page faults alone would read one page after the other, at a sixth of the speed.
+    Page faults read one page after the other, at a sixth of the speed.
     """
     found: np.ndarray = array[:, start:stop]
     if isinstance(array, np.memmap) and hasattr(mmap, "MADV_WILLNEED"):
@@ -146,20 +144,20 @@ def part(array: np.ndarray, start: int, stop: int) -> np.ndarray:
         for channel in range(len(array)):
             first = array.offset + channel * row + start * frame
             last = first + found.shape[1] * frame
-            for place in range(first - first % mmap.PAGESIZE, last, READAHEAD):
-                mapping.madvise(mmap.MADV_WILLNEED, place, min(READAHEAD, last - place))
+            for offset in range(first - first % mmap.PAGESIZE, last, READAHEAD):
+                mapping.madvise(mmap.MADV_WILLNEED, offset, min(READAHEAD, last - offset))
     return found
 
 
 @lru_cache(maxsize=2**16)
-def _content(folder: str, path: str, size: int, time: int) -> str:
+def _content_digest(folder: str, path: str, size: int, time: int) -> str:
     """SHA-256 of a file, stored in the folder under the path, size and time of the file."""
     name = hashlib.sha256(json.dumps([path, size, time]).encode()).hexdigest()
-    memory = Path(folder) / "content" / name[:2] / name
-    if memory.exists():
-        return memory.read_text()
+    stored = Path(folder) / "content" / name[:2] / name
+    if stored.exists():
+        return stored.read_text()
     found = digest(Path(path), size)
-    replace_file(memory, found.encode())
+    replace_file(stored, found.encode())
     return found
 
 
@@ -183,7 +181,7 @@ def facts_of(path: Path) -> dict[str, Any]:
 
 
 def sweep(folder: Path) -> None:
-    """Delete the half-written entries of processes that were stopped long ago."""
+    """Delete half-written entries older than ABANDONED."""
     for path in folder.glob("??/*.part"):
         with suppress(OSError):
             if time.time() - path.stat().st_mtime > ABANDONED:
@@ -191,7 +189,7 @@ def sweep(folder: Path) -> None:
 
 
 def verify(folder: Path) -> tuple[int, list[Path]]:
-    """Read every entry and delete the damaged ones: the number of entries, and the paths of the damaged ones."""
+    """Read every entry and delete the damaged ones -> (number of entries, paths of the damaged ones)."""
     paths = sorted(folder.glob(f"??/*{ENDING}"))
     found = tqdm(entries(folder), "verifying", len(paths), leave=False, disable=None)
     intact = {entry.path for entry in found if entry.intact()}
@@ -217,8 +215,8 @@ def describe(folder: Path) -> list[str]:
 
 
 def clear(folder: Path) -> int:
-    """Delete all entries, and no other files in the folder; their number."""
-    found = [path for path in folder.glob(f"??/*{ENDING}") if len(path.stem) == KEY]
+    """Delete all entries, but no other files in the folder; return their number."""
+    found = [path for path in folder.glob(f"??/*{ENDING}") if len(path.stem) == KEY_LENGTH]
     for path in [*found, *folder.glob("??/*.part"), *folder.glob("content/??/*")]:
         delete(path)
     for emptied in [*folder.glob("content/??"), folder / "content", *folder.glob("??"), folder]:

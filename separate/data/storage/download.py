@@ -1,4 +1,4 @@
-"""Copies of tar shards behind URLs, downloaded when they are read and dropped to make room for others."""
+"""Local copies of tar shards behind URLs, downloaded when they are read and evicted when space is needed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,14 @@ from tqdm import tqdm
 
 from separate.audio import member_of
 from separate.data.storage.quota import CONTENTS, FREE, SHARDS, LastUse, cache_entries, delete, evict, evict_shards
-from separate.data.storage.shard_index import Contents, contents_of, parse_index, remember, remembered, short_digest
+from separate.data.storage.shard_index import (
+    Contents,
+    list_contents,
+    parse_index,
+    read_contents,
+    short_digest,
+    write_contents,
+)
 from separate.errors import DataError, SeparateError, UsageError
 from separate.files import FULL, decode, digest
 
@@ -25,19 +32,19 @@ LARGEST_INDEX = 2**30  # bytes
 
 
 class ShardCopies:
-    """Copies in ROOT/shards.  A call with the path of a file in a copy downloads the shard if it is gone.
+    """Copies in ROOT/shards.  Call with the path of a file in a copy to download the shard if the copy was evicted.
 
-    root: the cache folder.  limit: its largest size in bytes; None: until the disk is full.
+    root: the cache folder.  limit: its largest size in bytes; None: the free space of the disk.
     """
 
     def __init__(self, root: Path, limit: float | None) -> None:
         self.root = root
         self.folder = root / SHARDS
         self.limit = limit
-        self.is_there = LastUse()  # of the file of a copy
+        self.exists = LastUse()
 
     def contents(self, url: str, listed: Contents | None = None) -> tuple[str, Contents]:
-        """The path of a shard's copy, whether or not it is there now, and the contents.
+        """The path of a shard's copy, which may have been evicted, and the contents.
 
         listed: the contents in an index; without them the shard is downloaded and listed.
         """
@@ -45,57 +52,57 @@ class ShardCopies:
         if listed is None:
             known = sorted(self.folder.glob(f"{key}-*{CONTENTS}"), key=lambda path: path.stat().st_mtime)
             for path in reversed(known):
-                if found := remembered(path):
+                if found := read_contents(path):
                     return str(path).removesuffix(CONTENTS), found
             part = self.folder / f"{key}.{secrets.token_hex(4)}.part"
             sha256 = self._download(url, part)
             copy = self._copy(url, sha256)
             part.replace(copy)
-            listed = replace(contents_of(copy, url), sha256=sha256)
+            listed = replace(list_contents(copy, url), sha256=sha256)
         assert listed.sha256
         copy = self._copy(url, listed.sha256)
-        if remembered(_memory(copy)) is None:
-            remember(_memory(copy), listed)
+        if read_contents(_contents_path(copy)) is None:
+            write_contents(_contents_path(copy), listed)
         return str(copy), listed
 
     def __call__(self, path: str) -> None:
-        """Download the shard that a file lies in; DataError if that fails, or if the shard has changed."""
+        """Download the shard of a file; DataError if that fails or the shard has changed."""
         member = member_of(path)
         if member is not None and self.is_copy(member.file):
             self.fetch(member.file)
 
     def is_copy(self, file: str) -> bool:
-        """Whether a shard's file is a copy of one behind a URL."""
+        """Whether a shard is a copy of one behind a URL."""
         return file.startswith(f"{self.folder}/")
 
     def check_space(self, needed: int, window: int) -> None:
-        """UsageError if there is no space for `needed` bytes of shards at the same time.  window: for the message."""
-        there = sum(one.bytes for one in cache_entries(self.root, (SHARDS,)))
-        free = there + shutil.disk_usage(self.folder).free - FREE
+        """UsageError if `needed` bytes of shards do not fit at the same time.  window: for the message."""
+        present = sum(entry.bytes for entry in cache_entries(self.root, (SHARDS,)))
+        free = present + shutil.disk_usage(self.folder).free - FREE
         if needed <= min(free, self.limit or free):
             return
-        least = f"cache.limit={self.limit / 1e9:g}" if self.limit and self.limit < free else f"{free / 1e9:.3g} free"
+        space = f"cache.limit={self.limit / 1e9:g}" if self.limit and self.limit < free else f"{free / 1e9:.3g} free"
         raise UsageError(
             f"data.window={window} needs {needed / 1e9:.3g} GB for the shards in use and the next two, and {self.root} "
-            f"has {least} GB; make room there, name another cache.folder, or lower data.window"
+            f"has {space} GB; free some space, name another cache.folder, or lower data.window"
         )
 
     def fetch(self, file: str) -> None:
-        """Download a shard to its copy, unless that is there.  Of several processes one does."""
-        if self.is_there(file):
+        """Download a shard unless its copy exists; only one of several processes does."""
+        if self.exists(file):
             return
-        known = remembered(_memory(file))
+        known = read_contents(_contents_path(file))
         if known is None:
-            raise DataError(f"{file} was fetched before and its list of members is gone; start again to fetch it anew")
+            raise DataError(f"the list of members of {file} was deleted; start again to download the shard")
         with FileLock(f"{file}.lock"):
-            if self.is_there(file):
+            if self.exists(file):
                 return
             part = Path(f"{file}.{secrets.token_hex(4)}.part")
             if self._download(known.place, part) != known.sha256:
                 part.unlink()
                 raise DataError(
-                    f"{known.place} has changed since it was listed; put it back, or forget the list with "
-                    f"separate-data cache clear, make its index.jsonl anew if it has one, and start another run"
+                    f"{known.place} has changed since it was listed; restore it, or delete the list with separate-data "
+                    f"cache clear, make its index.jsonl again if it has one, and start a new run"
                 )
             part.replace(file)
 
@@ -104,10 +111,10 @@ class ShardCopies:
         return self.folder / f"{short_digest(url)}-{sha256[:16]}-{names[-1] if names else 'shard.tar'}"
 
     def _download(self, url: str, part: Path) -> str:
-        """Write the bytes behind a URL to the file `part`, and return their SHA-256."""
+        """Write the content of a URL to the file `part` and return its SHA-256."""
         from webdataset.gopen import gopen
 
-        seen, size = hashlib.sha256(), 0
+        sha256, size = hashlib.sha256(), 0
         self.folder.mkdir(parents=True, exist_ok=True)
         try:
             with gopen(url) as stream, part.open("wb") as file:
@@ -115,34 +122,34 @@ class ShardCopies:
                     size += len(block)
                     evict(self.root, None if self.limit is None else self.limit - size)
                     evict_shards(self.root, len(block))
-                    seen.update(block)
+                    sha256.update(block)
                     file.write(block)
         except BaseException as error:
             part.unlink(missing_ok=True)
             if isinstance(error, OSError) and error.errno in FULL:
                 raise SeparateError(
-                    f"the disk of the cache {self.root} is full, and nothing is left to drop; make room, or name "
-                    f"another cache.folder"
+                    f"the disk of the cache {self.root} is full and has no shard left to evict; free some space, or "
+                    f"name another cache.folder"
                 ) from None
             if isinstance(error, (OSError, ValueError, ImportError)):
                 raise DataError(
-                    f"{url} could not be fetched ({_reason(error)}); is it there, and are you allowed to read it?"
+                    f"{url} could not be downloaded ({_reason(error)}); check that it exists and that you may read it"
                 ) from None
             raise
-        return seen.hexdigest()
+        return sha256.hexdigest()
 
 
-def _memory(copy: str | Path) -> Path:
-    """The file beside a copy that holds its contents and stays when the copy is dropped."""
+def _contents_path(copy: str | Path) -> Path:
+    """The file with the contents of a copy, which stays when the copy is evicted."""
     return Path(f"{copy}{CONTENTS}")
 
 
 def verify_copies(root: Path) -> tuple[int, list[Path]]:
-    """Read every copy in the cache folder again and drop the damaged ones: the number of all, and the damaged ones."""
-    found = [one.path for one in cache_entries(root, (SHARDS,))]
+    """Read every copy and delete the damaged ones -> (number of copies, paths of the damaged ones)."""
+    found = [entry.path for entry in cache_entries(root, (SHARDS,))]
     damaged = []
     for file in tqdm(found, "verifying shards", leave=False, disable=None):
-        known = remembered(_memory(file))
+        known = read_contents(_contents_path(file))
         if known is None or digest(file, known.bytes) != known.sha256:
             damaged.append(file)
             delete(file)
@@ -150,27 +157,30 @@ def verify_copies(root: Path) -> tuple[int, list[Path]]:
 
 
 def is_url(place: str) -> bool:
-    """Whether a place is a URL, not the path of a file."""
+    """Whether a place is a URL and not a path."""
     return re.match(r"[A-Za-z][A-Za-z0-9+.-]*:", place) is not None
 
 
 def runs_commands(place: str) -> bool:
-    """Whether reading a place runs a command line that it holds."""
+    """Whether a place is a command line, which reading it runs."""
     return place.lower().startswith("pipe:")
 
 
 def refuse_commands(data: Mapping[str, Any], written: Mapping[str, Any]) -> None:
-    """UsageError if reading the data that a checkpoint names would run a command that the user did not write."""
-    stored, own = ((one.get("root"), one.get("splits")) for one in (data, written))
+    """UsageError if the data of a checkpoint are read by a command and the user did not write the same command.
+
+    data: the keys of the data with those of the checkpoint.  written: the keys that the user wrote.
+    """
+    stored, own = ((keys.get("root"), keys.get("splits")) for keys in (data, written))
     if runs_commands(str(stored[0])) and stored != own:
         raise UsageError(
-            f"the checkpoint's data are read by running a command, {stored[0]}, and a checkpoint is not trusted to run "
-            f"any; if you trust it, name the data again: data=shards 'data.root=\"{stored[0]}\"' and data.splits"
+            f"the checkpoint's data are read by the command {stored[0]}, and a checkpoint may not run commands; if you "
+            f"trust it, name the data again: data=shards 'data.root=\"{stored[0]}\"' and data.splits"
         )
 
 
 def index_of(root: str) -> dict[str, Contents] | str:
-    """{name: contents} of the shards that a URL's index.jsonl lists, or the reason why there is no index."""
+    """{name: contents} of the shards in the index.jsonl of a URL, or why it cannot be read."""
     from webdataset.gopen import gopen
 
     where = f"{root}/index.jsonl"
@@ -190,7 +200,7 @@ def index_of(root: str) -> dict[str, Contents] | str:
 
 
 def _reason(error: Exception) -> str:
-    """Why a URL could not be read."""
+    """The reason of an error in reading a URL."""
     status = re.search(r"exit (-?\d+)", str(error))
     if status:
         return f"the program that reads it ended with status {status[1]}"

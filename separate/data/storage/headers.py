@@ -8,6 +8,7 @@ import logging
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,9 @@ from separate.files import replace_file
 
 log = logging.getLogger(__name__)
 
-READERS = 8  # threads; reading a header is mostly waiting for the disk
+READERS = 8  # threads, which mostly wait for the disk
 FORMAT = 3  # raise it when the stored form changes
+Key = tuple[str, int, int]  # path, size and modification time of a file
 
 
 def audio_files(folder: str | Path, deep: bool = True) -> list[str]:
@@ -51,49 +53,39 @@ def folders_in(folder: str | Path) -> list[str]:
 class Headers:
     """Headers by path.  A file is read again if its size or modification time has changed.
 
-    memory: the folder where headers are stored from run to run, or None.  root: the folder of the data set, which they
-    are stored by.
+    folder: stores the headers for later runs, unless it is None.  root: the folder of the data set; each has its own
+    file in `folder`.
     """
 
-    def __init__(self, memory: Path | None = None, root: str | Path = "") -> None:
+    def __init__(self, folder: Path | None = None, root: str | Path = "") -> None:
         name = hashlib.sha256(os.path.abspath(root).encode(errors="surrogateescape")).hexdigest()[:16]
-        self.path = memory / f"{name}.npz" if memory else None
+        self.path = folder / f"{name}.npz" if folder else None
 
     def read(self, paths: Sequence[str]) -> tuple[dict[str, Info], list[str]]:
         """Headers of these files, and `path: reason` for each file whose header cannot be read."""
         known = self._stored()
-        found: dict[str, Info] = {}
-        stamps: dict[str, tuple[int, int]] = {}
-        unknown = []
-        for path in dict.fromkeys(paths):
-            try:
+        paths = list(dict.fromkeys(paths))
+        keys: dict[str, Key] = {}
+        for path in paths:
+            with suppress(OSError):
                 status = os.stat(path)
-            except OSError:
-                unknown.append(path)
-                continue
-            stamps[path] = status.st_size, status.st_mtime_ns
-            info = known.get((path, *stamps[path]))
-            if info is None:
-                unknown.append(path)
-            else:
-                found[path] = info
+                keys[path] = path, status.st_size, status.st_mtime_ns
+        found = {path: known[key] for path, key in keys.items() if key in known}
+        unknown = [path for path in paths if path not in found]
+        quiet = True if len(unknown) < 1000 else None
         problems = []
-        if unknown:
-            with ThreadPoolExecutor(READERS) as pool:
-                results = pool.map(_probe, unknown)
-                for path, result in zip(
-                    unknown, tqdm(results, "reading headers", len(unknown), leave=False, disable=_quiet(unknown)),
-                    strict=True,
-                ):  # fmt: skip
-                    if isinstance(result, Info):
-                        found[path] = result
-                    else:
-                        problems.append(f"{path}: {result}")
-            fresh = {(path, *stamps[path]): found[path] for path in unknown if path in found and path in stamps}
-            self._store({**known, **fresh}, fresh)
+        with ThreadPoolExecutor(READERS) as pool:
+            results = tqdm(pool.map(_probe, unknown), "reading headers", len(unknown), leave=False, disable=quiet)
+            for path, result in zip(unknown, results, strict=True):
+                if isinstance(result, Info):
+                    found[path] = result
+                else:
+                    problems.append(f"{path}: {result}")
+        fresh = {keys[path]: found[path] for path in unknown if path in found and path in keys}
+        self._store({**known, **fresh}, fresh)
         return found, problems
 
-    def _stored(self) -> dict[tuple[str, int, int], Info]:
+    def _stored(self) -> dict[Key, Info]:
         if self.path is None or not self.path.exists():
             return {}
         try:
@@ -102,8 +94,8 @@ class Headers:
             log.debug("%s is not a list of headers and is written again", self.path, exc_info=True)
             return {}
 
-    def _store(self, known: dict[tuple[str, int, int], Info], fresh: dict[tuple[str, int, int], Info]) -> None:
-        """Store all headers; of several states of one file only the newest."""
+    def _store(self, known: dict[Key, Info], fresh: dict[Key, Info]) -> None:
+        """Store all headers, of each file only the newest."""
         if self.path is None or not fresh:
             return
         newest = {key[0]: key for key in known}
@@ -113,10 +105,10 @@ class Headers:
             log.warning("the headers of %d files will be read again next time: %s", len(fresh), error)
 
 
-def audio_pieces(folder: str | None, key: str, memory: Path) -> Files:
+def audio_pieces(folder: str | None, key: str, stored: Path) -> Files:
     """The audio files under a folder with their headers; none without a folder.  DataError names all unreadable files.
 
-    key: the option that names the folder.  memory: the folder where headers are stored.
+    key: the option that names the folder.  stored: the folder where headers are stored.
     """
     if folder is None:
         return Files([])
@@ -124,10 +116,10 @@ def audio_pieces(folder: str | None, key: str, memory: Path) -> Files:
     paths = audio_files(root) if root.is_dir() else []
     if not paths:
         raise DataError(f"{key}={folder} is not a folder with audio files")
-    infos, problems = Headers(memory, root).read(paths)
+    infos, problems = Headers(stored, root).read(paths)
     problems += [f"{path}: holds no samples" for path, info in infos.items() if info.frames == 0]
     if problems:
-        raise DataError.of_files(f"{len(problems)} bad files in {key}", problems, "Mend or remove them.")
+        raise DataError.of_files(f"{len(problems)} bad files in {key}", problems, "Repair or remove them.")
     return Files([Piece(path, infos[path]) for path in paths])
 
 
@@ -135,8 +127,8 @@ _COLUMNS = ("size", "time", "frames", "sample_rate", "channels", "kind")
 _DIGEST = hashlib.sha256().digest_size  # bytes
 
 
-def _pack(known: dict[tuple[str, int, int], Info]) -> bytes:
-    """Headers by path, size and modification time, as an archive of NumPy arrays followed by its SHA-256."""
+def _pack(known: dict[Key, Info]) -> bytes:
+    """Headers as an archive of NumPy arrays followed by its SHA-256."""
     kinds = sorted({_kind(info) for info in known.values()})
     columns = {
         "size": [size for _, size, _ in known],
@@ -153,10 +145,10 @@ def _pack(known: dict[tuple[str, int, int], Info]) -> bytes:
     return buffer.getvalue() + hashlib.sha256(buffer.getvalue()).digest()
 
 
-def _unpack(content: bytes) -> dict[tuple[str, int, int], Info]:
+def _unpack(content: bytes) -> dict[Key, Info]:
     """The inverse of `_pack`, without headers that are impossible for the size of their file.
 
-    Any exception for other contents.
+    Other contents raise any exception.
     """
     archive, digest = content[:-_DIGEST], content[-_DIGEST:]
     if hashlib.sha256(archive).digest() != digest:
@@ -193,7 +185,3 @@ def _probe(path: str) -> Info | str:
         return probe(Path(path)) if os.path.isfile(path) else "is missing"
     except UnreadableError as error:
         return str(error)
-
-
-def _quiet(paths: Sequence[str]) -> bool | None:
-    return True if len(paths) < 1000 else None

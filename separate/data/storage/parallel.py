@@ -11,8 +11,9 @@ import threading
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from functools import partial
 from multiprocessing import connection
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
 from tqdm import tqdm
 
@@ -30,16 +31,16 @@ def in_parallel(
 ) -> list[Result]:
     """work(item) of each item, in order.
 
-    workers: the number of processes beside this one, auto for one per core; with 0, or few items, this process does
-    the work.  SeparateErrors of items are raised together when all items are done.
+    workers: the number of worker processes, auto for one per core; with 0, or few items, this process does the work.
+    SeparateErrors of items are raised together after the last item.
     """
     count = len(items)
     processes = min(cores() if workers == "auto" else int(workers), count // 2)
     if processes < 1 or sys.platform != "linux":
-        return _collect(map(_Guarded(work), items), count, description)
+        return _collect(map(partial(_guarded, work), items), count, description)
     size = max(1, min(32, count // (8 * processes)))
     others = set(multiprocessing.active_children())
-    pool = ProcessPoolExecutor(processes, multiprocessing.get_context("fork"), _start, (_Guarded(work), items))
+    pool = ProcessPoolExecutor(processes, multiprocessing.get_context("fork"), _start, (work, items))
     try:
         with signals_held():  # a worker must not run this process's handlers before it has its own
             chunks = [pool.submit(_work_on, range(first, min(first + size, count))) for first in range(0, count, size)]
@@ -69,20 +70,15 @@ def _collect(results: Iterable[Result | SeparateError], count: int, description:
     return found
 
 
-class _Guarded(Generic[Item, Result]):
-    """Work that returns its SeparateError as a result, so that it is not pickled with its traceback."""
-
-    def __init__(self, work: Callable[[Item], Result]) -> None:
-        self.work = work
-
-    def __call__(self, item: Item) -> Result | SeparateError:
-        try:
-            return self.work(item)
-        except SeparateError as error:
-            return error
+def _guarded(work: Callable[[Item], Result], item: Item) -> Result | SeparateError:
+    """work(item), or its SeparateError as a result, so that it is not pickled with its traceback."""
+    try:
+        return work(item)
+    except SeparateError as error:
+        return error
 
 
-_job: tuple[Callable[[Any], Any], Sequence[Any]]  # in a worker: the work and all items, inherited by the fork
+_job: tuple[Callable[[Any], Any], Sequence[Any]]  # the work and all items of this worker process, inherited by the fork
 
 
 def _start(work: Callable[[Item], Result], items: Sequence[Item]) -> None:
@@ -97,7 +93,7 @@ def _start(work: Callable[[Item], Result], items: Sequence[Item]) -> None:
 
 def _work_on(chunk: range) -> list[Any]:
     work, items = _job
-    return [work(items[number]) for number in chunk]
+    return [_guarded(work, items[number]) for number in chunk]
 
 
 def end_with_parent() -> None:

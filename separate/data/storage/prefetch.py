@@ -12,14 +12,21 @@ from separate.errors import UsageError
 
 
 def fill(reader: CachedReader, regions: Sequence[Region], workers: int | str) -> None:
-    """Compute all missing entries.  Complete entries stay if it is interrupted."""
+    """Compute all missing entries.  An interruption keeps the complete ones."""
+
+    def add_entries(region: Region) -> None:
+        if region.signal:
+            reader.cached(region.signal)
+        if isinstance(reader, SpectrogramReader):
+            reader.spectrogram(region)
+
     sweep(reader.cache.folder)
     check_space(reader, regions)
-    in_parallel(_AddEntries(reader), regions, workers, "building the cache")
+    in_parallel(add_entries, regions, workers, "building the cache")
 
 
 def needed(reader: CachedReader, regions: Sequence[Region]) -> int:
-    """The bytes that all entries of these regions take."""
+    """The size of all entries of these regions in bytes."""
     samples = sum(region.length for region in regions)
     size = samples * reader.channels * reader.dtype.itemsize
     if isinstance(reader, SpectrogramReader):
@@ -35,7 +42,7 @@ def check_space(reader: CachedReader, regions: Sequence[Region]) -> None:
     if cache.limit is not None and size > cache.limit:
         raise UsageError(
             f"cache.limit={cache.limit / 1e9:g} GB, and this data takes {size / 1e9:.3g} GB, so that its entries would "
-            f"evict each other; raise it{smaller}, or use cache=none"
+            f"evict each other; raise cache.limit{smaller}, or use cache=none"
         )
     present = sum(path.stat().st_size for path in cache.folder.glob("??/*.npy"))
     existing = next(folder for folder in (cache.folder, *cache.folder.absolute().parents) if folder.exists())
@@ -45,14 +52,3 @@ def check_space(reader: CachedReader, regions: Sequence[Region]) -> None:
             f"the cache of this data takes {size / 1e9:.3g} GB and {existing} has {free / 1e9:.3g} GB free; name "
             f"another cache.folder{smaller}, or use cache=none"
         )
-
-
-class _AddEntries:
-    def __init__(self, reader: CachedReader) -> None:
-        self.reader = reader
-
-    def __call__(self, region: Region) -> None:
-        if region.signal:
-            self.reader.cached(region.signal)
-        if isinstance(self.reader, SpectrogramReader):
-            self.reader.spectrogram(region)

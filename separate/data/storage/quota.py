@@ -1,4 +1,4 @@
-"""The quota of a cache folder: arrays, decoded songs and fetched shards, evicted in the order of their last use."""
+"""The quota of a cache folder: arrays, decoded songs and downloaded shards, evicted in the order of their last use."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from pathlib import Path
 from typing import NamedTuple
 
 ARRAYS, DECODED, SHARDS = "arrays", "decoded", "shards"  # folders in a cache folder
-CONTENTS = ".contents"  # suffix of the file that lists the members of a shard, which stays when the shard is evicted
-FREE = 1e9  # bytes of the disk that fetched shards leave free
+CONTENTS = ".contents"  # suffix of the file that lists the members of a shard; it stays when the shard is evicted
+FREE = 1e9  # bytes of the disk that downloaded shards leave free
 NAMES = {  # of entries; other files in these folders are never deleted
     ARRAYS: re.compile(r"[0-9a-f]{2}/[0-9a-f]{64}\.npy"),
     DECODED: re.compile(r"[0-9a-f]{64}"),
     SHARDS: re.compile(r"[0-9a-f]{16}-[0-9a-f]{16}-.*\.tar"),
 }
-TOUCH_INTERVAL = 5.0  # seconds between two records of the use of one file
+TOUCH_INTERVAL = 5.0  # shortest time between two updates of the time of one file, in seconds
 
 
 class CacheEntry(NamedTuple):
-    """A file, or a folder of files, that can be made again.  used: its last use, in seconds since 1970."""
+    """A file or folder of the cache.  used: the time of its last use, in seconds since 1970."""
 
     used: float
     bytes: int
@@ -35,13 +35,13 @@ def cache_entries(root: Path, kinds: tuple[str, ...] = (ARRAYS, DECODED, SHARDS)
     for kind in kinds:
         for path in (root / kind).glob("??/*" if kind == ARRAYS else "*"):
             if NAMES[kind].fullmatch(path.relative_to(root / kind).as_posix()):
-                with suppress(OSError):  # another process deleted it at this moment
+                with suppress(OSError):  # another process deleted it
                     files = list(path.iterdir()) if path.is_dir() else [path]
                     yield CacheEntry(path.stat().st_mtime, sum(file.stat().st_size for file in files), path)
 
 
 def evict(root: Path, limit: float | None) -> int:
-    """Evict the least recently used entries until at most `limit` bytes are left; their number."""
+    """Evict the least recently used entries until at most `limit` bytes are left; return how many were evicted."""
     if limit is None:
         return 0
     found = sorted(cache_entries(root))
@@ -49,7 +49,7 @@ def evict(root: Path, limit: float | None) -> int:
 
 
 def evict_shards(root: Path, coming: int) -> int:
-    """Evict the least recently used shards until FREE bytes of the disk stay free after `coming` more; their number."""
+    """Evict the least recently used shards until `coming` bytes and FREE fit on the disk; return how many."""
     return _evict_oldest(sorted(cache_entries(root, (SHARDS,))), FREE + coming - shutil.disk_usage(root).free)
 
 
@@ -64,9 +64,9 @@ def _evict_oldest(entries: Sequence[CacheEntry], excess: float) -> int:
 
 
 def describe(root: Path) -> list[str]:
-    """Number, size and last use of decoded songs and fetched shards, as lines of text."""
+    """Number, size and last use of decoded songs and downloaded shards, as lines of text."""
     lines = []
-    for kind, name in ((DECODED, "decoded songs"), (SHARDS, "fetched shards")):
+    for kind, name in ((DECODED, "decoded songs"), (SHARDS, "downloaded shards")):
         found = list(cache_entries(root, (kind,)))
         if found:
             size, times = sum(entry.bytes for entry in found) / 1e9, [entry.used for entry in found]
@@ -75,13 +75,13 @@ def describe(root: Path) -> list[str]:
 
 
 def period(times: Sequence[float]) -> str:
-    """The first and the last of these times (seconds since 1970), as text."""
-    first, last = (time.strftime("%Y-%m-%d %H:%M", time.localtime(one)) for one in (min(times), max(times)))
+    """The first and last of these times (seconds since 1970) as text."""
+    first, last = (time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds)) for seconds in (min(times), max(times)))
     return f"{first} to {last}"
 
 
 def clear(root: Path) -> int:
-    """Delete all songs and shards and the records of them; the number of songs and shards."""
+    """Delete all songs and shards with their records; return the number of songs and shards."""
     found = list(cache_entries(root, (DECODED, SHARDS)))
     records = [*(root / DECODED).glob("*.song"), *(root / SHARDS).glob(f"*{CONTENTS}"), *(root / SHARDS).glob("*.lock")]
     parts = [*(root / DECODED).glob("*.part"), *(root / SHARDS).glob("*.part")]
@@ -94,7 +94,7 @@ def clear(root: Path) -> int:
 
 
 class LastUse:
-    """Record the last use of files: called with a path, it returns whether the file exists, and updates its time."""
+    """Call with a path to update the modification time of a file, which records its last use, and test if it exists."""
 
     def __init__(self) -> None:
         self.recorded: dict[str, float] = {}

@@ -1,4 +1,4 @@
-"""Read spans of signals, from files or from the cache, as samples or as frames of their STFT."""
+"""Readers of signals, from files or from the cache, as samples or as STFT frames."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from separate.audio import NonFiniteError, UnreadableError, frames_at, read_pcm, read_span
-from separate.data.storage.cache import VERSION, Cache, part
+from separate.data.storage.cache import VERSION, Cache, read_frames
 from separate.data.tracks import Piece, Signal
 from separate.errors import DataError
 
@@ -19,13 +19,12 @@ if TYPE_CHECKING:
     from separate.stft import STFT
 
 PCM = 2.0**-15  # value of one step of a 16-bit sample
-HEADROOM = 2.0**-14  # the same for computed samples, which may exceed 1
+PCM_WITH_HEADROOM = 2.0**-14  # the same for computed samples, which may exceed 1
 BLOCK = 2**20  # samples computed at a time
-Blocks = Iterator[np.ndarray]  # (C, n, ...) one after the other
 
 
 class Region(NamedTuple):
-    """`length` samples of a signal from `first` on, at the rate of the data set; silence outside."""
+    """Samples first to first + length of a signal at the rate of the data set, and silence around them."""
 
     signal: Signal
     first: int
@@ -33,7 +32,7 @@ class Region(NamedTuple):
 
 
 class Span(NamedTuple):
-    """`frames` samples of a region from `start` on, for position `at` of an example, with a gain."""
+    """Samples start to start + frames of a region, which are added to an example from sample `at` on with a gain."""
 
     region: Region
     start: int
@@ -45,12 +44,12 @@ class Span(NamedTuple):
 class Reader:
     """Reads files.
 
-    pcm: all signals are single files of 16-bit samples at this rate and of these channels, which are read as int16.
+    pcm: every signal is one file of 16-bit samples at this rate with these channels, and is read as int16.
     scale: the value of one step of a sample.  fetch: called with the path of a file before it is read.
     """
 
-    spectral = False  # whether `source` gives spectrograms
-    grid = 1  # samples: spans begin at multiples of it
+    spectral = False  # whether `source` returns spectrograms
+    grid = 1  # spans begin at multiples of this number of samples
 
     def __init__(
         self, sample_rate: int, channels: int, pcm: bool = False, fetch: Callable[[str], None] | None = None
@@ -66,20 +65,20 @@ class Reader:
         """Samples of a region -> (C, frames) in `dtype`, zero outside it."""
         first, last = max(start, 0), min(start + frames, region.length if region.signal else 0)
         if (first, last) == (start, start + frames):
-            return self._inside(region, start, frames)
+            return self._read_inside(region, start, frames)
         audio = np.zeros((self.channels, frames), self.dtype)
         if last > first:
-            audio[:, first - start : last - start] = self._inside(region, first, last - first)
+            audio[:, first - start : last - start] = self._read_inside(region, first, last - first)
         return audio
 
-    def _inside(self, region: Region, start: int, frames: int) -> np.ndarray:
-        return self._from_files(region.signal, region.first + start, frames)
+    def _read_inside(self, region: Region, start: int, frames: int) -> np.ndarray:
+        return self._read_files(region.signal, region.first + start, frames)
 
-    def _from_files(self, signal: Signal, start: int, frames: int) -> np.ndarray:
-        spans = [self._from_file(piece, start, frames) for piece in signal]
+    def _read_files(self, signal: Signal, start: int, frames: int) -> np.ndarray:
+        spans = [self._read_file(piece, start, frames) for piece in signal]
         return spans[0] if len(spans) == 1 else np.sum(spans, axis=0)
 
-    def _from_file(self, piece: Piece, start: int, frames: int) -> np.ndarray:
+    def _read_file(self, piece: Piece, start: int, frames: int) -> np.ndarray:
         read = partial(read_pcm, *piece, start, frames)
         if not self.pcm:
             read = partial(read_span, *piece, start, frames, self.sample_rate, self.channels)
@@ -90,12 +89,12 @@ class Reader:
             return read()
         except NonFiniteError:
             raise
-        except UnreadableError:  # another process evicted it at this moment
+        except UnreadableError:  # another process evicted it
             self.fetch(piece.path)
             return read()
 
-    def place(self, spans: Sequence[Span], frames: int) -> np.ndarray:
-        """The samples (C, frames) of one source: its spans in silence; in `dtype`, or float32 if there are gains."""
+    def samples(self, spans: Sequence[Span], frames: int) -> np.ndarray:
+        """One source of an example from its spans, (C, frames) in `dtype`, or in float32 if spans have gains."""
         if len(spans) == 1 and spans[0].frames == frames and spans[0].gain == 1:
             return self.read(spans[0].region, spans[0].start, frames)
         plain = all(span.gain == 1 for span in spans)
@@ -106,14 +105,14 @@ class Reader:
         return audio
 
     def source(self, spans: Sequence[Span], frames: int) -> np.ndarray:
-        """One source of an example in the encoding of the reader: its samples (C, frames)."""
-        return self.place(spans, frames)
+        """One source of an example in the encoding of the reader, here samples (C, frames)."""
+        return self.samples(spans, frames)
 
 
 class CachedReader(Reader):
-    """Reads each whole signal once, at the rate and channels of the data set, and then from the cache.
+    """Reads each signal once as a whole, at the rate and channels of the data set, and from then on from the cache.
 
-    files: reads what is not cached.  dtype: float32 keeps every bit, float16 11 bits, int16 16 bits below full scale.
+    files: reads signals that are not cached.  dtype: float32 is exact, float16 keeps 11 bits, int16 keeps 16.
     content: identify files by their content instead of their path and time.
     """
 
@@ -123,10 +122,10 @@ class CachedReader(Reader):
         self.cache = cache
         self.content = content
         self.dtype = np.dtype(dtype)
-        self.scale = 1.0 if dtype != "int16" else PCM if files.pcm else HEADROOM
+        self.scale = 1.0 if dtype != "int16" else PCM if files.pcm else PCM_WITH_HEADROOM
 
-    def _inside(self, region: Region, start: int, frames: int) -> np.ndarray:
-        found = part(self.cached(region.signal), region.first + start, region.first + start + frames)
+    def _read_inside(self, region: Region, start: int, frames: int) -> np.ndarray:
+        found = read_frames(self.cached(region.signal), region.first + start, region.first + start + frames)
         return np.pad(found, ((0, 0), (0, frames - found.shape[1]))) if found.shape[1] < frames else found
 
     def cached(self, signal: Signal) -> np.ndarray:
@@ -140,24 +139,24 @@ class CachedReader(Reader):
             "dtype": self.dtype.name,
             "scale": self.scale,
         }
-        return self._find(signal, facts, (self.channels, length), self.dtype, partial(self._blocks, whole))
+        return self._entry(signal, facts, (self.channels, length), self.dtype, partial(self._blocks, whole))
 
-    def _find(
+    def _entry(
         self,
         signal: Signal,
         facts: dict[str, object],
         shape: Sequence[int],
         dtype: np.dtype,
-        blocks: Callable[[], Blocks],
+        blocks: Callable[[], Iterator[np.ndarray]],
     ) -> np.ndarray:
-        """The entry of these facts, added from `blocks` if it is missing."""
-        made = {**facts, "from": [self.cache.identity(path, self.content) for path, _ in signal]}
-        key = hashlib.sha256(json.dumps([VERSION, made], sort_keys=True).encode()).hexdigest()
+        """The array of the entry with these facts; added from `blocks` (C, n, ...) if it is missing."""
+        facts = {**facts, "from": [self.cache.identity(path, self.content) for path, _ in signal]}
+        key = hashlib.sha256(json.dumps([VERSION, facts], sort_keys=True).encode()).hexdigest()
         array = self.cache.open(key)
         if array is None:
-            self.cache.add(key, shape, dtype, blocks(), {**made, "paths": [path for path, _ in signal]})
+            self.cache.add(key, shape, dtype, blocks(), {**facts, "paths": [path for path, _ in signal]})
             array = self.cache.open(key)
-        if array is None:  # another process evicted it at this moment
+        if array is None:  # another process evicted it
             array = np.concatenate(list(blocks()), axis=1)
         return array
 
@@ -176,25 +175,26 @@ def _to_int16(steps: np.ndarray, whole: Region) -> np.ndarray:
     rounded = np.rint(steps)
     if np.abs(rounded).max(initial=0) > 2**15 - 1:
         raise DataError(
-            f"{whole.signal[0].path} passes full scale twice over, which cache.dtype=int16 cannot hold; use "
+            f"{whole.signal[0].path} has samples beyond twice full scale, which cache.dtype=int16 cannot hold; use "
             f"cache.dtype=float16 or float32"
         )
     return rounded.astype(np.int16)
 
 
 class SpectrogramReader(CachedReader):
-    """Reads frames of the STFT of whole signals, which is cached beside their samples.
+    """Reads STFT frames of whole signals; their samples are cached too.
 
     A frame across an edge of an excerpt differs from the frame of the whole signal, and is computed from the samples.
     Spans begin at multiples of the hop, in their regions and in the example.
     """
 
+    spectral = True
+
     def __init__(self, files: Reader, cache: Cache, dtype: str, content: bool, stft: STFT) -> None:
         super().__init__(files, cache, dtype, content)
         self.stft = stft
         self.grid = stft.hop
-
-    spectral = True
+        self._stored = np.dtype(np.complex64 if dtype == "float32" else np.float16)
 
     def source(self, spans: Sequence[Span], frames: int) -> np.ndarray:
         """Frames of one source of an example: (C, N, F) complex64 or, as float16, (C, N, F, 2)."""
@@ -203,34 +203,28 @@ class SpectrogramReader(CachedReader):
         found = np.empty(self._shape(count), self._stored)
         fresh = np.ones(count, bool)
         for span in spans:
-            first = -(-(span.at + n_fft // 2) // hop)  # frame n sees n hop - n_fft // 2 and n_fft samples from there
+            first = -(-(span.at + n_fft // 2) // hop)  # frame n begins at sample n * hop - n_fft // 2
             last = (span.at + span.frames - n_fft + n_fft // 2) // hop + 1
             if last > first:
-                there = (span.start - span.at) // hop + first
-                cached = part(self.spectrogram(span.region), there, there + last - first)
+                offset = (span.start - span.at) // hop
+                cached = read_frames(self.spectrogram(span.region), offset + first, offset + last)
                 found[:, first:last] = cached if span.gain == 1 else cached * np.float32(span.gain)
                 fresh[first:last] = False
         edges = np.flatnonzero(np.diff(fresh, prepend=False, append=False))
         if len(edges):
-            audio = self.place(spans, frames) if len(spans) != 1 else None
-
-            def read(start: int, length: int) -> np.ndarray:
-                if audio is None:
-                    return self._part(spans[0], start, length)
-                return _within(audio, start, length)
-
+            read = partial(self._part, spans[0]) if len(spans) == 1 else partial(_within, self.samples(spans, frames))
             for first, last in edges.reshape(-1, 2).tolist():
                 found[:, first:last] = self._transform(read, first, last)
         return found
 
     def _part(self, span: Span, start: int, length: int) -> np.ndarray:
-        """Samples (C, length) of an example of one span, zero outside it."""
+        """Samples start to start + length (C, length) of an example with one span; zero outside the span."""
         cut = Region(span.region.signal, span.region.first + span.start, min(span.frames, span.region.length))
         audio = self.read(cut, start - span.at, length)
         return audio if span.gain == 1 else audio * np.float32(span.gain)
 
     def spectrogram(self, region: Region) -> np.ndarray:
-        """The STFT of a region, as `source` gives it, memory-mapped; added to the cache if it is missing."""
+        """The memory-mapped STFT of a region in the form of `source`; added to the cache if it is missing."""
         facts = {
             "kind": "spectrogram",
             "sample_rate": self.sample_rate,
@@ -249,7 +243,7 @@ class SpectrogramReader(CachedReader):
             for first in range(0, count, step):
                 yield self._transform(partial(self.read, region), first, min(first + step, count))
 
-        return self._find(region.signal, facts, self._shape(count), self._stored, blocks)
+        return self._entry(region.signal, facts, self._shape(count), self._stored, blocks)
 
     def _transform(self, read: Callable[[int, int], np.ndarray], first: int, last: int) -> np.ndarray:
         """Frames first to last of the STFT of the samples that `read(start, length)` returns, in the stored dtype."""
@@ -261,10 +255,6 @@ class SpectrogramReader(CachedReader):
             torch.from_numpy(audio), n_fft, hop, window=self.stft.window, center=False, return_complex=True
         ).mT.numpy()  # (C, N, F)
         return found if self._stored == np.complex64 else found.view(np.float32).reshape(*found.shape, 2)
-
-    @property
-    def _stored(self) -> np.dtype:
-        return np.dtype(np.complex64 if self.dtype == np.float32 else np.float16)
 
     def _shape(self, frames: int) -> tuple[int, ...]:
         shape = (self.channels, frames, self.stft.bins)

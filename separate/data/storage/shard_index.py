@@ -1,4 +1,4 @@
-"""What lies in a tar shard: its audio files with their headers, listed once and remembered."""
+"""The audio files of a tar shard and their headers, listed once and stored."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from separate.validation import fits
 
 log = logging.getLogger(__name__)
 
-FORMAT = 1  # raised when the form of Contents changes
+FORMAT = 1  # raise it when the form of Contents changes
 LARGEST = 2**62  # bytes, so that sums stay below 2^63
 LONGEST = 2**40  # samples, so that products with a sample rate stay below 2^63
 
 
 @dataclass
 class Contents:
-    """The audio files in a shard.  place: its file or URL.  sha256: of its bytes, for a shard behind a URL.
+    """The audio files of a shard.  place: its file or URL.  sha256: of the shard, for one behind a URL.
 
     members: [name, offset, size, frames, sample rate, channels, subtype] of each audio file, or [name, offset, size,
-    fault] of a file that is not readable.
+    fault] of an unreadable one.
     """
 
     place: str
@@ -41,7 +41,7 @@ class Contents:
     format: int = FORMAT
 
     def __post_init__(self) -> None:
-        """ValueError or TypeError for values of another form, or impossible in a tar file."""
+        """ValueError or TypeError for values of another form or impossible values."""
         if not isinstance(self.place, str) or not fits(self.members, list[list[str | int]]):
             raise TypeError("members")
         check_name(self.place)
@@ -62,7 +62,7 @@ class Contents:
                 raise TypeError(name)
 
     def files(self, file: str) -> Iterator[tuple[str, str, Info | str]]:
-        """(name, path, header or fault) of each member of the shard that lies at `file`."""
+        """(name, path, header or fault) of each member.  file: the path of the shard."""
         for name, offset, size, *header in self.members:
             path = Member(file, int(offset), int(size), str(name)).path
             if len(header) == 1:
@@ -72,8 +72,8 @@ class Contents:
                 yield str(name), path, Info(int(frames), int(sample_rate), int(channels), str(subtype))
 
 
-def contents_of(file: Path, place: str | None = None) -> Contents:
-    """The contents of a tar file; DataError if it is not whole.  place: the name of the shard in messages."""
+def list_contents(file: Path, place: str | None = None) -> Contents:
+    """The contents of a tar file; DataError if it is truncated.  place: the name of the shard in messages."""
     place = place or str(file)
     found: list[list[str | int]] = []
     try:
@@ -81,7 +81,7 @@ def contents_of(file: Path, place: str | None = None) -> Contents:
         with tarfile.open(file, "r:") as tar:
             for member in audio_in(tar):
                 if not 0 <= member.size <= length - member.offset_data:
-                    raise tarfile.ReadError(f"{member.name} claims {member.size} bytes, which it does not have")
+                    raise tarfile.ReadError(f"{member.name} has {member.size} bytes, beyond the end of the file")
                 found.append(_row(file, member))
             assert tar.fileobj is not None
             tar.fileobj.seek(tar.offset)
@@ -106,30 +106,30 @@ def _row(file: Path, member: tarfile.TarInfo) -> list[str | int]:
     return whole
 
 
-def contents_of_file(path: str, root: Path) -> Contents:
-    """The contents of a shard on this disk, remembered in the cache folder `root` until the file changes."""
+def stored_contents(path: str, root: Path) -> Contents:
+    """The contents of a local shard, stored in the cache folder `root` until the file changes."""
     try:
         status = os.stat(path)
     except OSError:
         raise DataError(f"{path}: is missing") from None
     stamp = [os.path.abspath(path), status.st_size, status.st_mtime_ns]
-    memory = root / SHARDS / f"{short_digest(json.dumps(stamp))}{CONTENTS}"
-    known = remembered(memory)
+    stored = root / SHARDS / f"{short_digest(json.dumps(stamp))}{CONTENTS}"
+    known = read_contents(stored)
     if known is None:
-        known = contents_of(Path(path), path)
+        known = list_contents(Path(path), path)
         try:
-            remember(memory, known)
+            write_contents(stored, known)
         except SeparateError as error:
             log.warning("%s will be listed again next time: %s", path, error)
     return known
 
 
-def remember(path: Path, contents: Contents) -> None:
+def write_contents(path: Path, contents: Contents) -> None:
     replace_file(path, json.dumps(asdict(contents)).encode())
 
 
-def remembered(path: Path) -> Contents | None:
-    """The contents written by `remember`, None without a valid file."""
+def read_contents(path: Path) -> Contents | None:
+    """The contents written by `write_contents`, None without a valid file."""
     try:
         found = Contents(**json.loads(path.read_bytes()))
     except (OSError, ValueError, TypeError, RecursionError):
@@ -138,7 +138,7 @@ def remembered(path: Path) -> Contents | None:
 
 
 def short_digest(text: str) -> str:
-    """16 hexadecimal digits for a place, as names of files begin with."""
+    """16 hexadecimal digits of the SHA-256 of a text, for file names."""
     return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()[:16]
 
 
@@ -154,19 +154,19 @@ def parse_index(text: str, root: str) -> dict[str, Contents]:
         entry = json.loads(line)
         if entry["format"] != FORMAT:
             raise DataError(
-                f"{root}/index.jsonl is of another version of separate; make it anew with scripts/prepare_shards.py"
+                f"{root}/index.jsonl is of another version of separate; make it again with scripts/prepare_shards.py"
             )
         if not isinstance(entry["place"], str):
             raise TypeError(entry["place"])
-        one = Contents(**{**entry, "place": f"{root}/{entry['place']}"})
-        if one.sha256 is None:
-            raise ValueError(one.sha256)
-        found[entry["place"]] = one
+        contents = Contents(**{**entry, "place": f"{root}/{entry['place']}"})
+        if contents.sha256 is None:
+            raise ValueError("sha256")
+        found[entry["place"]] = contents
     return found
 
 
 def _within(least: int, value: Any, most: float) -> None:
-    """ValueError or TypeError for anything but an integer in this range."""
+    """TypeError unless `value` is an integer, ValueError unless it is in the range."""
     if not fits(value, int):
         raise TypeError(value)
     if not least <= value <= most:

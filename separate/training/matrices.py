@@ -1,0 +1,112 @@
+"""The hidden weight matrices of a network, for optimizers that treat matrices in their own way (Muon)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from copy import deepcopy
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves, tree_map_only
+
+from separate.data.batch import Batch
+from separate.errors import UsageError
+from separate.separator import Separator
+from separate.training.parameters import is_weight
+from separate.validation import brief
+
+GATES = {nn.LSTM: 4, nn.GRU: 3, nn.RNN: 1}  # matrices stacked in a weight of a recurrent layer
+
+
+def hidden_matrices(separator: Separator) -> dict[Tensor, int]:
+    """The trainable weight matrices between first and last layers, and how many matrices are stacked in each.
+
+    Matrices: the weights of linear layers, of convolutions with one tap, of the gates of recurrent layers, and the
+    projections of attention.  The input reaches first layers through no other layer, and last layers reach the output
+    of the network through no other layer.  A copy of the network on the meta device, which computes no values, runs on
+    a second of audio to find them.
+    """
+    network = deepcopy(separator.network).to("meta").eval()
+    for name, parameter in network.named_parameters():
+        parameter.requires_grad_(is_weight(network, name))
+    try:
+        ends = _ends(network, _second(separator).to("meta"))
+    except (RuntimeError, NotImplementedError) as error:
+        raise UsageError(
+            f"the hidden matrices of {type(network).__name__} are unknown, because it does not run on torch's meta "
+            f"device ({brief(error)}); use optimizer=adamw"
+        ) from error
+    originals, found = dict(separator.network.named_parameters()), {}
+    for place, module in network.named_modules():
+        for own, stacked in _matrices(module).items() if module in ends.run else ():
+            name = f"{place}.{own}".lstrip(".")
+            sees_input = module in ends.first and not (isinstance(module, nn.RNNBase) and "ih_l0" not in own)
+            in_last = network.get_parameter(name) in ends.last
+            if name in originals and originals[name].requires_grad and not sees_input and not in_last:
+                found[originals[name]] = stacked
+    return found
+
+
+def _matrices(module: nn.Module) -> dict[str, int]:
+    """The weight matrices of a layer by name, and how many matrices are stacked in each along the first dimension."""
+    if isinstance(module, nn.RNNBase):
+        names = [name for name, _ in module.named_parameters() if name.startswith("weight")]
+        return {name: 1 if "_hr_" in name else GATES.get(type(module), 1) for name in names}
+    if isinstance(module, nn.MultiheadAttention):
+        return {"out_proj.weight": 1, **({} if module.in_proj_weight is None else {"in_proj_weight": 3})}
+    convolution = isinstance(module, (nn.Conv1d, nn.Conv2d)) and module.groups == 1 and set(module.kernel_size) == {1}
+    return {"weight": 1} if isinstance(module, nn.Linear) or convolution else {}
+
+
+@dataclass
+class _Ends:
+    """run: layers that were called; first: those that see only the input; last: weights that nothing follows."""
+
+    run: set[nn.Module] = field(default_factory=set)
+    first: set[nn.Module] = field(default_factory=set)
+    last: set[Tensor] = field(default_factory=set)
+
+
+def _ends(network: nn.Module, signal: Tensor) -> _Ends:
+    """The ends of a network of which only weights require gradients.
+
+    Each layer gets its inputs detached, so that the graph of the output leads to the weights of last layers only.
+    """
+    ends = _Ends()
+
+    def enter(module: nn.Module, args: Any, kwargs: Any) -> Any:
+        ends.run.add(module)
+        if not any(leaf.requires_grad for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)):
+            ends.first.add(module)
+        return tree_map_only(Tensor, Tensor.detach, (args, kwargs))
+
+    for module in network.modules():
+        if any(parameter.requires_grad for parameter in module.parameters(recurse=False)):
+            module.register_forward_pre_hook(enter, with_kwargs=True)
+    with torch.enable_grad():
+        output = network(signal)
+    ends.last = _leaves(leaf.grad_fn for leaf in tree_leaves(output) if isinstance(leaf, Tensor))
+    return ends
+
+
+def _leaves(nodes: Iterable[Any]) -> set[Tensor]:
+    """The parameters that an autograd graph leads to from some of its nodes."""
+    waiting, seen, found = [node for node in nodes if node is not None], set(), set()
+    while waiting:
+        node = waiting.pop()
+        if node not in seen:
+            seen.add(node)
+            if hasattr(node, "variable"):
+                found.add(node.variable)
+            waiting.extend(following for following, _ in node.next_functions if following is not None)
+    return found
+
+
+def _second(separator: Separator) -> Tensor:
+    """A second of silence as the network takes it: a mixture (1, C, T), or its spectrogram (1, C, F, N)."""
+    mixture = torch.zeros(1, separator.channels, separator.sample_rate, device=separator.device)
+    return (
+        mixture if "waveforms" in separator.network.provides else Batch.of_mixture(mixture, separator.stft).spectrogram
+    )
