@@ -19,14 +19,15 @@ from separate.data.layouts.base import Layout
 from separate.data.loader import load
 from separate.data.mixing.augmentation import AudioFormat
 from separate.data.mixing.augmenter import Augmenter
-from separate.device import choose_device
 from separate.evaluation.metrics import higher_is_better, load_metrics
 from separate.models.representation import observers
 from separate.parts import build_loss, build_optimizer, build_schedule, build_separator, check_schedule
 from separate.separator import Separator
 from separate.stft import STFT
 from separate.training.averages import Averages, decays
+from separate.training.data_parallel import merge_statistics, parallelise, prepared
 from separate.training.deferred import fuse
+from separate.training.distributed import ALONE, Ranks, check_shares
 from separate.training.finetuning.preparation import fine_tune
 from separate.training.precision import Precision, choose_precision
 from separate.training.state import Objective, State, Training
@@ -38,11 +39,15 @@ def prepare(
     folder: Path,
     trust: Sequence[str] | None = None,
     stored: Mapping[str, torch.Tensor] | None = None,
+    ranks: Ranks = ALONE,
 ) -> tuple[State, Training]:
     """The parts of a run, freshly initialised from the seed.  trust: as in `build`; stored: as in `build_separator`."""
-    state, objective = prepare_step(config, trust, stored)
+    check_shares(ranks, config["batch_size"])
+    state, objective = prepare_step(config, trust, stored, ranks)
     data = data_config(config["data"], trust)
-    train, valid, augment = _open_data(config, data, state.separator.stft, trust)
+    with ranks.one_of_machine_first():
+        train, valid, augment = _open_data(config, data, state.separator.stft, trust)
+    ranks.seed(config["seed"])
     training = Training(
         **vars(objective),
         train=train,
@@ -66,9 +71,10 @@ def prepare_step(
     config: Mapping[str, Any],
     trust: Sequence[str] | None = None,
     stored: Mapping[str, torch.Tensor] | None = None,
+    ranks: Ranks = ALONE,
 ) -> tuple[State, Objective]:
     """The parts of a step, as by `prepare`, without a schedule; no data is opened."""
-    device = choose_device(config["device"])
+    device = ranks.device(config["device"])
     options = typed(TrainerConfig, config["trainer"], "trainer.")
     torch.manual_seed(config["seed"])
     separator = build_separator(config, trust, stored)
@@ -84,7 +90,9 @@ def prepare_step(
     state = State(separator, optimizer, None, scaler, averages=averages)
     if options.compile:
         separator.network.compile()
-    return state, Objective(loss=loss.to(device), options=options, precision=precision)
+    loss = loss.to(device)
+    compute = parallelise(separator, loss, ranks)
+    return state, Objective(loss=loss, options=options, precision=precision, ranks=ranks, compute=compute)
 
 
 def _open_data(
@@ -117,12 +125,14 @@ def measure(state: State, training: Training) -> None:
     if not parts:
         return
     steps = range(training.steps_per_epoch)
-    pin = state.separator.device.type == "cuda"
+    pin, bar = state.separator.device.type == "cuda", training.ranks.hides_bar
     with closing(load(training.steps, steps, training.workers, pin)) as batches:
-        for drawn in tqdm(batches, "measuring the training set", len(steps), leave=False, disable=None):
-            batch = training.loss.prepare(drawn.to(state.separator.device, state.separator.stft))
+        for drawn in tqdm(batches, "measuring the training set", len(steps), leave=False, disable=bar):
+            whole = drawn.to(state.separator.device, state.separator.stft)
+            batch = prepared(training.loss, whole, drawn.context)
             spectrogram = state.separator.input_spectrogram(batch)
             for part in parts:
                 part.observe(spectrogram)
     for part in parts:
+        merge_statistics(part.normalise, training.ranks)
         part.use_statistics()

@@ -9,17 +9,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import nn
 
 import separate
 from separate.config import TrainerConfig
 from separate.data.example import Examples
-from separate.data.loader import TrainingSteps
+from separate.data.loader import FixedBatches, Share, TrainingSteps
 from separate.data.mixing.augmenter import Augmenter
 from separate.evaluation.metrics import METRICS, Metric
 from separate.losses import Loss
 from separate.separator import Separator
 from separate.training.averages import Averages
 from separate.training.deferred import Pending
+from separate.training.distributed import ALONE, Ranks
 from separate.training.finetuning.lora import adapter_weights, load_weights, merged_weights
 from separate.training.parameters import without_frozen
 from separate.training.precision import PRECISIONS, Precision
@@ -121,11 +123,16 @@ def set_random_states(states: Mapping[str, Any], device: torch.device) -> None:
 
 @dataclass(kw_only=True)
 class Objective:
-    """What a step computes.  precision: of the network's matrix products; options.precision may be auto."""
+    """What a step computes.  precision: of the network's matrix products; options.precision may be auto.
+
+    ranks: the processes of this training.  compute: from `parallelise`, None to compute the loss of this process alone.
+    """
 
     loss: Loss
     options: TrainerConfig
     precision: Precision = PRECISIONS["fp32"]
+    ranks: Ranks = ALONE
+    compute: nn.Module | None = None
 
 
 @dataclass(kw_only=True)
@@ -155,7 +162,17 @@ class Training(Objective):
 
     @property
     def steps(self) -> TrainingSteps:
-        return TrainingSteps(self.train, self.batch_size, self.seed, self.augment)
+        """The share of this rank of each training batch."""
+        return TrainingSteps(self.train, self.batch_size, self.seed, self.augment, self._share)
+
+    @property
+    def valid_batches(self) -> FixedBatches:
+        """The share of this rank of each validation batch."""
+        return FixedBatches(self.valid, self.batch_size, self._share)
+
+    @property
+    def _share(self) -> Share:
+        return Share(self.ranks.rank, self.ranks.size, self.loss.neighbours)
 
     @property
     def examples(self) -> dict[str, int]:
