@@ -32,6 +32,7 @@ from omegaconf import OmegaConf
 import separate.compose
 from separate.cli import data, evaluate, infer, train
 from separate.config import DatasetConfig, TrainConfig, shipped
+from separate.training.profiling import WARM_UP
 from tests.conftest import write
 from tests.datasets import INPUTS, write_data
 from tests.tiny import MODELS
@@ -165,6 +166,9 @@ def smaller(config: Any) -> Any:
     if not isinstance(config, TrainConfig):
         return config
     vars(config.trainer).update(fast["trainer"])
+    if config.trainer.profile:
+        config.trainer.steps_per_epoch = WARM_UP + config.trainer.profile
+    config.trainer.overfit = config.trainer.overfit and 2
     config.batch_size = fast["batch_size"]
     config.trainer.threads, config.logger.tensorboard, config.device = 1, False, "cpu"
     for model, spec in shipped("model").items():
