@@ -64,6 +64,8 @@ NOT_RUN = {
     "python scripts/bench_data.py loading --rounds 7": BENCHMARK,
     "python scripts/bench_training.py blstm --threads 1 2": BENCHMARK,
     "python scripts/bench_training.py blstm --busy": BENCHMARK,
+    "python scripts/bench_training.py --loop --steps 50 --threads 1": BENCHMARK,
+    "python scripts/bench_training.py --peak --threads 1": BENCHMARK,
     "separate-train data=shards data.root=https://HOST/PATH 'data.sources=[vocals,drums,bass,other]' "
     "\"data.splits.train='train-{000000..000146}.tar'\"": REMOTE,
     "separate-train data=shards 'data.sources=[vocals,drums,bass,other]' "
