@@ -186,8 +186,12 @@ class Training(Objective):
 
     @property
     def monitors(self) -> list[str]:
-        """The metrics that `trainer.monitor` can name."""
-        return ["valid/loss", *(f"valid/{metric}" for metric in self.metrics)]
+        """The quantities that `trainer.monitor` can name: of validation, and of the steps of an epoch."""
+        parts = getattr(self.loss, "parts", {})
+        return [
+            *("valid/loss", *(f"valid/{metric}" for metric in self.metrics)),
+            *("train/loss", *(f"train/{part}" for part in parts), "train/gradient_norm"),
+        ]
 
 
 def contents_of(state: State, training: Training, scores: Mapping[str, float] | None = None) -> dict[str, Any]:
