@@ -16,6 +16,7 @@ from separate.training.overfitting import overfit, verdict
 from separate.training.setup import prepare
 from separate.training.step import train_step
 from tests.conftest import TINY_TOY
+from tests.test_scripts import SCRIPTS, run
 from tests.test_trainer import CONFIG, first_batch, start, weights
 from tests.tiny import batch_of, config_of, section
 
@@ -73,7 +74,7 @@ def spoiled(folder, where, **trainer):
         ),
         (
             "backward",
-            r"first in the backward pass of network.body.2 \(Spoil\): the gradients of its outputs are finite, "
+            r"first in the backward pass of network.body.2 \(Spoil\): the gradients of its outputs are finite, and "
             r"256 of 4096 values of the gradient of its input \(4, 1, 64, 16\) are not finite",
         ),
         (
@@ -224,3 +225,26 @@ def test_overfitting_takes_the_same_batch_without_augmentation_and_needs_no_vali
 def test_the_verdict_needs_both_the_loss_and_the_estimates(before, after, said):
     names = ("loss", "si_sdr")
     assert verdict(dict(zip(names, before, strict=True)), dict(zip(names, after, strict=True))).startswith(said)
+
+
+def test_the_benchmark_compares_the_loop_and_gives_the_share_of_the_matrix_peak(tmp_path):
+    out, tiny = tmp_path / "bench.json", ["model.units=16", "model.layers=2", "data.excerpt=0.5", "batch_size=2"]
+    options = ["--steps", "2", "--threads", "1", "--out", str(out)]
+    done = run("bench_training.py", "blstm", "--loop", "--peak", *options, "--set", *tiny)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(out.read_text())
+    assert found["blstm"]["ratio"] == pytest.approx(found["blstm"]["loop"] / found["blstm"]["bare"])
+    assert 0 < found["blstm"]["waiting"] < 1
+    for figures in (found["peak"]["fp32"], found["peak"]["bf16"]):
+        assert 0 < figures["share"] == figures["gflops"] / figures["peak"] < 1
+    assert "hdemucs is no case of this measurement" in run("bench_training.py", "hdemucs", "--loop").stderr
+
+
+def test_the_benchmark_counts_each_weight_in_the_forward_pass_and_in_both_gradients(monkeypatch):
+    monkeypatch.syspath_prepend(SCRIPTS)
+    from bench_loop import blstm_flops
+
+    lstm, head = nn.LSTM(129, 300, 4, bidirectional=True), nn.Linear(600, 2 * 129)
+    matrices = [p.numel() for p in (*lstm.parameters(), *head.parameters()) if p.ndim == 2]
+    first = 2 * lstm.weight_ih_l0.numel()  # both directions; their input has no gradient
+    assert blstm_flops(16, 400, 129, 300, 4) == 2 * 16 * 400 * (3 * sum(matrices) - first)
