@@ -47,7 +47,8 @@ def bare_step(state: Any, training: Any, signals: Any) -> None:
     from separate.data.batch import Batch
 
     separator = state.separator
-    batch = training.loss.prepare(Batch(*signals, stft=separator.stft, additive=True))
+    mixture, sources = signals
+    batch = training.loss.prepare(Batch(mixture, sources, stft=separator.stft, additive=True))
     state.optimizer.zero_grad(set_to_none=True)
     with training.precision.float32_products():
         with training.precision.autocast(separator.device):
@@ -81,6 +82,11 @@ def wait(training: Any, state: Any) -> None:
         torch.cuda.synchronize()
 
 
+def first_batch(state: Any, training: Any) -> Any:
+    """On the device of the training."""
+    return training.steps[0].to(state.separator.device, state.separator.stft)
+
+
 @contextmanager
 def prepared(case: str, root: Path, run: Path, arguments: argparse.Namespace) -> Iterator[tuple[Any, Any, Any]]:
     """State, training with its log, and signals of a batch on the device: mixture and sources."""
@@ -96,7 +102,7 @@ def prepared(case: str, root: Path, run: Path, arguments: argparse.Namespace) ->
     settle(arguments.threads[0])
     state, training = prepare(config, run)
     training.log = RunLog(run, typed(LoggerConfig, config["logger"], "logger."), config=training.config)
-    ready = training.steps[0].to(state.separator.device, state.separator.stft)
+    ready = first_batch(state, training)
     with closing(training.log):
         yield state, training, (ready.mixture, ready.sources)
 
@@ -173,7 +179,7 @@ def peak(root: Path, arguments: argparse.Namespace) -> dict[str, dict[str, float
     overrides = [*network, f"data.excerpt={excerpt}", *arguments.overrides]
     settle(arguments.threads[0])
     state, training = prepare(configuration(root, root.parent / "run_peak", overrides, arguments), root.parent)
-    ready = training.steps[0].to(state.separator.device, state.separator.stft)
+    ready = first_batch(state, training)
     shape = (len(ready), *ready.spectrogram.shape[-2:])
     recurrent = training.config["model"]
     flops = blstm_flops(shape[0], shape[2], shape[1], recurrent["units"], recurrent["layers"])
