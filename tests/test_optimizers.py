@@ -171,7 +171,7 @@ def test_muon_equals_torchs_muon_on_matrices_and_torchs_adamw_on_the_rest():
     _, found, _ = quadratic(lambda w: Muon([w], {other: 1}, lr=0.01, adamw_lr=0.002, weight_decay=0.1))
     _, theirs, _ = quadratic(lambda w: torch.optim.AdamW([w], lr=0.002, weight_decay=0.1))
     assert torch.equal(found, theirs)
-    _, found, _ = quadratic(lambda w: Muon([w], {w: 1}, lr=0.01), shape=(6, 4, 1))  # a convolution with one tap
+    _, found, _ = quadratic(lambda w: Muon([w], {w: 1}, lr=0.01), shape=(6, 4, 1))  # a 1x1 convolution
     _, theirs, _ = quadratic(lambda w: torch.optim.Muon([w], 0.01, 0.01, adjust_lr_fn="match_rms_adamw"))
     assert torch.equal(found[..., 0], theirs)
 

@@ -70,6 +70,13 @@ def test_a_second_ctrl_c_stops_at_once():
             signal.raise_signal(signal.SIGINT)
 
 
+def test_a_signal_after_ctrl_c_changes_neither_reason_nor_exit_code():
+    with interruptible() as stop:
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGTERM)
+    assert (stop.reason, stop.exit_code) == ("interrupted", 130)
+
+
 def test_the_handlers_from_before_are_restored():
     before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)]
     with interruptible() as stop:

@@ -1,4 +1,4 @@
-"""Replay of a non-finite step: the same weights, batch and random numbers, in the process of a debugger."""
+"""Replay of a non-finite step from its dump: the same weights, batch and random numbers."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from separate.validation import brief
 
 
 def replay(config: TrainConfig, path: Path, changed: Sequence[str] = ()) -> str:
-    """Compute the forward and backward pass of a dumped step again, and return a report of what is not finite.
+    """Repeat the forward and backward pass of a dumped step; report its metrics and the non-finite gradients.
 
-    changed: the overrides that the user gave; the other values are those of the dump.  UsageError for a file that is
-    not a dump, or that does not fit its configuration.
+    changed: the user's overrides; all other values come from the dump.  UsageError for a file that is not a dump, and
+    for a dump whose state does not fit its configuration.
     """
     contents = read_dump(path)
     plain = asdict(config)
