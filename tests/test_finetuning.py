@@ -1,4 +1,4 @@
-"""Fine-tuning: weights from another run, frozen parameters, and adapters that are merged when they are saved."""
+"""Fine-tuning: weights from another run, frozen parameters, low-rank adapters and their merged checkpoints."""
 
 import json
 import logging
@@ -220,7 +220,7 @@ def test_new_weights_cannot_be_frozen_at_random_values(tmp_path):
 
 
 def scrambled(separator):
-    """Adapters with other values than at the start."""
+    """Set random values of the adapters."""
     generator = torch.Generator().manual_seed(5)
     for name, parameter in separator.network.named_parameters():
         if name.endswith(".b"):

@@ -1,4 +1,4 @@
-"""Stops from outside a run: signals of batch systems, time limits, and their exit codes."""
+"""Stops by signals and time limits, and their exit codes."""
 
 import re
 import signal

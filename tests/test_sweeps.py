@@ -1,4 +1,4 @@
-"""Sweeps: failed jobs, jobs that were done or stopped before, launchers, the search, the table and the picture."""
+"""Sweeps: failed, finished and stopped jobs, launchers, the search, the table and the picture."""
 
 import csv
 import json

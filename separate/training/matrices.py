@@ -23,9 +23,9 @@ GATES = {nn.LSTM: 4, nn.GRU: 3, nn.RNN: 1}  # matrices stacked in a weight of a 
 def hidden_matrices(separator: Separator) -> dict[Tensor, int]:
     """The trainable weight matrices between first and last layers, and how many matrices are stacked in each.
 
-    Matrices: the weights of linear layers, of 1x1 convolutions, of the gates of recurrent layers, and of the projections
-    of attention.  A first layer has no other layer between the input and itself, a last layer none between itself and
-    the output.  To find them, a copy of the network runs on one second of audio on the meta device, without values.
+    Matrices: the weights of linear layers, of 1x1 convolutions, of the gates of recurrent layers, and of projections in
+    attention.  A first layer has no other layer between the input and itself, a last layer none between itself and the
+    output.  To find them, a copy of the network runs on one second of audio on the meta device, without values.
     """
     network = deepcopy(separator.network).to("meta").eval()
     for name, parameter in network.named_parameters():

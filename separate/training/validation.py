@@ -59,8 +59,8 @@ def validate(state: State, training: Training, interruption: Interruption) -> di
     """Mean loss and scores by name, in float32 and on the same path as evaluation and inference.
 
     `valid/loss` belongs to the raw weights, `valid_ema0.999/loss` to an average.  Each batch is loaded once for all
-    sets of weights.  With `trainer.valid_full` the scores are of whole recordings, as in `separate-eval`; the loss stays on
-    the excerpts, because it needs the outputs of the network, and these exist per chunk only.
+    sets of weights.  With `trainer.valid_full` the scores are of whole recordings, as in `separate-eval`; the loss
+    stays on the excerpts, because it needs the outputs of the network, and these exist per chunk only.
     """
     begun, ranks = time.perf_counter(), training.ranks
     state.separator.eval()
