@@ -18,6 +18,7 @@ from separate.models.representation import Standardisation
 from separate.numerics import result_dtype
 from separate.separator import Separator
 from separate.training.distributed import Ranks
+from separate.training.profiling import stage
 
 
 class BatchLoss(nn.Module):
@@ -29,7 +30,10 @@ class BatchLoss(nn.Module):
         self.loss = loss
 
     def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        loss, parts = self.loss(self.separator.separate(batch), batch)
+        with stage("forward"):
+            separation = self.separator.separate(batch)
+        with stage("loss"):
+            loss, parts = self.loss(separation, batch)
         return loss, {name: value.detach() for name, value in parts.items()}
 
 

@@ -21,6 +21,7 @@ from separate.training.state import State, Training, contents_of
 
 log = logging.getLogger(__name__)
 
+NOWHERE = "the outputs and gradients of all modules are finite, so the norm of the gradient overflowed"
 MOST_DUMPS = 5  # files in RUN/nonfinite; a new one replaces the oldest
 
 
@@ -63,12 +64,23 @@ def report(state: State, training: Training, step: Pending, found: Mapping[str, 
         f"tracks {', '.join(batch.tracks)}; separate-train debug=replay dump={path} runs it again"
     )
     log.warning(what)
+    if training.anomalies:
+        raise SeparateError(
+            f"step {step.number}: {_located(training)}; separate-train debug=replay dump={path} runs it again"
+        )
     if state.skipped >= training.options.max_bad_steps:
         raise SeparateError(
             f"{state.skipped} steps in a row were not finite (trainer.max_bad_steps) and the run stops; the last: "
             f"{what}. Lower optimizer.lr or trainer.clip, or look at these tracks; these steps did not change the "
             f"weights"
         )
+
+
+def _located(training: Training) -> str:
+    """What the hooks of `trainer.anomaly` found, on any rank."""
+    assert training.anomalies
+    found = [one for one in training.ranks.gather(training.anomalies.first) if one]
+    return str(found[0]) if found else NOWHERE
 
 
 def _whole(training: Training, step: Pending) -> RawBatch:

@@ -26,6 +26,7 @@ MAY_CHANGE = (
     "trainer.epochs", "trainer.min_epochs", "trainer.max_minutes", "trainer.max_hours", "trainer.max_bad_steps",
     "trainer.patience", "trainer.min_delta", "trainer.save_every",
     "trainer.threads", "trainer.precision", "trainer.compile", "trainer.accumulate", "trainer.keep_best",
+    "trainer.anomaly", "trainer.profile",
 )  # fmt: skip
 
 # values for runs older than these keys; auto keeps the value of the run

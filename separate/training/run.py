@@ -16,6 +16,8 @@ from separate.files import FULL, printable, replace_file
 from separate.instantiate import targets_in, trusted
 from separate.process import settle, worker_count
 from separate.training.distributed import ALONE, Ranks
+from separate.training.overfitting import overfit
+from separate.training.profiling import profiling
 from separate.training.result import remove_result, write_result
 from separate.training.resume import (
     checkpoint_to_resume,
@@ -62,6 +64,10 @@ def run(
             resumed["training"].update(ranks.of_first(lambda: copy_history(source, folder, resumed)))
         restore(state, training, resumed)
         log.info("going on in %s after epoch %d, step %d", folder, state.epoch, state.step)
+    if training.options.overfit:
+        if ranks.first:
+            _write_config(folder, training.config)
+        return overfit(state, training)
     training.watch = watch
     if ranks.first:
         remove_result(folder)
@@ -84,7 +90,8 @@ def _fit(state: State, training: Training) -> float | None:
     try:
         try:
             first = state.step
-            best = fit(state, training)
+            with profiling(state, training) as training.profile:
+                best = fit(state, training)
             if best is not None:
                 log.info("best %s: %.4g", training.options.monitor, best)
             if best is not None and training.log is not None and state.step > first:

@@ -24,6 +24,7 @@ from separate.models.representation import observers
 from separate.parts import build_loss, build_optimizer, build_schedule, build_separator, check_schedule
 from separate.separator import Separator
 from separate.stft import STFT
+from separate.training.anomaly import Anomalies
 from separate.training.averages import Averages, decays
 from separate.training.data_parallel import merge_statistics, parallelise, prepared
 from separate.training.deferred import fuse
@@ -58,12 +59,13 @@ def prepare(
         folder=folder,
         config=_resolved(config, state.separator, objective.precision),
         augment=augment,
-        lags=state.separator.device.type != "cpu",
+        lags=state.separator.device.type != "cpu" and not objective.anomalies,  # which know the last step only
         metrics=load_metrics(config.get("metrics", []), trust),
     )
     mode = "max" if higher_is_better(training.options.monitor, training.metrics) else "min"
     total_steps = training.options.epochs * training.steps_per_epoch
-    state.scheduler = build_schedule(config, state.optimizer, mode, total_steps, trust)
+    if not training.options.overfit:
+        state.scheduler = build_schedule(config, state.optimizer, mode, total_steps, trust)
     return state, training
 
 
@@ -88,11 +90,13 @@ def prepare_step(
     scaler = torch.amp.GradScaler(device.type, enabled=precision.name == "fp16")
     averages = Averages(separator, decays(config.get("ema")), decays(config.get("ema_epoch")))
     state = State(separator, optimizer, None, scaler, averages=averages)
-    if options.compile:
+    if options.compile and not options.anomaly:  # hooks need the modules
         separator.network.compile()
     loss = loss.to(device)
+    anomalies = Anomalies(separator.network, loss) if options.anomaly else None
     compute = parallelise(separator, loss, ranks)
-    return state, Objective(loss=loss, options=options, precision=precision, ranks=ranks, compute=compute)
+    objective = Objective(loss=loss, options=options, precision=precision, ranks=ranks, compute=compute)
+    return state, replace(objective, anomalies=anomalies)
 
 
 def _open_data(
@@ -104,7 +108,8 @@ def _open_data(
     augment = Augmenter(changes, AudioFormat(data.sample_rate, data.channels, frames), cache, trust=trust)
     longer = replace(data, excerpt=data.excerpt * augment.stretch.read_factor)
     train = open_split(longer, "train", config["seed"], cache, stft, changes)
-    valid = open_split(data, "valid", config["seed"], cache, stft)
+    overfits = config["trainer"].get("overfit")  # and needs no other data
+    valid = train if overfits else open_split(data, "valid", config["seed"], cache, stft)
     if isinstance(train, FileExamples):
         augment.noise.reader = train.reader  # noise files are read like the sources
     return train, valid, augment

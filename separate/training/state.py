@@ -19,12 +19,14 @@ from separate.data.mixing.augmenter import Augmenter
 from separate.evaluation.metrics import METRICS, Metric
 from separate.losses import Loss
 from separate.separator import Separator
+from separate.training.anomaly import Anomalies
 from separate.training.averages import Averages
 from separate.training.deferred import Pending
 from separate.training.distributed import ALONE, Ranks
 from separate.training.finetuning.lora import adapter_weights, load_weights, merged_weights
 from separate.training.parameters import without_frozen
 from separate.training.precision import PRECISIONS, Precision
+from separate.training.profiling import Profile
 
 if TYPE_CHECKING:
     from separate.training.runlog import RunLog
@@ -127,7 +129,8 @@ def set_random_states(states: Mapping[str, Any], device: torch.device) -> None:
 class Objective:
     """The parts of forward and backward pass.  precision: of the matrix products; `options.precision` may be auto.
 
-    ranks: the processes of this training.  compute: from `parallelise`, None for a single process.
+    ranks: the processes of this training.  compute: from `parallelise`, None for a single process.  anomalies: hooks
+    for `trainer.anomaly`.
     """
 
     loss: Loss
@@ -135,6 +138,7 @@ class Objective:
     precision: Precision = PRECISIONS["fp32"]
     ranks: Ranks = ALONE
     compute: nn.Module | None = None
+    anomalies: Anomalies | None = None
 
 
 @dataclass(kw_only=True)
@@ -155,6 +159,7 @@ class Training(Objective):
     augment: Augmenter | None = None
     log: RunLog | None = None
     lags: bool = False
+    profile: Profile | None = None
     watch: Callable[[State, float], None] | None = None
     metrics: Mapping[str, Metric] = field(default_factory=lambda: METRICS)
 

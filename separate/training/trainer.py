@@ -16,6 +16,7 @@ from separate.evaluation.metrics import higher_is_better
 from separate.process import release
 from separate.training.finetuning.preparation import train_mode
 from separate.training.interruption import Interrupted, Interruption, Stopped, interruptible
+from separate.training.profiling import stage
 from separate.training.progress import Progress
 from separate.training.resume import resume_command
 from separate.training.runlog import COUNTS
@@ -86,7 +87,7 @@ def train_epoch(
     with closing(Progress(title, end - state.step, training.batch_size, device, ranks.hides_bar)) as progress:
         while state.step < end and not _out_of_time(state, options):
             begun = time.perf_counter()
-            with progress.waiting():
+            with progress.waiting(), stage("waiting for data"):
                 batch = next(batches)
             state.add(train_step(state, training, batch))
             lap = time.perf_counter() - begun if ranks.first else 0.0
@@ -100,6 +101,8 @@ def train_epoch(
             if unsaved > 60 * options.save_every:
                 save(state, training, "last")
                 unsaved = 0.0
+            if training.profile:
+                training.profile.step()
             interruption.check()
     state.add(flush(state, training))
     return {**_means(state.sums, training.batch_size), **progress.rates()}
