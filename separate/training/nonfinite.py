@@ -77,7 +77,7 @@ def report(state: State, training: Training, step: Pending, found: Mapping[str, 
 
 
 def _located(training: Training) -> str:
-    """What the hooks of `trainer.anomaly` found, on any rank."""
+    """The first finding of `trainer.anomaly` on any rank."""
     assert training.anomalies
     found = [one for one in training.ranks.gather(training.anomalies.first) if one]
     return str(found[0]) if found else NOWHERE

@@ -61,7 +61,7 @@ def replay(config: TrainConfig, path: Path, changed: Sequence[str] = ()) -> str:
 
 
 def located(objective: Objective, metrics: Mapping[str, float], compute: Callable[[], StepMetrics]) -> Iterator[str]:
-    """Where the step is not finite first; nothing for a finite one.  compute: computes it again."""
+    """Lines on the origin of the non-finite values; none for a finite step.  compute: repeats the step."""
     assert objective.anomalies
     first = objective.anomalies.first
     if all(map(math.isfinite, metrics.values())):

@@ -59,7 +59,7 @@ def prepare(
         folder=folder,
         config=_resolved(config, state.separator, objective.precision),
         augment=augment,
-        lags=state.separator.device.type != "cpu" and not objective.anomalies,  # which know the last step only
+        lags=state.separator.device.type != "cpu" and not objective.anomalies,  # the hooks know the last step only
         metrics=load_metrics(config.get("metrics", []), trust),
     )
     mode = "max" if higher_is_better(training.options.monitor, training.metrics) else "min"
@@ -90,7 +90,7 @@ def prepare_step(
     scaler = torch.amp.GradScaler(device.type, enabled=precision.name == "fp16")
     averages = Averages(separator, decays(config.get("ema")), decays(config.get("ema_epoch")))
     state = State(separator, optimizer, None, scaler, averages=averages)
-    if options.compile and not options.anomaly:  # hooks need the modules
+    if options.compile and not options.anomaly:  # compiled modules call no hooks
         separator.network.compile()
     loss = loss.to(device)
     anomalies = Anomalies(separator.network, loss) if options.anomaly else None
@@ -108,7 +108,7 @@ def _open_data(
     augment = Augmenter(changes, AudioFormat(data.sample_rate, data.channels, frames), cache, trust=trust)
     longer = replace(data, excerpt=data.excerpt * augment.stretch.read_factor)
     train = open_split(longer, "train", config["seed"], cache, stft, changes)
-    overfits = config["trainer"].get("overfit")  # and needs no other data
+    overfits = config["trainer"].get("overfit")  # overfitting needs no validation data
     valid = train if overfits else open_split(data, "valid", config["seed"], cache, stft)
     if isinstance(train, FileExamples):
         augment.noise.reader = train.reader  # noise files are read like the sources
