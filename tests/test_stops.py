@@ -24,7 +24,7 @@ def test_a_preempted_run_saves_its_state_and_asks_to_be_started_again(tmp_path, 
     process.send_signal(number)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 75, err
-    assert re.search(rf"stopped by {number.name} in epoch \d after step \d+; everything is saved", err), err
+    assert re.search(rf"stopped by {number.name} in epoch \d after step \d+; the state is saved", err), err
     assert "Traceback" not in err
     stopped = checkpoint.read(last)["training"]["step"]
     assert 0 < stopped < 90
