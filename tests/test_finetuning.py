@@ -398,5 +398,5 @@ def test_an_average_of_adapted_weights_is_saved_merged_and_computes_the_same(tmp
     assert not torch.allclose(raw, expected, rtol=1e-4, atol=1e-6)
     assert torch.equal(state.separator.separate(batch).estimates, raw)  # saving left the weights as they were
     path = tmp_path / "checkpoints" / "best.ckpt"
-    with pytest.raises(UsageError, match=r"best.ckpt holds the average ema0.5 and not the weights that are trained"):
+    with pytest.raises(UsageError, match=r"best.ckpt holds the average ema0.5 and not the trained weights"):
         checkpoint_to_resume(str(path), tmp_path / "new")
