@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
-"""Average the weights of checkpoints of one run, or of the best epochs that it has kept.
+"""Average the weights of several checkpoints of one configuration, or of the best epochs of a run.
 
     separate-train trainer.keep_best=5 run=RUN
     python scripts/average_checkpoints.py RUN --out average.ckpt
     python scripts/average_checkpoints.py A.ckpt B.ckpt C.ckpt --out average.ckpt
     separate-eval run=average.ckpt
 
-The mean is uniform and computed in float64.  Counts and other integers are those of the newest checkpoint.  The result
-separates and cannot be resumed.
+The mean is uniform and computed in float64.  Integers (counts) come from the newest checkpoint.  The result can
+separate, but training cannot resume from it.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from separate.training.resume import MAY_CHANGE
 from separate.training.selection import epoch_name
 from separate.validation import brief
 
-KEPT = ("config", "examples", "licence", "versions")  # of the newest checkpoint
+KEPT = ("config", "examples", "licence", "versions")  # copied from the newest checkpoint
 
 
 def chosen(paths: list[Path]) -> list[Path]:
-    """The checkpoints to average: those named, or the epochs that the run in a folder has kept."""
+    """The checkpoints to average: `paths`, or the best epochs of a run if `paths` is its folder."""
     if len(paths) == 1 and paths[0].is_dir():
         folder = paths[0] / "checkpoints"
         state = checkpoint.read(folder / "last.ckpt").get("training")
@@ -41,7 +41,7 @@ def chosen(paths: list[Path]) -> list[Path]:
                 f"{folder.parent} has kept {len(paths)} epochs; train with trainer.keep_best=5, or name checkpoints"
             )
     if len(paths) < 2:
-        raise UsageError("one checkpoint has no average; name two or more, or the folder of a run")
+        raise UsageError("one checkpoint has no average; name two or more checkpoints, or the folder of a run")
     return paths
 
 
@@ -57,7 +57,9 @@ def check_same(contents: dict[str, Any], first: dict[str, Any], path: Path, wher
             )
     shapes = [{name: tensor.shape for name, tensor in one["model"].items()} for one in (contents, first)]
     if shapes[0] != shapes[1]:
-        raise UsageError(f"{path} and {where} have weights of other names or shapes; average only those of one network")
+        raise UsageError(
+            f"{path} and {where} have weights of other names or shapes; average only checkpoints of one network"
+        )
 
 
 def step_of(contents: dict[str, Any]) -> int:
@@ -67,7 +69,7 @@ def step_of(contents: dict[str, Any]) -> int:
 
 
 def average(paths: list[Path]) -> dict[str, Any]:
-    """The contents of the averaged checkpoint; one checkpoint is in memory at a time, beside the sum and the newest."""
+    """The contents of the averaged checkpoint.  In memory: the sum, and the first, newest and current file."""
     total: dict[str, torch.Tensor] = {}
     newest, first = None, None
     sources = []

@@ -1,18 +1,18 @@
 #!/bin/bash
-# A training on all GPUs of two machines, which goes on in its folder after preemption and at the end of the time limit:
+# Train on all GPUs of two machines; the job requeues itself before its time limit and resumes, also after preemption:
 #   sbatch scripts/slurm.sh run=runs/mine model=conv_tasnet batch_size=64
 #SBATCH --job-name=separate
 #SBATCH --nodes=2
-#SBATCH --ntasks-per-node=1      # one torchrun, which starts a process for each GPU
+#SBATCH --ntasks-per-node=1      # one torchrun per machine; it starts one process per GPU
 #SBATCH --gpus-per-node=4
 #SBATCH --cpus-per-task=32
 #SBATCH --time=24:00:00
-#SBATCH --signal=B:USR1@120      # to this script, 2 minutes before the end
+#SBATCH --signal=B:USR1@120      # to this script, 2 minutes before the time limit
 #SBATCH --requeue
 #SBATCH --open-mode=append
 
 go_on_later() {
-    kill -TERM "$training"       # the step is finished and saved; torchrun allows 30 seconds
+    kill -TERM "$training"       # finish the step and save; torchrun kills after 30 seconds
     wait "$training"
     scontrol requeue "$SLURM_JOB_ID"
     exit 0

@@ -4,8 +4,8 @@
     separate-train experiment=targets data=pools data.root=DIR
     python scripts/sweep_table.py multirun/DATE/TIME --picture targets.png
 
-Runs without scores are scored first, with separate-eval.  The table is Markdown; the best row comes first.  Metrics,
-labels and units are those of the summaries.  The table of the monitored metric is in the sweep's folder already.
+Scores runs without scores first, with separate-eval.  The table is Markdown with the best row first; metrics, labels
+and units come from the summaries.  The sweep's folder already holds a table of the monitored metric (sweep.txt).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Metrics = dict[str, dict[str, Any]]  # {metric: label, unit and direction}
 
 
 def summary_of(job: Path, split: str) -> dict[str, Any]:
-    """The summary of a split; run separate-eval first if there is none or if it is older than the checkpoint."""
+    """The summary of a split; runs separate-eval first if there is none, or if it is older than the checkpoint."""
     summary = job / "eval" / split / "summary.json"
     if not summary.exists() or summary.stat().st_mtime < (job / "checkpoints" / "best.ckpt").stat().st_mtime:
         command = [sys.executable, "-m", "separate.cli.evaluate", f"run='{job}'", f"split={split}"]
@@ -70,7 +70,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("sweep", type=Path, help="the folder of a sweep, multirun/DATE/TIME")
     parser.add_argument("--split", default="test", help="test, valid or train")
-    parser.add_argument("--metric", default="si_sdri", help="sorts the rows and is drawn (default: si_sdri)")
+    parser.add_argument("--metric", default="si_sdri", help="metric to sort by and to draw (default: si_sdri)")
     parser.add_argument("--picture", type=Path, help="also draw the swept keys against the metric into this file")
     arguments = parser.parse_args()
     jobs = [job for job in read(arguments.sweep) if job.state == "finished"]
@@ -84,7 +84,7 @@ def main() -> None:
     print(table(found, metrics, arguments.split))
     if arguments.picture:
         if not found[0].values:
-            sys.exit("there is nothing to draw: all runs have the same setting")
+            sys.exit("all runs have the same setting; leave --picture out, or sweep a key")
         label = f"{arguments.split} {heading(metrics[arguments.metric])}"
         picture(found, label, upwards, arguments.picture, arguments.metric)
 

@@ -18,17 +18,17 @@ if TYPE_CHECKING:
 
     from separate.separator import Separator
 
-PICKLED = 2**22  # largest size of a pickle in bytes; it holds everything except the values of tensors
-FORMAT = 4  # increased when older versions cannot read the file
+PICKLED = 2**22  # largest size in bytes of the pickle, which holds all but the values of tensors
+FORMAT = 4  # raise it when older versions cannot read the file
 
 
 def save(path: Path, contents: dict[str, Any]) -> None:
-    """Write tensors and plain values atomically: if the program stops, the old file or the new one remains."""
+    """Write tensors and plain values atomically: after a crash the old or the new file is complete."""
     replace_file(path, to_bytes({"format": FORMAT, **contents}))
 
 
 def to_bytes(contents: dict[str, Any]) -> bytes:
-    """The bytes of torch.save, made in memory because torch fails in many ways on a full disk."""
+    """The bytes of torch.save, in memory, because torch raises many kinds of errors on a full disk."""
     import torch
 
     buffer = io.BytesIO()
@@ -37,10 +37,9 @@ def to_bytes(contents: dict[str, Any]) -> bytes:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """Read a checkpoint; UsageError for a file that is not one, is damaged or comes from a newer version.
+    """Read a checkpoint; UsageError for another kind of file, a damaged file or one of a newer version.
 
-    The file may come from anyone: no code in it is run, no interpolation is resolved, and the sizes that it states
-    are checked.
+    The file may come from anyone: this runs no code in it, resolves no interpolation, and checks the sizes in it.
     """
     import torch
 
@@ -83,7 +82,7 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def _check(contents: dict[str, Any], size: int) -> None:
-    """UsageError for a configuration or weights that training cannot have saved.  size: of the file in bytes."""
+    """UsageError for an invalid configuration or invalid weights.  size: of the file in bytes."""
     import torch
 
     check_stored(contents["config"])
@@ -111,7 +110,7 @@ def _renamed(name: str, format: int, network: str) -> str:
 
 
 def find(where: str | Path | None) -> Path:
-    """The path of a checkpoint.  where: it, its run's folder, or None for the best of the newest run in this folder."""
+    """The path of a checkpoint.  where: a checkpoint, a run's folder (its best), or None for the newest best.ckpt."""
     if where is None:
         found = [
             path
@@ -140,7 +139,7 @@ def find(where: str | Path | None) -> Path:
 
 
 def run_folder(path: Path) -> Path:
-    """The folder of the run that a checkpoint belongs to, or else the folder that it is in."""
+    """The folder of the run of a checkpoint, or the folder of the file outside a run."""
     return path.parent.parent if path.parent.name == "checkpoints" else path.parent
 
 

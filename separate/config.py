@@ -1,4 +1,4 @@
-"""The schema of the configuration, and the files of conf/ that come with the program.
+"""The schema of the configuration, and access to the files of conf/.
 
 Sections of open choice (data, model, target, loss, optimizer, scheduler) name a class by `_target_`.  The class of
 `data` is a dataclass, see `separate.data.layouts.base`; `separate.instantiate` checks the keys of the others against
@@ -162,7 +162,7 @@ class DatasetConfig:
 
 
 def check_sources(names: Any) -> None:
-    """UsageError for names that cannot be file names; a checkpoint takes them to other people's machines."""
+    """UsageError for names that are not portable file names, because a checkpoint moves to other machines."""
     if not isinstance(names, (list, tuple)) or not all(isinstance(name, str) for name in names):
         raise UsageError(f"data.sources={brief(names)} must be a list of names, e.g. data.sources=[vocals,other]")
     if not names or len(set(names)) < len(names):
@@ -176,7 +176,7 @@ def check_sources(names: Any) -> None:
             or len(name.encode(errors="replace")) > 100
         ):
             raise UsageError(
-                f"data.sources: {brief(name)!r} cannot be the name of a source and of its file; choose another"
+                f"data.sources: {brief(name)!r} cannot be the name of a source and its file; choose another"
             )
 
 

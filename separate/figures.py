@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from separate.data.batch import Batch
     from separate.separator import Separation, Separator
 
-logging.getLogger("matplotlib.font_manager").setLevel(logging.WARNING)  # keeps its INFO messages out of our output
+logging.getLogger("matplotlib.font_manager").setLevel(logging.WARNING)  # no INFO messages of matplotlib in the output
 
 RANGE = 70  # dB below the loudest bin of the mixture
 
@@ -27,7 +27,7 @@ RANGE = 70  # dB below the loudest bin of the mixture
 class SeparatedExamples:
     """A separator and its separations of the first validation examples, each a batch of one.
 
-    sources: names of the references; the estimates are in the same order.
+    sources: names of the references, in the order of the estimates.
     """
 
     separator: Separator
@@ -55,7 +55,7 @@ def spectrograms(separated: SeparatedExamples) -> Iterator[tuple[str, Figure]]:
 
 
 def embeddings(separated: SeparatedExamples) -> Iterator[tuple[str, Figure]]:
-    """The embeddings of each example on their two principal axes, for networks that have embeddings."""
+    """The embeddings of each example on their two principal axes, for networks with embeddings."""
     for index, separation in enumerate(separated.examples):
         if "embeddings" in separation.heads:
             yield f"embeddings_{index}", embeddings_figure(separation, separated.sources)

@@ -25,7 +25,7 @@ def build_separator(
 ) -> Separator:
     """The separator of a resolved training configuration, with fresh weights.
 
-    stored: the weights that will be loaded; UsageError before memory is allocated if they do not fit.
+    stored: the weights to load later; UsageError, before any allocation of memory, if they do not fit.
     """
     from torch import nn
 
@@ -70,7 +70,7 @@ def build_optimizer(
 ) -> torch.optim.Optimizer:
     """The optimizer of a training configuration, for the trainable parameters of the network.
 
-    A class that takes `hidden_matrices` gets them as by `separate.training.matrices.hidden_matrices`.
+    A class with the parameter `hidden_matrices` gets the result of `separate.training.matrices.hidden_matrices`.
     """
     import torch
 
@@ -121,14 +121,14 @@ def build_schedule(
 
 
 def check_schedule(config: Mapping[str, Any], trust: Sequence[str] | None = None) -> None:
-    """UsageError for keys that the schedule does not take and for mistyped values; nothing is built."""
+    """UsageError for unknown keys and mistyped values of the schedule; builds nothing."""
     if spec := config["scheduler"]:
         context = {"total_steps": 1} if has_fixed_end(spec, trust) else {}
         build({**spec, "_partial_": True}, "scheduler", trust, optimizer=None, mode="min", **context)
 
 
 def has_fixed_end(spec: Mapping[str, Any], trust: Sequence[str] | None = None) -> bool:
-    """Whether a schedule takes the number of all steps from the training."""
+    """Whether a schedule needs the number of steps of the whole training, so that its end is fixed."""
     return "total_steps" in signature(find_target(spec, "scheduler", trust)) and "total_steps" not in spec
 
 
@@ -164,14 +164,14 @@ def estimates_of(config: Mapping[str, Any]) -> list[str]:
 
 
 def make_loss(config: Mapping[str, Any], trust: Sequence[str] | None = None) -> Loss:
-    """The loss of a resolved training configuration; UsageError for a target that it cannot use."""
+    """The loss of a resolved training configuration; UsageError for a target that does not fit the loss."""
     import torch
 
     bins = config["stft"]["n_fft"] // 2 + 1
     silence = torch.zeros(1, config["data"]["channels"], bins, 2, dtype=torch.complex64)
     target = build(config["target"], "target", trust)
     try:
-        made = target(silence.unsqueeze(1), silence)  # to check its options now
+        made = target(silence.unsqueeze(1), silence)  # to check the options before the data is opened
     except (ValueError, TypeError) as error:
         raise UsageError(f"target: {error}") from None
     if not isinstance(made, torch.Tensor):
@@ -188,7 +188,7 @@ def make_loss(config: Mapping[str, Any], trust: Sequence[str] | None = None) -> 
 
 
 def build_loss(config: Mapping[str, Any], separator: Separator, trust: Sequence[str] | None = None) -> Loss:
-    """The loss as by `make_loss`; UsageError for a separator that it cannot train."""
+    """The loss as from `make_loss`; UsageError for a network or a number of estimates that does not fit it."""
     loss = make_loss(config, trust)
     from separate.compatibility import check_pair
 
@@ -198,7 +198,7 @@ def build_loss(config: Mapping[str, Any], separator: Separator, trust: Sequence[
 
 
 def _check_number_of_estimates(loss: Loss, estimates: int, config: Mapping[str, Any]) -> None:
-    """UsageError unless there is one estimate per source, or for mixtures of mixtures at least two."""
+    """UsageError unless there is one estimate per source; for mixtures of mixtures at least two per source."""
     sources, name = len(config["data"]["sources"]), type(loss).__name__
     if not loss.without_sources and estimates != sources:
         raise UsageError(
@@ -212,5 +212,5 @@ def _check_number_of_estimates(loss: Loss, estimates: int, config: Mapping[str, 
     if loss.without_sources and not 2 * sources <= estimates <= loss.most_estimates:
         raise UsageError(
             f"{name} adds two mixtures of {sources} sources each and needs {2 * sources} to {loss.most_estimates} "
-            f"estimates for them, and there are {estimates}; set outputs={2 * sources}"
+            f"estimates, but there are {estimates}; set outputs={2 * sources}"
         )

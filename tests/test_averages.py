@@ -1,4 +1,4 @@
-"""Averages of the weights: their formula, steps that are not applied, the checkpoints of what won, resuming."""
+"""Averages of the weights: their formula, skipped steps, the checkpoint of the best weights, resumption."""
 
 from copy import deepcopy
 from dataclasses import asdict, replace
@@ -54,7 +54,7 @@ def test_an_average_is_the_bias_corrected_sum_over_the_applied_steps(tmp_path, l
 
 
 def test_steps_read_later_give_the_same_averages(tmp_path):
-    """Also of running statistics, which the forward pass of the next step has changed by then."""
+    """Also of running statistics, although the forward pass of the next step changes them first."""
     found = []
     for lags in (False, True):
         state, training = start(tmp_path, {"ema": 0.5})

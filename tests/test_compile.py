@@ -1,4 +1,4 @@
-"""trainer.compile: the same training by torch.compile."""
+"""trainer.compile: torch.compile gives the same weights, and checkpoints without traces of it."""
 
 import shutil
 import subprocess

@@ -1,4 +1,4 @@
-"""Training on several processes of torchrun, with gloo on this machine: the same training as on one."""
+"""Training on two processes of torchrun with gloo equals training on one process."""
 
 import json
 import os
@@ -57,7 +57,7 @@ def last(run: Path) -> dict:
 
 
 def ranks_of(process: "subprocess.Popen[str]") -> list[int]:
-    """The processes of a training, which a checkpoint of it precedes."""
+    """The process ids of the ranks, after the first checkpoint."""
     return [
         child for child in children(process.pid) if "separate.cli.train" in Path(f"/proc/{child}/cmdline").read_text()
     ]
@@ -107,7 +107,7 @@ def test_the_processes_of_a_machine_share_its_cores_among_their_workers(monkeypa
 
 @pytest.mark.slow
 def test_every_model_and_loss_takes_the_same_steps_on_two_processes(tmp_path):
-    """Also batch normalisation, centres of clusters and MixIT's pairs; and a NaN on one rank skips the step on all."""
+    """Also batch normalisation, centres of clusters and MixIT's pairs.  A NaN on one rank skips the step on all."""
     process = torchrun("tests.rank_steps", str(tmp_path), cwd=tmp_path)
     out, _ = process.communicate(timeout=200)
     assert process.returncode == 0, out
@@ -128,7 +128,7 @@ def test_every_model_and_loss_takes_the_same_steps_on_two_processes(tmp_path):
 
 @pytest.mark.slow
 def test_two_processes_train_as_one_and_one_goes_on_from_two(tmp_path, call):
-    """With an odd batch in parts, in the folder of the time."""
+    """With an odd batch size, `trainer.accumulate` and the default folder."""
     options = [*OPTIONS, "trainer.steps_per_epoch=3", "trainer.accumulate=2", "model.normalisation=none"]
     code, _, err = call(train, *options, "trainer.epochs=3", "run=one", cwd=tmp_path)
     assert code == 0, err

@@ -1,4 +1,4 @@
-"""Fine-tuning: weights from another run, frozen parameters, and adapters that are merged when they are saved."""
+"""Fine-tuning: weights from another run, frozen parameters, low-rank adapters and their merged checkpoints."""
 
 import json
 import logging
@@ -222,7 +222,7 @@ def test_new_weights_cannot_be_frozen_at_random_values(tmp_path):
 
 
 def scrambled(separator):
-    """Adapters with other values than at the start."""
+    """Set random values of the adapters."""
     generator = torch.Generator().manual_seed(5)
     for name, parameter in separator.network.named_parameters():
         if name.endswith(".b"):
@@ -398,5 +398,5 @@ def test_an_average_of_adapted_weights_is_saved_merged_and_computes_the_same(tmp
     assert not torch.allclose(raw, expected, rtol=1e-4, atol=1e-6)
     assert torch.equal(state.separator.separate(batch).estimates, raw)  # saving left the weights as they were
     path = tmp_path / "checkpoints" / "best.ckpt"
-    with pytest.raises(UsageError, match=r"best.ckpt holds the average ema0.5 and not the weights that are trained"):
+    with pytest.raises(UsageError, match=r"best.ckpt holds the average ema0.5 and not the trained weights"):
         checkpoint_to_resume(str(path), tmp_path / "new")

@@ -1,5 +1,6 @@
-"""The checkpoints kept, also after a kill, and the key that older runs had for the time between checkpoints."""
+"""trainer.keep_best, also after a kill, selection without a value, and `trainer.checkpoint_minutes` of older runs."""
 
+import math
 import shutil
 from pathlib import Path
 
@@ -7,7 +8,9 @@ import pytest
 
 from separate import checkpoint
 from separate.cli import train
+from separate.training.averages import RAW
 from separate.training.resume import resumed_config
+from separate.training.selection import winner
 from separate.training.trainer import end_epoch
 from tests.conftest import TINY_TOY
 from tests.test_trainer import start
@@ -77,3 +80,8 @@ def test_a_run_older_than_save_every_resumes(call, tmp_path):
     saved = {"trainer": {"checkpoint_minutes": 3.0}}
     found = resumed_config(saved, {"trainer": {"save_every": 5.0}}, ["trainer.save_every=5"])
     assert found == {"trainer": {"save_every": 5.0}}
+
+
+def test_an_epoch_without_an_applied_step_is_not_the_best():
+    weights, value = winner({"train/skipped": 2.0}, "train/loss", [RAW, "ema0.9"], upwards=False)
+    assert weights == RAW and math.isnan(value)

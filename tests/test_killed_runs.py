@@ -1,4 +1,4 @@
-"""Runs that are killed many times, also on a full disk, end with the weights of a run that was never stopped."""
+"""Runs killed many times, also on a full disk, end with the weights of an uninterrupted run."""
 
 import json
 import os
@@ -34,7 +34,7 @@ SCHEDULES = {
 
 
 def killed(folder: Path, kills: int, *arguments: str) -> int:
-    """Train without a stop and killed at least that many times; return how often it was."""
+    """Train `whole` without a kill and `killed` with at least `kills` kills; return their number."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     command = [sys.executable, str(KILLING), "5", str(kills), *RUN, *arguments]
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=900)

@@ -1,4 +1,4 @@
-"""What TensorBoard, Weights & Biases and MLflow show of a run."""
+"""The loggers TensorBoard, Weights & Biases and MLflow."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""Optimizers of conf/optimizer, parameter groups, and the resumption of each."""
+"""Optimizers of conf/optimizer, parameter groups, and resumption with each optimizer."""
 
 import copy
 import math
@@ -33,7 +33,7 @@ def start(folder, name, changes=(), **trainer):
 
 
 def names_of(state, select):
-    """The names of the parameters in the groups that `select` chooses."""
+    """The names of the parameters in the groups for which `select` is true."""
     chosen = [one for group in state.optimizer.param_groups if select(group) for one in group["params"]]
     return {name for name, one in state.separator.network.named_parameters() if any(one is other for other in chosen)}
 
@@ -101,7 +101,7 @@ def test_the_host_does_not_wait_for_the_device(name, device, waits):
 
 
 def quadratic(optimizer_of, steps=7, shape=(6, 4)):
-    """Weights in float64 after steps along known gradients, and these gradients."""
+    """The weights in float64 after steps with known gradients, and these gradients."""
     generator = torch.Generator().manual_seed(0)
     weight = nn.Parameter(torch.randn(shape, generator=generator, dtype=torch.float64))
     gradients = [torch.randn(shape, generator=generator, dtype=torch.float64) for _ in range(steps)]
@@ -171,7 +171,7 @@ def test_muon_equals_torchs_muon_on_matrices_and_torchs_adamw_on_the_rest():
     _, found, _ = quadratic(lambda w: Muon([w], {other: 1}, lr=0.01, adamw_lr=0.002, weight_decay=0.1))
     _, theirs, _ = quadratic(lambda w: torch.optim.AdamW([w], lr=0.002, weight_decay=0.1))
     assert torch.equal(found, theirs)
-    _, found, _ = quadratic(lambda w: Muon([w], {w: 1}, lr=0.01), shape=(6, 4, 1))  # a convolution with one tap
+    _, found, _ = quadratic(lambda w: Muon([w], {w: 1}, lr=0.01), shape=(6, 4, 1))  # a 1x1 convolution
     _, theirs, _ = quadratic(lambda w: torch.optim.Muon([w], 0.01, 0.01, adjust_lr_fn="match_rms_adamw"))
     assert torch.equal(found[..., 0], theirs)
 

@@ -211,7 +211,7 @@ def test_a_folder_that_holds_a_run_is_not_overwritten(trained, call, tmp_path):
     assert "holds no run to go on with" in said
     code, out, _ = call(train, f"run={run}", "resume=true", cwd=tmp_path)
     assert code == 0
-    assert "the run had ended already, after 1 epochs; raise trainer.epochs to go on" in out
+    assert "the run had ended already, after 1 epochs; to go on, raise the limit that ended it" in out
 
 
 def test_a_resumed_checkpoint_builds_only_what_is_trusted(trained, call, tmp_path):

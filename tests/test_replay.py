@@ -1,4 +1,4 @@
-"""Non-finite steps: what is kept of them, and their replay."""
+"""Non-finite steps: their dumps and their replay."""
 
 import re
 

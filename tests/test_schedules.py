@@ -1,4 +1,4 @@
-"""Learning rate schedules: curves against closed formulas, resuming, steps that are not applied."""
+"""Learning rate schedules: curves against closed formulas, resumption, skipped steps."""
 
 import json
 import math
@@ -254,7 +254,7 @@ def test_a_resumed_run_keeps_its_schedule(name, stop, tmp_path):
 @pytest.mark.parametrize("lags", [False, True])
 @pytest.mark.parametrize("optimizer", ["Adam", "SGD"])
 def test_the_schedule_goes_on_with_a_step_that_is_not_applied(lags, optimizer, tmp_path):
-    """The position is the number of the step, also where the optimizer's state is restored a step later."""
+    """The position is the number of the step, even if the optimizer's state is restored one step later."""
     state, training = start(tmp_path, spec_of("warmup_cosine"))
     state.optimizer = getattr(torch.optim, optimizer)(state.separator.parameters(), lr=RATE)
     state.scheduler = WarmupCosine(state.optimizer, EPOCHS * STEPS, warmup=0.3)

@@ -1,4 +1,4 @@
-"""Stops from outside a run: signals of batch systems, time limits, and their exit codes."""
+"""Stops by signals and time limits, and their exit codes."""
 
 import re
 import signal
@@ -24,7 +24,7 @@ def test_a_preempted_run_saves_its_state_and_asks_to_be_started_again(tmp_path, 
     process.send_signal(number)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 75, err
-    assert re.search(rf"stopped by {number.name} in epoch \d after step \d+; everything is saved", err), err
+    assert re.search(rf"stopped by {number.name} in epoch \d after step \d+; the state is saved", err), err
     assert "Traceback" not in err
     stopped = checkpoint.read(last)["training"]["step"]
     assert 0 < stopped < 90
@@ -68,6 +68,13 @@ def test_a_second_ctrl_c_stops_at_once():
         assert stop.exit_code == 130
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
+
+
+def test_a_signal_after_ctrl_c_changes_neither_reason_nor_exit_code():
+    with interruptible() as stop:
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGTERM)
+    assert (stop.reason, stop.exit_code) == ("interrupted", 130)
 
 
 def test_the_handlers_from_before_are_restored():

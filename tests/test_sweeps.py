@@ -1,4 +1,4 @@
-"""Sweeps: failed jobs, jobs that were done or stopped before, launchers, the search, the table and the picture."""
+"""Sweeps: failed, finished and stopped jobs, launchers, the search, the table and the picture."""
 
 import csv
 import json
@@ -18,7 +18,10 @@ from omegaconf import OmegaConf
 from separate import checkpoint
 from separate.cli import train
 from separate.errors import UsageError
+from separate.sweeps.hook import SweepHook
 from separate.sweeps.identity import job_hash
+from separate.sweeps.job import Record
+from separate.sweeps.pruning import Search
 from separate.sweeps.report import rows, table
 from separate.sweeps.results import Job, read, settings, swept_keys
 from tests.conftest import TINY_TOY
@@ -299,3 +302,28 @@ def test_jobs_that_are_stopped_are_told_from_those_that_run(tmp_path):
     (found,) = read(tmp_path)
     assert found.state == "stopped" and found.reason == "no epoch was done"
     assert time.time() - started < 5
+
+
+def test_the_legend_of_a_score_ignores_the_monitored_metric(tmp_path, monkeypatch):
+    from separate.sweeps.figure import picture
+
+    drawn = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: drawn.append(figure))
+    jobs = [job(100.0, lr=0.1), job(200.0, lr=0.2)]
+    for one, score in zip(jobs, (1.0, 2.0), strict=True):
+        one.scores = {"si_sdri": score}
+    picture(settings(jobs, "si_sdri", True), "SI-SDRi, dB", True, tmp_path / "picture.png", "si_sdri")
+    labels = [text.get_text() for text in drawn[0].legends[0].get_texts()]
+    assert labels == ["best setting", "setting", "best at each value"]
+
+
+def test_a_failed_trial_of_a_search_is_not_said_to_be_repeated(tmp_path, capsys):
+    folder = tmp_path / "job"
+    folder.mkdir()
+    Record("x", {"optimizer.lr": "1"}, "failed", "the reason", 3).write(folder)
+    config = OmegaConf.create({"hydra": {"sweep": {"dir": str(tmp_path)}}})
+    for expected in ("which trains only these", "a larger hydra.sweeper.n_trials"):
+        with pytest.raises(SystemExit) as end:
+            SweepHook().on_multirun_end(config)
+        assert end.value.code == 3 and expected in capsys.readouterr().err
+        Search("sqlite://", "minimize").write(tmp_path)

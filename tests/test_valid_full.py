@@ -1,4 +1,4 @@
-"""Validation of whole recordings: the scores of separate-eval, whatever the batch size."""
+"""Validation of whole recordings: the scores of separate-eval, for any batch size."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""A program on several processes of torchrun: the first composes the configuration and hands it to the others."""
+"""A training on several processes of torchrun: the first rank composes the configuration and sends it to the others."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _handed_out: list[Job | None] = []
 
 @dataclass
 class Job:
-    """A training: its configuration, its folder, and the overrides that the user gave."""
+    """A training: its configuration, its folder, and the user's overrides."""
 
     config: TrainConfig
     folder: Path
@@ -37,12 +37,12 @@ def started_by_torchrun() -> bool:
 
 
 def run_rank(program: str, compose_and_run: Callable[[], None]) -> None:
-    """Join the group; then compose and run on the first rank, and run the same job on the others.
+    """Join the process group, compose and run the job on the first rank, and run the same job on the others.
 
-    Hydra, the run's folder and standard output belong to the first rank.  All other ranks get its job by `hand_out`.
+    Only the first rank runs Hydra, writes the run's folder and prints.  `hand_out` sends its job to the others.
     """
     tune()
-    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # else DDP warns of heads that all have a loss
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # DDP warns if find_unused_parameters finds none
     from separate.training import distributed
 
     code = 0

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def train(cfg: DictConfig) -> float | None:
-    """One run; Hydra's sweepers get the best value of the monitored metric."""
+    """Train one run; returns the best value of the monitored metric to Hydra's sweeper."""
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
 
@@ -32,7 +32,7 @@ def train(cfg: DictConfig) -> float | None:
 
 
 def _job_of_sweep(cfg: DictConfig, folder: Path) -> float | None:
-    """Train a job, unless that was done before; resume it if it was stopped."""
+    """Train one job of a sweep: skip it if it is finished, resume it if it was stopped."""
     from hydra.core.hydra_config import HydraConfig
 
     from separate.sweeps.identity import job_hash
@@ -56,7 +56,10 @@ def _train(
     resume: str | None = None,
     watch: Callable[[State, float], None] | None = None,
 ) -> float | None:
-    """resume: in place of the configuration's; watch: as in `run`."""
+    """Train, describe the network (`summary`) or repeat a step (`dump`).
+
+    resume: overrides the key of the configuration; watch: as in `run`.
+    """
     from hydra.core.hydra_config import HydraConfig
 
     from separate.compose import from_hydra
@@ -105,7 +108,7 @@ def _replay(config: TrainConfig) -> None:
 
 
 def _leave_no_trace(folder: Path) -> None:
-    """Remove the files that Hydra wrote for a refused run, and its folders if they are empty."""
+    """Remove the files written by Hydra before the run was refused, and the empty folders."""
     shutil.rmtree(folder / ".hydra", ignore_errors=True)
     (folder / "train.log").unlink(missing_ok=True)
     for place in (folder, *folder.parents[:2]):  # runs/DATE/TIME

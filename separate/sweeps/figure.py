@@ -11,13 +11,15 @@ from separate.sweeps.results import Setting
 
 COLUMNS = 3  # panels side by side
 LOG_FROM = 9.0  # ratio of the largest to the smallest value from which an axis is logarithmic
-LONGEST = 14  # characters of a category
-FAR = 4.0  # a value this many times as far from the best as the median is drawn at the edge
+LONGEST = 14  # most characters of a category's label
+FAR = 4.0  # the axis ends at this multiple of the distance from the best value to the median
 
 
 def picture(settings: Sequence[Setting], quantity: str, upwards: bool, path: Path, metric: str | None = None) -> None:
-    """Draw the settings that have a value.  settings: the best first; quantity: label of the vertical axis, which is
-    the monitored metric or the score `metric`."""
+    """Draw the settings that have a value.  settings: the best first; quantity: label of the vertical axis.
+
+    metric: a score to draw in place of the monitored metric.
+    """
     from matplotlib.figure import Figure
 
     drawn = [setting for setting in settings if setting.numbers(metric)]
@@ -33,7 +35,7 @@ def picture(settings: Sequence[Setting], quantity: str, upwards: bool, path: Pat
         axis.set_visible(False)
     for row in axes:
         row[0].set_ylabel(f"{quantity} ({'higher' if upwards else 'lower'} is better)")
-    _legend(figure, drawn, axes.flat[0])
+    _legend(figure, drawn, axes.flat[0], metric)
     figure.savefig(path, dpi=130)
 
 
@@ -84,7 +86,7 @@ def _dot(axis: Any, x: Any, setting: Setting, metric: str | None, best: bool, li
 
 
 def _scale(axis: Any, numbers: Sequence[float]) -> None:
-    """A logarithmic axis for rates and other positive values that span a decade; ticks at few values."""
+    """A logarithmic axis for positive values over about a decade or more; for few values, ticks at these."""
     from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
     if numbers[0] > 0 and numbers[-1] / numbers[0] >= LOG_FROM:
@@ -97,7 +99,7 @@ def _scale(axis: Any, numbers: Sequence[float]) -> None:
 
 
 def _limits(settings: Sequence[Setting], metric: str | None, upwards: bool) -> tuple[float, float]:
-    """The range of the vertical axis; without far values on the worse side, which would squeeze the others."""
+    """The range of the vertical axis, without outliers on the worse side (see `FAR`)."""
     ordered = sorted((setting.mean(metric) for setting in settings), reverse=upwards)
     best, median, worst = ordered[0], ordered[len(ordered) // 2], ordered[-1]
     edge = best + FAR * (median - best)
@@ -111,10 +113,10 @@ def _limits(settings: Sequence[Setting], metric: str | None, upwards: bool) -> t
     return low - margin, high + margin
 
 
-def _legend(figure: Any, settings: Sequence[Setting], axis: Any) -> None:
+def _legend(figure: Any, settings: Sequence[Setting], axis: Any, metric: str | None) -> None:
     from matplotlib.lines import Line2D
 
-    several = any(len(setting.numbers()) > 1 for setting in settings)
+    several = any(len(setting.numbers(metric)) > 1 for setting in settings)
     mean = "mean and deviation over the seeds" if several else "setting"
     marks = [
         Line2D([], [], color="C3", marker="*", ls="", ms=11, label="best setting"),
@@ -124,7 +126,7 @@ def _legend(figure: Any, settings: Sequence[Setting], axis: Any) -> None:
     if any(setting.pruned for setting in settings):
         marks.append(Line2D([], [], color="0.6", marker="o", mfc="none", ls="", label="pruned"))
     low, high = axis.get_ylim()
-    if any(not low <= setting.mean() <= high for setting in settings):
+    if any(not low <= setting.mean(metric) <= high for setting in settings):
         marks.append(Line2D([], [], color="C0", marker="^", ls="", label="beyond the axis"))
     figure.legend(handles=marks, loc="outside upper center", ncols=len(marks), frameon=False, fontsize=8)
 

@@ -1,4 +1,4 @@
-"""The identity of a job: a hash of its configuration, which names its folder and so survives a changed grid."""
+"""The identity of a job: a hash of its configuration.  It names the folder, so a job keeps its folder in any grid."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-# keys that say where and how fast a job runs, not what it trains
+# keys that change where or how fast a job runs, but not its result
 IGNORED = (
     "run", "resume", "summary", "trust", "device", "data.workers", "cache.folder", "cache.limit", "logger",
     "trainer.threads", "trainer.save_every", "trainer.max_hours",
@@ -38,7 +38,7 @@ def ignored(key: str) -> bool:
 
 
 def refused_key(config: DictConfig) -> str | None:
-    """An ignored key that the command gives several values: all its jobs would have one identity.
+    """An ignored key with several values in the command, if any: its jobs would share one identity.
 
     config: of the sweep, with Hydra's section.
     """

@@ -1,6 +1,6 @@
 """One job of a sweep: skip it if it is finished, resume it if it was stopped, record it if it fails.
 
-JOB/job.json holds identity, overrides and state; JOB/result.json, which every run writes at its end, the result.
+JOB/job.json holds identity, overrides and state; every run writes JOB/result.json at its end.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from separate.sweeps.pruning import Pruned
 log = logging.getLogger(__name__)
 
 RECORD, LOCK = "job.json", "job.lock"
-FAILED = float("nan")  # what a sweeper gets from a job that failed
+FAILED = float("nan")  # the value of a failed job for the sweeper
 
 
 @dataclass
@@ -46,9 +46,9 @@ class Record:
 
 @dataclass(frozen=True)
 class Task:
-    """A job as Hydra hands it over.  number: of the job in this start of the sweep; overrides: KEY=VALUE.
+    """A job from Hydra.  number: of the job in this start of the sweep; overrides: KEY=VALUE.
 
-    explain: the error to show for any exception.
+    explain: maps any exception to the error to show.
     """
 
     identity: str
@@ -59,9 +59,9 @@ class Task:
 
 
 def run_task(task: Task, folder: Path) -> float | None:
-    """Train in `folder` and return the best value of the monitored metric, at once if that was done before.
+    """Train in `folder`, unless that was done before, and return the best value of the monitored metric.
 
-    A failure is recorded and logged and gives `FAILED`, so that the other jobs go on.  An interruption is raised.
+    A failure is recorded and logged and returns `FAILED`, so that the other jobs go on.  An interruption is raised.
     """
     before = Record.read(folder)
     if before is not None and before.identity != task.identity:
@@ -79,7 +79,7 @@ def run_task(task: Task, folder: Path) -> float | None:
 
 
 def done_value(folder: Path, record: Record | None) -> tuple[bool, float | None]:
-    """Whether a job needs no more training, and its value."""
+    """Whether a job is finished or pruned, and its value."""
     result = folder / "result.json"
     if result.is_file():
         return True, json.loads(result.read_text("utf-8"))["best"]

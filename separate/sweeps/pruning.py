@@ -1,7 +1,6 @@
-"""Pruning: a trial of a search reports each epoch to Optuna and stops if the values of other trials were better.
+"""Pruning: a trial of a search reports each epoch to Optuna, and stops if other trials were better.
 
-The sweeper writes SWEEP/search.json and names the trial of a job in the environment, which reaches the processes of
-every launcher.
+The sweeper writes SWEEP/search.json and passes the number of the trial in the environment, with any launcher.
 """
 
 from __future__ import annotations
@@ -34,9 +33,10 @@ class Pruned(SeparateError):
 
 @dataclass(frozen=True)
 class Search:
-    """What every trial needs to open the study.  storage: a URL; direction: minimize or maximize.
+    """The description of a study, for each trial to open it.  storage: a URL; direction: minimize or maximize.
 
-    startup: trials that are never pruned; warmup: first epochs, in which no trial is; epochs: of the longest trial.
+    startup: number of first trials that the median pruner never stops; warmup: epochs of a trial without pruning;
+    epochs: of the longest trial.
     """
 
     storage: str
@@ -78,9 +78,9 @@ class Search:
 
 
 def watcher(sweep: Path) -> Callable[[State, float], None] | None:
-    """Called after each epoch with the state and the monitored value, raises `Pruned`; None if no search runs.
+    """The function to call after each epoch with the state and the monitored value; None outside a search.
 
-    sweep: the folder of the sweep.
+    It raises `Pruned` if the trial should stop.  sweep: the folder of the sweep.
     """
     number = os.environ.get(TRIAL)
     if number is None:

@@ -1,4 +1,4 @@
-"""The report of a sweep: a table, the best setting first, as text and CSV, and a picture."""
+"""The report of a sweep: a table with the best setting first, as text and CSV, and a picture."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from separate.files import printable, replace_file
 from separate.sweeps.figure import picture
 from separate.sweeps.results import STATES, Job, Setting, direction, settings, swept_keys
 
-NAME = "sweep"  # of the files, sweep.txt, sweep.csv and sweep.png
+NAME = "sweep"  # stem of sweep.txt, sweep.csv and sweep.png
 
 
 def report(folder: Path, jobs: Sequence[Job]) -> str:
-    """Write the report into the folder of the sweep; return its text, which ends with the folder."""
+    """Write the report into the folder of the sweep; return the table and the line `sweep: FOLDER`."""
     found = settings(jobs)
     text = table(found, jobs)
     replace_file(folder / f"{NAME}.txt", f"{printable(text)}\n".encode())
@@ -26,7 +26,7 @@ def report(folder: Path, jobs: Sequence[Job]) -> str:
 
 
 def table(found: Sequence[Setting], jobs: Sequence[Job]) -> str:
-    """A line for each setting, the best first, then a line for each job that did not finish, with its reason."""
+    """A line for each setting, the best first, then a line for each unfinished job with its reason."""
     counts = {state: sum(job.state == state for job in jobs) for state in STATES}
     monitor, better = jobs[0].monitor, "higher" if direction(jobs) else "lower"
     head = f"{len(jobs)} jobs: " + ", ".join(f"{count} {state}" for state, count in counts.items() if count)
@@ -64,7 +64,7 @@ def _describe(job: Job, keys: Sequence[str]) -> str:
 
 
 def shortened(value: str) -> str:
-    """A number with at most 4 digits; the search proposes 17."""
+    """A long number rounded to 4 digits; the search proposes 17."""
     try:
         return value if len(value) <= 7 else f"{float(value):.4g}"
     except ValueError:

@@ -1,4 +1,4 @@
-"""The jobs of a sweep as read from their folders, and their settings with mean and deviation over the seeds."""
+"""The jobs of a sweep, read from their folders, and its settings with mean and deviation over the seeds."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ STATES = ("finished", "pruned", "running", "stopped", "failed")
 
 @dataclass
 class Job:
-    """state: one of `STATES`; reason: a sentence; epochs: done; value: best of the monitored metric, None if none is.
+    """A job.  state: one of `STATES`; reason: a sentence; epochs: done; value: best of the monitored metric, if any.
 
     scores: {metric: mean over all sources and tracks}, if the job was scored.
     """
@@ -49,7 +49,7 @@ class Setting:
     jobs: list[Job]
 
     def numbers(self, metric: str | None = None) -> list[float]:
-        """The finite values of the monitored metric, or of a score, of the jobs that came to an end."""
+        """The finite values of the monitored metric, or of a score, of the finished and pruned jobs."""
         ended = [job for job in self.jobs if job.state in ("finished", "pruned")]
         found = [job.value if metric is None else job.scores.get(metric) for job in ended]
         return [value for value in found if value is not None and math.isfinite(value)]
@@ -99,7 +99,10 @@ def _add_progress(job: Job) -> None:
         return
     plain: Any = OmegaConf.to_container(OmegaConf.load(config))
     job.monitor = lookup(plain, "trainer.monitor")
-    if job.monitor.removeprefix("valid/") in ("loss", *METRICS):  # a finished job names the direction of others
+    if job.monitor.removeprefix("valid/") in (
+        "loss",
+        *METRICS,
+    ):  # for metrics of other packages, a finished job names the direction
         job.upwards = higher_is_better(job.monitor, METRICS)
     lines = log.read_text("utf-8").splitlines() if log.is_file() else []
     epochs = [json.loads(line) for line in lines if line.endswith("}")]
@@ -118,7 +121,7 @@ def _locked(folder: Path) -> bool:
 
 
 def swept_keys(jobs: Sequence[Job]) -> list[str]:
-    """The keys whose values differ from job to job, in the order of the command, without keys that change no result."""
+    """The keys with several values, in the order of the command, without `identity.IGNORED`."""
     keys = dict.fromkeys(key for job in jobs for key in job.overrides if not ignored(key))
     return [key for key in keys if len({job.overrides.get(key) for job in jobs}) > 1]
 
@@ -126,7 +129,7 @@ def swept_keys(jobs: Sequence[Job]) -> list[str]:
 def settings(jobs: Sequence[Job], metric: str | None = None, upwards: bool | None = None) -> list[Setting]:
     """The jobs grouped by all swept keys but the seed; the best first, those without a value last.
 
-    metric: a score to sort by, in place of the monitored metric; upwards: whether the higher one is better.
+    metric: a score to sort by, in place of the monitored metric; upwards: whether a higher value is better.
     """
     keys = swept_keys(jobs)
     keys = [key for key in keys if key != SEED] or keys
@@ -144,5 +147,5 @@ def settings(jobs: Sequence[Job], metric: str | None = None, upwards: bool | Non
 
 
 def direction(jobs: Sequence[Job]) -> bool:
-    """Whether the higher value of the monitored metric is better, as the finished jobs say."""
+    """Whether a higher value of the monitored metric is better, as recorded by a finished job."""
     return next((job.upwards for job in jobs if job.state == "finished"), jobs[0].upwards)

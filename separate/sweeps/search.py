@@ -1,4 +1,4 @@
-"""The search of hyperparameters: ask Optuna for settings, train them with Hydra's launcher, tell the results."""
+"""Search for hyperparameters: ask Optuna for settings, train them with Hydra's launcher, tell Optuna the results."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ class SearchConfig:
 
 
 def search(options: Mapping[str, Any], config: DictConfig, launcher: Any, arguments: Sequence[str]) -> None:
-    """Train trials until there are `n_trials`, those in the storage included; go on with those that were stopped.
+    """Resume the stopped trials, then train new ones until the storage holds `n_trials`.
 
-    options: the sweeper's; config: of the sweep, with Hydra's section; arguments: the overrides of the command.
+    options: of the sweeper; config: of the sweep, with Hydra's section; arguments: the overrides of the command.
     """
     plain = {key: OmegaConf.to_container(v) if OmegaConf.is_config(v) else v for key, v in options.items()}
     asked = typed(SearchConfig, plain, "hydra.sweeper.")
@@ -81,7 +81,7 @@ def _study(plan: Search, asked: SearchConfig) -> Any:
         raise UsageError(
             "hydra/sweeper=optuna needs Optuna, which is not installed; run: pip install 'separate[sweep]'"
         ) from None
-    before = len(plan.study().trials)  # another seed, or the random trials of the first start would repeat
+    before = len(plan.study().trials)  # a new seed, else the random trials of the first start repeat
     if asked.sampler == "random":
         return plan.study(samplers.RandomSampler(seed=asked.seed + before))
     return plan.study(samplers.TPESampler(seed=asked.seed + before, constant_liar=asked.n_jobs > 1))
@@ -90,21 +90,21 @@ def _study(plan: Search, asked: SearchConfig) -> Any:
 def _ask(study: Any, space: dict[str, Any], folder: Path) -> Any:
     try:
         return study.ask(space)
-    except ValueError as error:  # other choices than those of earlier trials
+    except ValueError as error:  # its choices differ from those of earlier trials
         raise UsageError(
             f"{folder} holds a search of other values ({error}); repeat its values, or choose another hydra.sweep.dir"
         ) from None
 
 
 def _stopped(study: Any) -> list[Any]:
-    """The trials that were neither finished nor pruned nor failed when the sweep ended."""
+    """The trials that were running when the sweep ended.  Assumes that no other sweep uses the storage."""
     from optuna.trial import Trial, TrialState
 
     return [Trial(study, trial._trial_id) for trial in study.get_trials(states=[TrialState.RUNNING])]
 
 
 def _split(params: Mapping[str, Any], arguments: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
-    """The overrides that all trials share, and the distribution of each swept key; UsageError if none is swept."""
+    """The overrides of all trials, and the distribution of each swept key; UsageError if no key is swept."""
     given = [*(f"{key}={value}" for key, value in params.items()), *arguments]
     parsed = {override.get_key_element(): override for override in OverridesParser.create().parse_overrides(given)}
     fixed = [f"{key}={o.get_value_element_as_str()}" for key, o in parsed.items() if not o.is_sweep_override()]
@@ -117,7 +117,7 @@ def _split(params: Mapping[str, Any], arguments: Sequence[str]) -> tuple[list[st
 def distribution(override: Override) -> Any:
     """Optuna's distribution of a sweep in Hydra's grammar: a,b; range(1,5); interval(0.1,1); tag(log, interval(0.1,1)).
 
-    An interval between integers holds integers only as int(interval(1,5)).
+    interval(1,5) is continuous; int(interval(1,5)) holds integers.
     """
     from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 

@@ -1,1 +1,1 @@
-"""Training: the loop, the state that checkpoints hold, and the files of a run."""
+"""Training: the loop, its state and its checkpoints, and the files of a run."""

@@ -1,4 +1,4 @@
-"""Localise non-finite values: the first module whose output or gradient is not finite although its inputs are."""
+"""Localise non-finite values: the first module with finite inputs and a non-finite output or gradient."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from separate.separator import Separation
 
 @dataclass(frozen=True)
 class Finding:
-    """The first non-finite tensor of a step.  module: its name with its class; what: e.g. "its output".
+    """The first non-finite tensor of a step.  module: name and class; what: the tensor, e.g. "its output".
 
-    direction: "forward", "backward", or "input" for a tensor that comes from no module.
+    direction: "forward", "backward", or "input" for a tensor of the batch.  bad: number of non-finite values.
     """
 
     module: str
@@ -42,16 +42,18 @@ class Finding:
 
 
 class Anomalies:
-    """Hooks on all modules of a network and a loss.  first: what they found in this step, or None.
+    """Hooks on all modules of a network and a loss.  first: the first finding in this step, or None.
 
-    Each module gets its inputs as views of its own, so that the gradient of an input is that of this module alone.
-    A module without calls of its own (its parent computes all layers in one function) does not appear; its parent does.
+    Each module gets separate views of its inputs, so that the gradient of a view comes from this module alone.  If a
+    parent computes all its layers in one function, a finding names the parent.
     """
 
     def __init__(self, network: nn.Module, loss: nn.Module) -> None:
         self.first: Finding | None = None
-        self._calls: list[tuple[str, bool]] = []  # the modules that compute now, and whether their inputs are finite
-        self._hooks: dict[int, tuple[Tensor, Any]] = {}  # of outputs, by identity; a reference keeps it unique
+        self._calls: list[tuple[str, bool]] = []  # names of the running modules, and whether their inputs are finite
+        self._hooks: dict[
+            int, tuple[Tensor, Any]
+        ] = {}  # {id of an output: output, hook}; the reference keeps the id unique
         self._loss = f"loss ({type(loss).__name__})"
         for prefix, root in (("network", network), ("loss", loss)):
             for path, module in root.named_modules(prefix=prefix):
@@ -90,7 +92,7 @@ class Anomalies:
         if not torch.is_grad_enabled():
             return
         _, finite = self._calls.pop()
-        user = self._calls[-1][0] if self._calls else self._loss  # what computes with the output outside of modules
+        user = self._calls[-1][0] if self._calls else self._loss  # uses the output outside of a module
         for _, tensor in _tensors(output):
             if finite:
                 self._note(name, "forward", "its output", tensor, module)
@@ -115,7 +117,7 @@ def _finite(tensor: Tensor) -> bool:
 
 
 def _broken(module: nn.Module) -> str:
-    """A note on the parameters and buffers of the module that are not finite."""
+    """A note on the non-finite parameters and buffers of the module, empty if there are none."""
     own = (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False))
     bad = [name for name, value in own if value is not None and not _finite(value)]
     return f"; its {', '.join(bad)} is not finite either" if bad else ""
@@ -140,9 +142,9 @@ def _tensors(value: Any) -> Iterator[tuple[str, Tensor]]:
 
 
 def nan_operator(compute: Callable[[], object]) -> str | None:
-    """The operator whose gradient has the first NaN in a computation with a backward pass, and where it was called.
+    """The operator with the first NaN in its gradient, and the line of its call; None without a NaN.
 
-    torch's anomaly detection finds NaN only, not infinity; None if it finds nothing.
+    compute: forward and backward pass.  torch's anomaly detection finds NaN, but not infinity.
     """
     with warnings.catch_warnings(record=True) as caught, torch.autograd.detect_anomaly():
         warnings.simplefilter("always")
@@ -158,7 +160,7 @@ def nan_operator(compute: Callable[[], object]) -> str | None:
 
 
 def _own_calls(trace: str) -> list[str]:
-    """The lines of a traceback that lie outside of torch, innermost last."""
+    """`FILE:LINE` of the calls outside of torch in a traceback, innermost last."""
     torch_folder = str(Path(torch.__file__).parent)
     calls = re.findall(r'File "([^"]+)", line (\d+)', trace)
     return [f"{Path(file).name}:{line}" for file, line in calls if not file.startswith(torch_folder)]

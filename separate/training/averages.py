@@ -15,9 +15,9 @@ RAW = "raw"  # the weights that the optimizer updates
 
 @dataclass
 class Average:
-    """One average.  decay: of the weights so far, for each update; count: of updates.
+    """One moving average.  decay: factor of the earlier weights in each update; count: number of updates.
 
-    tensors: the floating-point parameters and buffers of a module's state by name, float32.
+    tensors: {name: value in float32} of the floating-point parameters and buffers of a module.
     """
 
     decay: float
@@ -28,8 +28,8 @@ class Average:
     def update(self, weights: Mapping[str, Tensor]) -> None:
         """average += weight (weights - average), weight = (1 - decay) / (1 - decay^count).
 
-        That is the moving average with the bias correction of Adam (Kingma and Ba, 2015, section 3): the weights of
-        the updates are proportional to decay^age and add up to 1, and the initial weights do not enter.
+        A moving average with the bias correction of Adam (Kingma and Ba, 2015, section 3): an update counts in
+        proportion to decay^age, the proportions add up to 1, and the initial weights do not count.
         """
         self.count += 1
         weight = (1 - self.decay) / (1 - self.decay**self.count)
@@ -39,8 +39,8 @@ class Average:
 class Averages:
     """The averages of a module by name: `ema0.999` for each step, `ema_epoch0.9` for each epoch.
 
-    Parameters and floating-point buffers (running statistics) are averaged; other buffers (counts) are those of the
-    module.  The module's own weights are called `raw`.
+    They average parameters and floating-point buffers (running statistics).  Other buffers (counts) keep the values of
+    the module.  `raw` names the module's own weights.
     """
 
     def __init__(self, module: nn.Module, per_step: Sequence[float] = (), per_epoch: Sequence[float] = ()) -> None:
@@ -62,30 +62,30 @@ class Averages:
         return [RAW, *(name for name, average in self.all.items() if average.count)]
 
     def after_step(self, statistics: Mapping[str, Tensor] | None = None) -> None:
-        """Add the weights after a step that was applied.  statistics: buffers that replace those of the module."""
+        """Add the weights after an applied step.  statistics: {name: buffer} in place of the module's."""
         if self.per_step:
             weights = {**self.module.state_dict(), **(statistics or {})}
             for average in self.per_step.values():
                 average.update(weights)
 
     def after_epoch(self, epoch: int) -> None:
-        """Add the weights after the training of an epoch, numbered from 0, once even if its validation is repeated."""
+        """Add the weights after the last step of `epoch` (from 0); a second call for this epoch changes nothing."""
         for average in self.per_epoch.values():
             if average.count <= epoch:
                 average.update(self.module.state_dict())
 
     @contextmanager
     def swapped(self, name: str) -> Iterator[None]:
-        """Exchange the weights of the module with those of an average, tensor by tensor, and back at the end.
+        """Exchange the weights of the module with those of an average, and exchange them back at the end.
 
-        Values move and memory stays in place: cuDNN wants the weights of an LSTM in one piece.
+        The values are copied in place, because cuDNN needs the weights of an LSTM in one block of memory.
         """
         names = [] if name == RAW else list(self.all[name].tensors)
         self._swap(name, names)
         try:
             yield
         finally:
-            self._swap(name, names[::-1])  # backwards, because names may share a tensor
+            self._swap(name, names[::-1])  # in reverse order, because several names may share a tensor
 
     @torch.no_grad()
     def _swap(self, name: str, keys: Sequence[str]) -> None:
@@ -108,7 +108,7 @@ class Averages:
 
 
 def decays(value: float | Sequence[float] | None) -> list[float]:
-    """The decays that `ema` or `ema_epoch` names, each once."""
+    """The decays in the value of `ema` or `ema_epoch`, without duplicates."""
     if value is None:
         return []
     return list(dict.fromkeys(value)) if isinstance(value, (list, tuple)) else [value]  # type: ignore[list-item]

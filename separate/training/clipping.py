@@ -12,9 +12,9 @@ from separate.config import TrainerConfig
 
 
 def clip_gradients(parameters: Iterable[Tensor], options: TrainerConfig, norms: Sequence[float]) -> Tensor:
-    """Clip each element of the gradients, then their norm.  Returns the norm () before it is clipped.
+    """Clip each element of the gradients, then their norm.  Returns the norm () before the latter.
 
-    norms: those of the earlier steps in ascending order, for `clip: auto`.
+    norms: of the earlier steps in ascending order, for `clip: auto`.
     """
     parameters = list(parameters)
     if options.clip_value is not None:

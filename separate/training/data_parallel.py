@@ -1,4 +1,4 @@
-"""Data parallelism: gradients and batch statistics over the shares of all ranks, equal to those of the whole batch."""
+"""Data parallelism: gradients and batch statistics of the whole batch from the shares of all ranks."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from separate.training.profiling import stage
 
 
 class BatchLoss(nn.Module):
-    """The loss of a batch as one module, whose backward pass `DistributedDataParallel` follows."""
+    """The loss of a batch as one module, for `DistributedDataParallel` to wrap."""
 
     def __init__(self, separator: Separator, loss: Loss) -> None:
         super().__init__()
@@ -38,30 +38,30 @@ class BatchLoss(nn.Module):
 
 
 def parallelise(separator: Separator, loss: Loss, ranks: Ranks) -> nn.Module | None:
-    """The loss of a batch as a module whose backward pass averages the gradients over the ranks; None for one rank.
+    """The loss of a batch as a module that averages gradients over the ranks in its backward pass; None for one rank.
 
     Batch normalisation and running centres take their statistics from the whole batch.
     """
     if ranks.alone:
         return None
     synchronise(separator)
-    # finding unused parameters allows heads without a loss; it also keeps the buckets, and so the order of the sums
+    # find_unused_parameters: a head may have no loss, and constant buckets keep the order of the sums
     return DistributedDataParallel(BatchLoss(separator, loss), broadcast_buffers=False, find_unused_parameters=True)
 
 
 def prepared(loss: Loss, batch: Batch, context: int) -> Batch:
-    """The batch that the network separates, without the first examples that only `loss.prepare` needs."""
+    """The batch to separate, after `loss.prepare`.  context: number of first examples that only `prepare` needs."""
     ready = loss.prepare(batch)
     return ready.part(context, len(ready)) if context else ready
 
 
 def reduction(module: nn.Module, last: bool) -> AbstractContextManager[Any]:
-    """The context of forward and backward pass of a part: only the last one reduces the gradients."""
+    """The context of the passes of one part of a batch; only the last part reduces the gradients over the ranks."""
     return nullcontext() if last or not isinstance(module, DistributedDataParallel) else module.no_sync()
 
 
 def merge_statistics(part: Standardisation, ranks: Ranks) -> None:
-    """Merge the statistics that each rank observed, in the order of the ranks."""
+    """Merge the statistics of all ranks, in the order of the ranks."""
     if not ranks.alone:
         found = ranks.gather((part.count, part.mean, part.squares))
         part.forget()
@@ -73,7 +73,7 @@ def merge_statistics(part: Standardisation, ranks: Ranks) -> None:
 
 
 def synchronise(separator: Separator) -> None:
-    """Take the statistics of batch normalisation, and of the centres of clusters, from the batches of all ranks."""
+    """Make batch normalisation and the centres of clusters sum their statistics over all ranks."""
     for module in separator.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             kind = type(module)
@@ -92,9 +92,9 @@ def total(values: Tensor) -> Tensor:
 
 
 class Synchronised(nn.modules.batchnorm._BatchNorm):
-    """Batch normalisation in training by the mean and variance over the examples of all ranks.
+    """Batch normalisation that trains with the mean and variance over the examples of all ranks.
 
-    torch's SyncBatchNorm takes CUDA tensors only, and replaces modules together with their own `forward`.
+    torch's SyncBatchNorm takes CUDA tensors only, and its conversion loses the `forward` of subclasses.
     """
 
     def forward(self, values: Tensor) -> Tensor:
@@ -128,9 +128,9 @@ SYNCHRONISED: dict[type[nn.Module], type[nn.Module]] = {
 
 
 class _Normalise(torch.autograd.Function):
-    """(x - mean) / deviation * weight + bias, (B, C, ...), with the statistics of each C over all ranks.
+    """(x - mean) / deviation * weight + bias, (B, C, ...), with the statistics of each channel over all ranks.
 
-    Also returns mean (C), variance (C) and the number of values of each C, without gradients.
+    Also returns mean (C), variance (C) and the number of values per channel (1), without gradients.
     """
 
     @staticmethod

@@ -1,4 +1,4 @@
-"""Training steps that the host does not wait for: metrics are read one step later, non-finite steps are undone."""
+"""Training steps without a wait of the host: read metrics one step later, undo non-finite steps on the device."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from separate.data.mixing.raw_batch import RawBatch
 
 
 class StepMetrics:
-    """The named numbers of a step in one tensor on its device.  finite: () bool, whether all of them are finite."""
+    """The metrics of a step by name, in one tensor on the device.  finite: () bool, whether all of them are finite."""
 
     def __init__(self, values: Mapping[str, Tensor]) -> None:
         self.names = list(values)
@@ -23,21 +23,21 @@ class StepMetrics:
         self.copied: torch.cuda.Event | None = None
 
     def send(self) -> None:
-        """Start the copy to (pinned) host memory, queued behind the device's work so far."""
+        """Queue the copy to pinned host memory on the CUDA stream; does nothing on the CPU."""
         if self.values.device.type == "cuda":
             self.values = self.values.to("cpu", non_blocking=True)
             self.copied = torch.cuda.Event()
             self.copied.record()
 
     def read(self) -> dict[str, float]:
-        """The metrics as Python numbers.  Waits until the device has finished their step."""
+        """The metrics as Python numbers.  Waits for the copy of `send`."""
         if self.copied is not None:
             self.copied.synchronize()
         return dict(zip(self.names, self.values.tolist(), strict=True))
 
 
 class OptimizerState:
-    """The state of an optimizer, copied before a step and restored if the step turns out to be non-finite."""
+    """A copy of an optimizer's state before a step, to undo a non-finite step."""
 
     def __init__(self, optimizer: torch.optim.Optimizer) -> None:
         leaves, self.structure = tree_flatten(optimizer.state_dict())
@@ -49,9 +49,9 @@ class OptimizerState:
 
 
 def fuse(optimizer: torch.optim.Optimizer, device: torch.device) -> None:
-    """Make Adam and AdamW update all parameters in one CUDA kernel, which can also skip the step on the device.
+    """Choose the fused CUDA kernel for Adam and AdamW, which can also skip a step on the device.
 
-    Call it before the first step.  A user's choice of `fused` or `foreach` stays.
+    Call this before the first step.  A user's choice of `fused` or `foreach` stays.
     """
     if device.type == "cuda" and isinstance(optimizer, torch.optim.Adam):
         for group in optimizer.param_groups:
@@ -67,8 +67,8 @@ def skips_on_device(optimizer: torch.optim.Optimizer) -> bool:
 def step_if(finite: Tensor, optimizer: torch.optim.Optimizer) -> OptimizerState | None:
     """One step of the optimizer if `finite` () is true, decided on the device.
 
-    A fused Adam skips the step itself.  For other optimizers the device keeps the new parameters or restores a copy of
-    the old ones; a copy of their state is returned, to be restored once the metrics have been read.
+    A fused Adam skips the step itself.  For other optimizers the device restores a copy of the parameters.  Returns a
+    copy of their state, for the caller to restore after it has read the metrics; None for a fused Adam.
     """
     if skips_on_device(optimizer):
         optimizer.found_inf = (~finite).float()  # type: ignore[attr-defined]
@@ -84,9 +84,10 @@ def step_if(finite: Tensor, optimizer: torch.optim.Optimizer) -> OptimizerState 
 
 @dataclass
 class Pending:
-    """A step whose metrics have not been read yet.
+    """A step with unread metrics.
 
-    number: of the step; drawn: its batch; random: the random states before it, see `state.random_states`.
+    number: of the step, from 0; drawn: its batch; random: `state.random_states` before it; before: the optimizer's
+    state before it, if the host has to restore that.
     """
 
     number: int
@@ -97,13 +98,13 @@ class Pending:
 
 
 def statistics(module: nn.Module) -> list[Tensor]:
-    """The buffers that a checkpoint holds, e.g. running means, without constants such as windows."""
+    """The persistent buffers, e.g. running means; constants such as windows are not persistent."""
     kept = module.state_dict()
     return [buffer for name, buffer in module.named_buffers() if name in kept]
 
 
 def named(module: nn.Module, values: Sequence[Tensor] | None) -> dict[str, Tensor]:
-    """Copies of `statistics` by name; empty for None."""
+    """{name: value} of the values of `statistics(module)`; empty for None."""
     if values is None:
         return {}
     kept = module.state_dict()
@@ -131,6 +132,6 @@ def copies(tensors: Sequence[Tensor]) -> list[Tensor]:
 
 @torch.no_grad()
 def undo_unless(finite: Tensor, tensors: Sequence[Tensor], before: Sequence[Tensor]) -> None:
-    """Restore the values from before where `finite` () is false, decided on the device."""
+    """Copy `before` back into `tensors` if `finite` () is false, decided on the device."""
     for now, old in zip(tensors, before, strict=True):
         torch.where(finite, now, old, out=now)

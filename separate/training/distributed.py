@@ -1,4 +1,4 @@
-"""Training on several processes that torchrun starts: the process group, and what its ranks exchange and agree on."""
+"""Training on several processes of torchrun: the process group, and the communication of its ranks."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from separate.device import choose_device
 from separate.errors import MINUTES_TO_ANSWER, RANK_LOST, RankLost, UsageError
 
 Value = TypeVar("Value")
-OPENING = timedelta(hours=24)  # the longest time in which one process of a machine opens the data for the others
+OPENING = timedelta(hours=24)  # longest wait for the first process of a machine to open the data
 
 
 class Ranks:
     """The processes of one training, each with its share of every batch.  Without torchrun there is one.
 
-    rank: of this process, 0 to size - 1; local_rank: among those of its machine; machine: its number.
-    store: the key-value store that all processes share.  Each method but `speaks` and `seed` is called by all ranks in
-    the same order; RankLost if another process ended or does not answer.
+    rank: of this process, 0 to size - 1; local_rank: its rank within its machine; machine: the number of the machine.
+    store: the key-value store of all processes.  All ranks call each method except `speaks`, `seed` and `device` in the
+    same order; RankLost if another process ended or does not answer.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class Ranks:
         return self.totals(flag)[0] > 0
 
     def wait(self) -> None:
-        """Wait until all ranks have come here."""
+        """Wait until all ranks have called this."""
         self.totals(0.0)
 
     def gather(self, value: Value) -> list[Value]:
@@ -98,7 +98,7 @@ class Ranks:
 
     @contextmanager
     def one_of_machine_first(self) -> Iterator[None]:
-        """Run the block in one process of each machine and then in the others, which find its files in the cache."""
+        """Run the block in one process of each machine first, so that the others find its files in the cache."""
         key = f"opened/{self.machine}"
         if self.store is not None and self.local_rank:
             with _answered():
@@ -108,7 +108,7 @@ class Ranks:
             self.store.set(key, "yes")
 
     def device(self, name: str) -> torch.device:
-        """The device of this rank, as by `choose_device`: each process of a machine has its own GPU."""
+        """The device of this rank, as from `choose_device`; each process of a machine has its own GPU."""
         if self.alone:
             return choose_device(name)
         if name == "auto":
@@ -127,13 +127,13 @@ class Ranks:
         return torch.device("cuda", self.local_rank)
 
     def seed(self, *numbers: int) -> None:
-        """Seed the generators of dropout on all ranks but the first, which keeps its state."""
+        """Seed the generators for dropout on all ranks except the first, which keeps its state."""
         if not self.first:
             (seed,) = np.random.SeedSequence([self.rank, *numbers]).generate_state(1, np.uint64)
             torch.manual_seed(int(seed >> np.uint64(1)))
 
     def speaks(self, message: str) -> bool:
-        """Whether this rank prints an error: each is printed once, and the loss of a rank only if no other was."""
+        """Whether this rank prints an error: each error once, and the loss of a rank only without another error."""
         if self.store is None:
             return True
         try:
@@ -141,11 +141,11 @@ class Ranks:
                 return False
             self.store.set("failed", "yes")
             return bool(self.store.add(hashlib.sha256(message.encode()).hexdigest(), 1) == 1)
-        except RuntimeError:  # the store ended with torchrun
+        except RuntimeError:  # torchrun has ended, and the store with it
             return True
 
     def leave(self, code: int) -> None:
-        """End the process group.  A failed process ends here, because its communication may never end."""
+        """End the process group.  A failed process exits at once, because its communication may hang."""
         if self.alone:
             return
         if code == 0:
@@ -161,17 +161,17 @@ _current = ALONE
 
 
 def current() -> Ranks:
-    """The ranks that `start` joined; without it this process alone."""
+    """The ranks after `join`; `ALONE` without it."""
     return _current
 
 
 def join() -> Ranks:
-    """Join the process group that the environment of torchrun describes: gloo for the CPU, NCCL for GPUs."""
+    """Join the process group of torchrun, from the environment: gloo for the CPU, NCCL for GPUs."""
     global _current
     timeout = timedelta(minutes=MINUTES_TO_ANSWER)
     with _answered():
         shared, rank, size = next(dist.rendezvous("env://", timeout=timeout))
-        # torchrun's store outlives a restart, together with the addresses of the processes before it
+        # torchrun keeps its store over a restart, with the addresses of the earlier processes
         store = dist.PrefixStore(f"attempt_{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", shared)
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() and dist.is_nccl_available() else "gloo"
         dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timeout)

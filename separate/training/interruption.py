@@ -1,4 +1,4 @@
-"""Stops from outside: Ctrl-C, the signals of batch systems and a time limit.  Finish the step, save the state, exit."""
+"""Stops by Ctrl-C, by the signals of batch systems and by a time limit: finish the step, save the state, exit."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ log = logging.getLogger(__name__)
 
 
 class Interrupted(Exception):
-    """A stop was asked for.  Raised only where the state is consistent."""
+    """Stop the training now.  Raised only where the state is consistent."""
 
 
 class Stopped(SeparateError):
-    """The run stopped before its end and its state is saved; the message holds the command that resumes it.
+    """The run stopped early and has saved its state; the message holds the command to resume it.
 
-    exit_code: INTERRUPTED after Ctrl-C, REQUEUE where the same command should run again.
+    exit_code: INTERRUPTED after Ctrl-C, else REQUEUE: run the same command again.
     """
 
     def __init__(self, message: str, exit_code: int) -> None:
@@ -33,11 +33,11 @@ class Stopped(SeparateError):
 
 
 class Interruption:
-    """Signal handler and time limit: asks for a stop after the current step.
+    """Signal handler and time limit; requests a stop after the current step.
 
-    A second Ctrl-C stops at once.  Batch systems repeat their signals, so a repeated SIGTERM or SIGUSR1 does not.
+    A second Ctrl-C stops at once.  A second SIGTERM or SIGUSR1 does not, because batch systems repeat their signals.
 
-    max_hours: wall-clock time of this process until it stops, None for no limit.
+    max_hours: wall-clock limit of this process in hours, None for no limit.
     """
 
     def __init__(self, max_hours: float | None = None, ranks: Ranks = ALONE) -> None:
@@ -50,16 +50,17 @@ class Interruption:
         if number == signal.SIGINT:
             if self.exit_code == INTERRUPTED:
                 raise KeyboardInterrupt
-            self.exit_code = INTERRUPTED
+            self.exit_code, self.reason = INTERRUPTED, "interrupted"
             log.info(
                 "stopping after this step; a second Ctrl-C stops at once and loses the steps since the last checkpoint"
             )
         elif self.reason is None:
-            log.info("received %s, stopping after this step", signal.Signals(number).name)
-        self.reason = "interrupted" if number == signal.SIGINT else f"stopped by {signal.Signals(number).name}"
+            name = signal.Signals(number).name
+            log.info("received %s, stopping after this step", name)
+            self.reason = f"stopped by {name}"
 
     def check(self) -> None:
-        """Raise `Interrupted` if a stop was asked for, on any rank.  Call this where the state is consistent."""
+        """Raise `Interrupted` if any rank requests a stop.  Call this where the state is consistent."""
         if self.deadline is not None and time.monotonic() >= self.deadline and self.reason is None:
             self.reason = "stopped after trainer.max_hours"
         if self.ranks.any(self.reason is not None):
@@ -70,7 +71,7 @@ class Interruption:
 
 @contextmanager
 def interruptible(max_hours: float | None = None, ranks: Ranks = ALONE) -> Iterator[Interruption]:
-    """Handle SIGINT, SIGTERM and SIGUSR1 by an `Interruption` within this context.  max_hours: as there."""
+    """Handle SIGINT, SIGTERM and SIGUSR1 by an `Interruption` within this context.  max_hours: as in `Interruption`."""
     interruption = Interruption(max_hours, ranks)
     before = {number: signal.signal(number, interruption) for number in STOPS}
     try:

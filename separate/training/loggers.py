@@ -1,4 +1,4 @@
-"""Where a run is logged: TensorBoard, Weights & Biases and MLflow, behind one interface."""
+"""Loggers of a run behind one interface: TensorBoard, Weights & Biases and MLflow."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class Logger(ABC):
-    """Takes the values of a run.  step: the number of training steps done."""
+    """Records metrics, figures and audio of a run.  step: the number of training steps done."""
 
     @abstractmethod
     def scalars(self, values: Mapping[str, float], step: int) -> None:
@@ -36,14 +36,14 @@ class Logger(ABC):
 
     @abstractmethod
     def hparams(self, options: Mapping[str, Any], scores: Mapping[str, float], step: int) -> None:
-        """The options of the run by dotted name with its final scores, to compare runs by."""
+        """Log the options of the run by dotted name, and its final scores, to compare runs."""
 
     @abstractmethod
     def close(self) -> None: ...
 
 
 class TensorBoard(Logger):
-    """Event files in RUN/tensorboard.  Points at `step` and after it are dropped, because the run repeats them."""
+    """Event files in RUN/tensorboard.  Drops points from `step` on, because a resumed run logs them again."""
 
     def __init__(self, folder: Path, step: int) -> None:
         from torch.utils.tensorboard import SummaryWriter
@@ -74,7 +74,7 @@ class TensorBoard(Logger):
 
 
 class WeightsAndBiases(Logger):
-    """A run of Weights & Biases, which a resumed training continues.  WANDB_MODE=offline needs no account."""
+    """A run of Weights & Biases; a resumed training continues it.  WANDB_MODE=offline needs no account."""
 
     def __init__(self, folder: Path, options: LoggerConfig, config: Mapping[str, Any]) -> None:
         wandb = _import("wandb")
@@ -137,7 +137,7 @@ class MLflow(Logger):
         self.client.log_figure(self.run, figure, f"{tag}/{step}.png")
 
     def audio(self, tag: str, samples: Tensor, sample_rate: int, step: int) -> None:
-        """MLflow has no audio; the samples are in TensorBoard."""
+        """Does nothing: MLflow has no audio."""
 
     def hparams(self, options: Mapping[str, Any], scores: Mapping[str, float], step: int) -> None:
         for name, value in scores.items():
@@ -148,9 +148,9 @@ class MLflow(Logger):
 
 
 def open_loggers(folder: Path, options: LoggerConfig, config: Mapping[str, Any], step: int) -> list[Logger]:
-    """The loggers that `options` chooses.
+    """The loggers chosen in `options`.
 
-    config: the options of the run by dotted name.  step: points at it and after it are logged again.
+    config: the options of the run by dotted name.  step: the first one to log.
     UsageError for a package that is not installed.
     """
     loggers: list[Logger] = []
@@ -176,10 +176,10 @@ def _import(module: str, package: str = "") -> Any:
 
 
 def _identity(folder: Path) -> str:
-    """A name for the run in `folder` that is the same when it is resumed."""
+    """The identifier of the run in `folder`, a hash of its path."""
     return hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16]
 
 
 def _plain_name(name: str) -> str:
-    """The name with the characters that MLflow accepts."""
+    """The name with `_` for each character that MLflow refuses."""
     return "".join(sign if sign.isalnum() or sign in "_-. /" else "_" for sign in name)

@@ -23,10 +23,9 @@ GATES = {nn.LSTM: 4, nn.GRU: 3, nn.RNN: 1}  # matrices stacked in a weight of a 
 def hidden_matrices(separator: Separator) -> dict[Tensor, int]:
     """The trainable weight matrices between first and last layers, and how many matrices are stacked in each.
 
-    Matrices: the weights of linear layers, of convolutions with one tap, of the gates of recurrent layers, and the
-    projections of attention.  The input reaches first layers through no other layer, and last layers reach the output
-    of the network through no other layer.  A copy of the network on the meta device, which computes no values, runs on
-    a second of audio to find them.
+    Matrices: the weights of linear layers, of 1x1 convolutions, of the gates of recurrent layers, and of projections in
+    attention.  A first layer has no other layer between the input and itself, a last layer none between itself and the
+    output.  To find them, a copy of the network runs on one second of audio on the meta device, without values.
     """
     network = deepcopy(separator.network).to("meta").eval()
     for name, parameter in network.named_parameters():
@@ -62,7 +61,7 @@ def _matrices(module: nn.Module) -> dict[str, int]:
 
 @dataclass
 class _Ends:
-    """run: layers that were called; first: those that see only the input; last: weights that nothing follows."""
+    """run: layers that were called; first: first layers; last: the weights of last layers."""
 
     run: set[nn.Module] = field(default_factory=set)
     first: set[nn.Module] = field(default_factory=set)
@@ -70,9 +69,9 @@ class _Ends:
 
 
 def _ends(network: nn.Module, signal: Tensor) -> _Ends:
-    """The ends of a network of which only weights require gradients.
+    """The ends of a network in which only weights require gradients.
 
-    Each layer gets its inputs detached, so that the graph of the output leads to the weights of last layers only.
+    The inputs of each layer are detached, so that the graph of the output leads to the weights of last layers only.
     """
     ends = _Ends()
 
@@ -92,7 +91,7 @@ def _ends(network: nn.Module, signal: Tensor) -> _Ends:
 
 
 def _leaves(nodes: Iterable[Any]) -> set[Tensor]:
-    """The parameters that an autograd graph leads to from some of its nodes."""
+    """The parameters that an autograd graph reaches from these nodes."""
     waiting, seen, found = [node for node in nodes if node is not None], set(), set()
     while waiting:
         node = waiting.pop()
@@ -105,7 +104,7 @@ def _leaves(nodes: Iterable[Any]) -> set[Tensor]:
 
 
 def _second(separator: Separator) -> Tensor:
-    """A second of silence as the network takes it: a mixture (1, C, T), or its spectrogram (1, C, F, N)."""
+    """One second of silence as input of the network: a mixture (1, C, T), or its spectrogram (1, C, F, N)."""
     mixture = torch.zeros(1, separator.channels, separator.sample_rate, device=separator.device)
     return (
         mixture if "waveforms" in separator.network.provides else Batch.of_mixture(mixture, separator.stft).spectrogram

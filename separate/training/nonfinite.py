@@ -26,9 +26,9 @@ MOST_DUMPS = 5  # files in RUN/nonfinite; a new one replaces the oldest
 
 
 class StoredBatch:
-    """The batch of a dump, augmented and mixed.  values: its tensors and plain values by name."""
+    """The batch of a dump, after augmentation and mixing.  values: {name: tensor or plain value}."""
 
-    total: int | None = None  # it is no share of a larger one
+    total: int | None = None  # the whole batch, not the share of one rank
     context = 0
 
     def __init__(self, values: Mapping[str, Any]) -> None:
@@ -40,7 +40,7 @@ class StoredBatch:
         return cls({name: x.detach().cpu() if isinstance(x, Tensor) else x for name, x in plain.items()})
 
     def to(self, device: torch.device, stft: STFT) -> Batch:
-        """The same batch on `device`, as `RawBatch.to` made it."""
+        """The batch on `device`, as from `RawBatch.to`."""
         batch = Batch.__new__(Batch)
         moved = {name: x.to(device) if isinstance(x, Tensor) else x for name, x in self.values.items()}
         vars(batch).update(moved, stft=stft)
@@ -71,20 +71,20 @@ def report(state: State, training: Training, step: Pending, found: Mapping[str, 
     if state.skipped >= training.options.max_bad_steps:
         raise SeparateError(
             f"{state.skipped} steps in a row were not finite (trainer.max_bad_steps) and the run stops; the last: "
-            f"{what}. Lower optimizer.lr or trainer.clip, or look at these tracks; the checkpoints are from before "
-            f"these steps"
+            f"{what}. Lower optimizer.lr or trainer.clip, or look at these tracks; these steps did not change the "
+            f"weights"
         )
 
 
 def _located(training: Training) -> str:
-    """What the hooks of `trainer.anomaly` found, on any rank."""
+    """The first finding of `trainer.anomaly` on any rank."""
     assert training.anomalies
     found = [one for one in training.ranks.gather(training.anomalies.first) if one]
     return str(found[0]) if found else NOWHERE
 
 
 def _whole(training: Training, step: Pending) -> RawBatch:
-    """The batch of a step; that of all ranks is loaded again, because each has only its share."""
+    """The whole batch of a step, loaded again if there are several ranks, because each has only its share."""
     if training.ranks.alone:
         return step.drawn
     batch = TrainingSteps(training.train, training.batch_size, training.seed, training.augment)[step.number]

@@ -51,7 +51,7 @@ class Muon(torch.optim.Optimizer):
 
     Muon orthogonalises the momentum of each matrix by `ns_steps` Newton-Schulz iterations (Jordan et al., 2024).
     hidden_matrices: the matrices, and how many are stacked in each (the gates of an LSTM); each is orthogonalised by
-    itself.  Convolutions with one tap are matrices, too.
+    itself.  The weights of 1x1 convolutions are matrices, too.
     adjust_lr_fn: match_rms_adamw scales an update of (A, B) by 0.2 sqrt(max(A, B)), so that it has the size of AdamW's
     and one lr serves both (Liu et al., 2025); original scales it by sqrt(max(1, A / B)), for an lr of about 0.02.
     adamw_lr: of the other parameters; None: lr.  betas, eps: of AdamW.  weight_decay: decoupled, of both.
@@ -73,7 +73,7 @@ class Muon(torch.optim.Optimizer):
     ) -> None:
         if not hidden_matrices:
             raise ValueError(
-                "the network has no hidden weight matrices (linear, recurrent, attention or convolutions with one tap) "
+                "the network has no hidden weight matrices (linear, recurrent, attention or 1x1 convolutions) "
                 "for Muon; use optimizer=adamw"
             )
         if not 1 <= ns_steps < 100:

@@ -1,4 +1,4 @@
-"""Overfit one batch: a network, a loss and a target that fit each other learn it."""
+"""Overfit one batch, to test network, loss and target together."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from separate.training.validation import Tally, add_batch
 
 log = logging.getLogger(__name__)
 
-LEARNED = 3.0  # dB that SI-SDR must gain
+LEARNED = 3.0  # dB, smallest rise of SI-SDR in a learned batch
 
 
 def overfit(state: State, training: Training) -> float:
@@ -27,7 +27,7 @@ def overfit(state: State, training: Training) -> float:
 
     Writes nothing but the log.
     """
-    options = replace(training.options, valid_full=False)  # which has no scores of excerpts
+    options = replace(training.options, valid_full=False)  # it would skip the scores of excerpts
     training = replace(training, augment=None, options=options)
     batch = training.steps[0]
     if isinstance(batch, SeparateError):
@@ -62,11 +62,11 @@ def verdict(before: dict[str, float], after: dict[str, float]) -> str:
         )
     gained = after["si_sdr"] - before["si_sdr"]
     if math.isnan(gained):
-        return "the loss fell; without references, nothing is known of the estimates"
+        return "the loss fell; there are no references to score the estimates with"
     if gained < LEARNED:
         return (
             f"NOT learned: the loss fell and SI-SDR changed by {gained:.2f} dB only; the loss does not fit its target, "
-            f"or takes more steps (trainer.overfit, optimizer.lr)"
+            f"or needs more steps or another learning rate (trainer.overfit, optimizer.lr)"
         )
     return f"learned: the loss fell and SI-SDR rose by {gained:.2f} dB"
 

@@ -27,9 +27,9 @@ class GroupOptions:
 
 
 def matching(names: Iterable[str], patterns: Iterable[str], key: str) -> dict[str, list[str]]:
-    """The names that each pattern (`*`, `?`, `[...]`) matches.  key: that holds the patterns, for messages.
+    """The names that match each pattern (`*`, `?`, `[...]`).  key: the key of the patterns, for messages.
 
-    UsageError for a pattern without a match; it names the nearest names.
+    UsageError for a pattern without a match; the message lists the nearest names.
     """
     names = list(names)
     found = {pattern: [name for name in names if fnmatchcase(name, pattern)] for pattern in patterns}
@@ -43,8 +43,8 @@ def matching(names: Iterable[str], patterns: Iterable[str], key: str) -> dict[st
 def parameter_groups(network: nn.Module, options: GroupOptions) -> Sequence[Tensor] | list[dict[str, Any]]:
     """The trainable parameters for an optimizer, in groups if their weight decay or learning rate differ.
 
-    With `decay=weights` only parameters that are `is_weight` decay.  A parameter's rate is the optimizer's times the
-    factors of all patterns that match its name.  Without differences: the parameters in the order of the network.
+    With `decay=weights` only parameters with `is_weight` decay.  The learning rate of a parameter is the optimizer's,
+    times the factor of each pattern that matches its name.  Without differences: the parameters in network order.
     """
     trainable = {name: parameter for name, parameter in network.named_parameters() if parameter.requires_grad}
     if not trainable:
@@ -66,7 +66,7 @@ def parameter_groups(network: nn.Module, options: GroupOptions) -> Sequence[Tens
     if len(groups) == 1 and next(iter(groups)) == (1.0, True):
         return list(trainable.values())
     made = []
-    # the rate of the first group is logged
+    # the group with the optimizer's own rate first, because the log shows the rate of the first group
     for (factor, decays), parameters in sorted(groups.items(), key=lambda item: (item[0][0] != 1.0, not item[0][1])):
         group: dict[str, Any] = {"params": parameters}
         if factor != 1.0:
@@ -77,7 +77,7 @@ def parameter_groups(network: nn.Module, options: GroupOptions) -> Sequence[Tens
 
 
 def is_weight(network: nn.Module, name: str) -> bool:
-    """Whether a parameter is a matrix or a kernel: not of a norm, no bias, more than one dimension beyond size 1."""
+    """Whether a parameter is a matrix or a kernel: no bias, not of a norm, at least two dimensions larger than 1."""
     place, _, own = name.rpartition(".")
     parameter, owner = network.get_parameter(name), type(network.get_submodule(place)).__name__
     dimensions = sum(size > 1 for size in parameter.shape)
@@ -85,9 +85,9 @@ def is_weight(network: nn.Module, name: str) -> bool:
 
 
 def without_frozen(saved: Mapping[str, Any], network: nn.Module) -> dict[str, Any]:
-    """The state of an optimizer of all parameters, in one group, as that of an optimizer of the trainable ones.
+    """Remove the frozen parameters from the saved state of an optimizer.
 
-    Older runs gave their optimizer the parameters that are not trained, too.  Other states are returned as they are.
+    Older runs gave all parameters to the optimizer, in one group.  Any other state is returned unchanged.
     """
     parameters = list(network.parameters())
     kept = [place for place, parameter in enumerate(parameters) if parameter.requires_grad]

@@ -16,7 +16,7 @@ from separate.separator import Separator
 class Precision:
     """dtype: of matrix products and convolutions.  STFT, losses and sums over a recording compute in float32.
 
-    tf32: whether NVIDIA GPUs round the factors of float32 products to 10 bits, which is several times faster.
+    tf32: whether NVIDIA GPUs round the factors of float32 products to a mantissa of 10 bits, to compute them faster.
     """
 
     name: str
@@ -55,14 +55,14 @@ PRECISIONS = {
 def choose_precision(name: str, separator: Separator) -> Precision:
     """The precision of that name.
 
-    auto: bf16 on a CUDA device that supports it, and on a CPU that does if the network is `faster_in_bfloat16` there;
-    else fp32.
+    auto: bf16 on a CUDA device that computes in it, or on such a CPU if the network declares `faster_in_bfloat16`; else
+    fp32.  GPUs before NVIDIA's Ampere only emulate bf16.
     """
     if name != "auto":
         return PRECISIONS[name]
     kind, faster = separator.device.type, False
     if kind == "cuda":
-        faster = torch.cuda.is_bf16_supported()
+        faster = torch.cuda.is_bf16_supported(including_emulation=False)
     elif kind == "cpu" and getattr(separator.network, "faster_in_bfloat16", False):
         supported = torch.cpu.get_capabilities()
         faster = bool(supported.get("avx512_bf16") or supported.get("amx_bf16"))

@@ -1,4 +1,4 @@
-"""The progress bar of an epoch, on a terminal, and the throughput of its steps."""
+"""The progress bar of an epoch on a terminal, and the throughput of its steps."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Progress:
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
-        """The context in which the training waits for a batch."""
+        """The context of a wait for a batch; measures its time."""
         begun = time.perf_counter()
         yield
         self.waited += time.perf_counter() - begun
@@ -63,11 +63,11 @@ class Progress:
 
 
 def peak_memory(device: torch.device) -> int:
-    """The most memory used so far in bytes: allocated on a CUDA device, or resident of this process elsewhere."""
+    """Peak memory in bytes: allocated on a CUDA device, else resident memory of this process (0 on Windows)."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     if sys.platform == "win32":
-        return 0  # Python does not know it there
+        return 0  # the module resource does not exist there
     import resource
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

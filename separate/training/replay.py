@@ -1,4 +1,4 @@
-"""Replay of a non-finite step: the same weights, batch and random numbers, in the process of a debugger."""
+"""Replay of a non-finite step from its dump: the same weights, batch and random numbers."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from separate.validation import brief
 
 
 def replay(config: TrainConfig, path: Path, changed: Sequence[str] = ()) -> str:
-    """Compute the forward and backward pass of a dumped step again, and return a report of what is not finite.
+    """Repeat the forward and backward pass of a dumped step; report its metrics and the non-finite gradients.
 
-    changed: the overrides that the user gave; the other values are those of the dump.  UsageError for a file that is
-    not a dump, or that does not fit its configuration.
+    changed: the user's overrides; all other values come from the dump.  UsageError for a file that is not a dump, and
+    for a dump whose state does not fit its configuration.
     """
     contents = read_dump(path)
     plain = asdict(config)
@@ -61,7 +61,7 @@ def replay(config: TrainConfig, path: Path, changed: Sequence[str] = ()) -> str:
 
 
 def located(objective: Objective, metrics: Mapping[str, float], compute: Callable[[], StepMetrics]) -> Iterator[str]:
-    """Where the step is not finite first; nothing for a finite one.  compute: computes it again."""
+    """Lines on the origin of the non-finite values; none for a finite step.  compute: repeats the step."""
     assert objective.anomalies
     first = objective.anomalies.first
     if all(map(math.isfinite, metrics.values())):

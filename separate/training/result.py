@@ -13,7 +13,7 @@ NAME = "result.json"
 
 
 def remove_result(folder: Path) -> None:
-    """A run that starts or goes on is not finished."""
+    """Remove the result of an earlier end, because the run starts or goes on."""
     (folder / NAME).unlink(missing_ok=True)
 
 

@@ -1,4 +1,4 @@
-"""Resuming a run: its checkpoint, and the configuration values that may change."""
+"""Resumption of a run: its checkpoint, and the keys that may change."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from separate.training.selection import metric_of
 from separate.training.state import State, Training, set_random_states
 from separate.validation import brief, fits, validate
 
-# keys that a resumed run may change; all others belong to the training that the checkpoint stands for
+# keys that a resumed run may change; all others define the training in the checkpoint
 MAY_CHANGE = (
     "run", "resume", "trust", "device", "data.root", "data.workers", "cache", "logger",
     "trainer.epochs", "trainer.min_epochs", "trainer.max_minutes", "trainer.max_hours", "trainer.max_bad_steps",
@@ -29,7 +29,7 @@ MAY_CHANGE = (
     "trainer.anomaly", "trainer.profile",
 )  # fmt: skip
 
-# values for runs older than these keys; auto keeps the value that the run was started with
+# values for runs older than these keys; auto keeps the value of the run
 BEFORE = {"rescale": False, "input_level": "none"}
 BEFORE_TRAINER = {**asdict(TrainerConfig()), "decay": "all"}  # the same, within `trainer`
 WHOLE = ("trainer.rates",)  # sections that are one value; their keys hold dots
@@ -39,16 +39,16 @@ RENAMED = {"trainer.checkpoint_minutes": "trainer.save_every"}  # keys of older 
 
 
 def resume_command(folder: Path) -> str:
-    """The command that resumes a run; its override is quoted for Hydra if the path needs it."""
+    """The command to resume a run, with the path quoted for Hydra if necessary."""
     plain = re.fullmatch(r"[\w/.:+@%-]+", str(folder), re.ASCII)
     return f"separate-train run={folder} resume=true" if plain else f"separate-train 'run=\"{folder}\"' resume=true"
 
 
 def checkpoint_to_resume(resume: bool | str, folder: Path) -> dict[str, Any] | None:
-    """The last checkpoint of the run in `folder`, or of another run; None where a new run starts.
+    """The last checkpoint of the run in `folder`, or of another run; None to start a new run.
 
     resume: true, false, auto, or the path of the other run or of its checkpoint.
-    UsageError where `resume` and the contents of the folder contradict each other.
+    UsageError if `resume` contradicts the contents of the folder.
     """
     path = folder / "checkpoints" / "last.ckpt"
     source = other_run(resume, folder)
@@ -67,7 +67,7 @@ def checkpoint_to_resume(resume: bool | str, folder: Path) -> dict[str, Any] | N
 
 
 def other_run(resume: bool | str, folder: Path) -> Path | None:
-    """The checkpoint that `resume=PATH` names, the last one of a run's folder; None without a path of another run."""
+    """The checkpoint in `resume=PATH`, the last one if PATH is a run's folder; None without a path of another run."""
     if isinstance(resume, bool) or resume == "auto":
         return None
     path = Path(resume).expanduser()
@@ -79,12 +79,12 @@ def other_run(resume: bool | str, folder: Path) -> Path | None:
 
 
 def copy_history(source: Path, folder: Path, resumed: dict[str, Any]) -> dict[str, Any]:
-    """Copy the metrics of another run and, if it is from before `resumed`, its best checkpoint to `folder`.
+    """Copy the metrics of another run to `folder`, and its best checkpoint if `resumed` already counts it as the best.
 
-    Returns what this changes in the state: without that checkpoint the next epoch is the best so far.
+    Returns the changes of the training state: without that checkpoint the next epoch is the best so far.
     """
     run, training = checkpoint.run_folder(source), resumed["training"]
-    changes: dict[str, Any] = {"kept": []}  # those of the other run stay there
+    changes: dict[str, Any] = {"kept": []}  # the epoch checkpoints stay in the other run
     if (metrics := run / "metrics.jsonl").is_file():
         replace_file(folder / "metrics.jsonl", metrics.read_bytes())
     best = run / "checkpoints" / "best.ckpt"
@@ -109,14 +109,14 @@ def _training_checkpoint(path: Path) -> dict[str, Any]:
         raise UsageError(f"{path} holds no training state; start another run")
     if (weights := contents.get("weights", RAW)) != RAW:
         raise UsageError(
-            f"{path} holds the average {brief(weights)} and not the weights that are trained; resume from last.ckpt, "
-            f"or start from it by init={path}"
+            f"{path} holds the average {brief(weights)} and not the trained weights; resume from last.ckpt, or start "
+            f"a new run from it with init={path}"
         )
     return contents
 
 
 def configuration(saved: Mapping[str, Any], composed: Mapping[str, Any], changed: Sequence[str]) -> dict[str, Any]:
-    """The configuration of a resumed run: `resumed_config`, checked, with the precision that older runs had."""
+    """The configuration of a resumed run: `resumed_config`, validated, with the precision of older runs."""
     plain = resumed_config(saved, composed, changed)
     trainer = plain["trainer"]
     trainer["precision"] = OLD_PRECISIONS.get(trainer["precision"], trainer["precision"])
@@ -129,7 +129,7 @@ def configuration(saved: Mapping[str, Any], composed: Mapping[str, Any], changed
 
 
 def restore(state: State, training: Training, resumed: Mapping[str, Any]) -> None:
-    """Set `state` to that of a checkpoint; UsageError if it does not fit the configuration or the data changed."""
+    """Load the state of a checkpoint; UsageError if it does not fit the configuration, or if the data changed."""
     folder = training.folder
     now, then = training.examples, resumed["examples"]
     if now != then:  # other data would give other batches
@@ -151,7 +151,7 @@ def restore(state: State, training: Training, resumed: Mapping[str, Any]) -> Non
 
 
 def _restore_random(state: State, training: Training, saved: Mapping[str, Any]) -> None:
-    """Give each rank its own random state; a rank that the run did not have until now gets a new one."""
+    """Restore the random state of each rank; an additional rank gets a new one."""
     ranks, others = training.ranks, saved.get("others", [])  # older checkpoints are of one process
     if 0 < ranks.rank <= len(others):
         set_random_states(others[ranks.rank - 1], state.separator.device)
@@ -166,8 +166,8 @@ def resumed_config(saved: Mapping[str, Any], composed: Mapping[str, Any], change
     """
     keys = {override.lstrip("+~").partition("=")[0].partition("@")[0] for override in changed}
     if lookup(saved, "data._target_") == lookup(composed, "data._target_"):
-        keys.discard("data")  # the same layout named again; its defaults are no changes
-    anywhere = any(key in ("experiment", "debug") for key in keys)  # these set keys in every section
+        keys.discard("data")  # the same layout again; its defaults are no changes
+    anywhere = any(key in ("experiment", "debug") for key in keys)  # they set keys in every section
     sections = {**_younger_sections(saved, composed, keys), **saved}
     old = {RENAMED.get(key, key): value for key, value in flatten(sections, whole=WHOLE).items()}
     new = flatten(composed, whole=WHOLE)
@@ -189,7 +189,7 @@ def resumed_config(saved: Mapping[str, Any], composed: Mapping[str, Any], change
                 f"{key}={value} is not what this run was started with ({old.get(key)}), and a resumed run keeps it; "
                 f"leave it out, or start another run"
             )
-        if named:  # a value of an experiment that may change stays as it was saved
+        if named:  # an experiment or debug file changes no saved value
             old[key] = value
     empty = {name: value for name, value in saved.items() if value == {}}  # as of scheduler=none
     return {**empty, **_nested(old)}
@@ -203,7 +203,7 @@ def _fixed_end(end: int, epochs: int) -> UsageError:
 
 
 def _younger_sections(saved: Mapping[str, Any], composed: Mapping[str, Any], keys: set[str]) -> dict[str, Any]:
-    """Sections that did not exist when the run was started, with their defaults."""
+    """Sections that are younger than the run, with their defaults."""
     named = {key.partition(".")[0] for key in keys}
     sections = {name: composed[name] for name in composed if name not in saved and name not in named}
     return {**sections, **{name: value for name, value in BEFORE.items() if name in composed and name not in saved}}

@@ -45,12 +45,12 @@ def run(
 ) -> float | None:
     """Train in `folder` and return the best value of the monitored metric.
 
-    changed: the overrides that the user gave, `key=value`; a resumed run takes all other values from its checkpoint.
+    changed: the user's overrides, `key=value`; a resumed run takes all other values from its checkpoint.
     watch: called after each epoch with the state and the monitored value.
     """
     plain = {**asdict(config), "run": str(folder)}
     resumed = ranks.of_first(lambda: checkpoint_to_resume(config.resume, folder))
-    trust = None  # the user's configuration may name any class, a checkpoint only these
+    trust = None  # None: the user's configuration may name any class; a checkpoint only trusted ones
     if resumed is not None:
         trust = (*trusted(config.trust), "torch.optim.", *targets_in(plain))
         plain = {**configuration(resumed["config"], plain, changed), "run": str(folder)}

@@ -24,10 +24,10 @@ COUNTS = ("steps", "rejected", "skipped")  # sums of an epoch that are not metri
 
 
 class RunLog:
-    """Writes to a run's folder and to the loggers that `options` chooses.
+    """Writes to a run's folder and to the loggers chosen in `options`.
 
-    config: the resolved configuration; None for the defaults.  epoch, step: the numbers done; what was logged after
-    them is dropped, because the run repeats it.  trust: as in `instantiate.build`, for figures of other packages.
+    config: the resolved configuration, None to log none.  epoch, step: the numbers done; later entries of an earlier
+    start are dropped, because the run repeats them.  trust: as in `instantiate.build`, for figures of other packages.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class RunLog:
         self.path = folder / "metrics.jsonl"
         self.options = options
         self.config = flatten(config or {})
-        self.before: dict[str, float] = {}  # the sums of the epoch at the last point
+        self.before: dict[str, float] = {}  # the sums of the epoch at the last logged step
         logged = 0
         if self.path.exists():
             lines = [line for line in self.path.read_text("utf-8").splitlines() if _epoch_of(line) <= epoch]
@@ -90,7 +90,7 @@ class RunLog:
         )
 
     def pictures(self, state: State, valid: Examples) -> None:
-        """Figures and audio of the first validation examples and learned filters, every few epochs."""
+        """Log figures and audio of the first validation examples, and learned filters, every `logger.every` epochs."""
         if not self.loggers or (state.epoch - 1) % self.options.every:
             return
         separated = _separate(state, valid, self.options.examples)
@@ -104,14 +104,16 @@ class RunLog:
                 valid.sources, separation.estimates[0], separation.batch.sources[0], strict=True
             ):
                 signals |= {name: estimate, f"{name}_reference": reference}
-            peak = max(float(signal.abs().max()) for signal in signals.values()) or 1.0  # one level for all
+            peak = (
+                max(float(signal.abs().max()) for signal in signals.values()) or 1.0
+            )  # one gain for all, so that their levels compare
             for name, signal in signals.items():
                 for logger in self.loggers:
                     samples = signal.mean(dim=0).cpu() / peak
                     logger.audio(f"example_{index}/{name}", samples, state.separator.sample_rate, state.step)
 
     def end(self, scores: Mapping[str, float], step: int) -> None:
-        """Log the options of the run with its final scores, after the last of `step` steps."""
+        """Log the options and the final scores of the run.  step: the number of training steps done."""
         for logger in self.loggers:
             logger.hparams(self.config, scores, step)
 
@@ -139,7 +141,7 @@ def _separate(state: State, valid: Examples, count: int) -> SeparatedExamples:
 
 
 def _epoch_of(line: str) -> float:
-    """The epoch of a line of metrics; infinite for an incomplete line, after a kill or on a full disk."""
+    """The epoch of a line of metrics; infinite for an incomplete line, as left by a kill or a full disk."""
     try:
         return float(json.loads(line)["epoch"])
     except ValueError:

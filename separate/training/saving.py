@@ -13,9 +13,9 @@ from separate.training.step import flush
 def save(
     state: State, training: Training, name: str, scores: dict[str, float] | None = None, weights: str = RAW
 ) -> None:
-    """Write RUN/checkpoints/NAME.ckpt, after reading the metrics of the last step.
+    """Read the pending metrics and write RUN/checkpoints/NAME.ckpt.
 
-    weights: the set of weights that it holds under `model`; the name is stored under `weights`.
+    weights: the set of weights to store under `model`; its name is stored under `weights`.
     """
     state.add(flush(state, training))
     others = training.ranks.gather(random_states(state.separator.device))[1:]
@@ -30,9 +30,9 @@ def save(
 
 
 def save_epoch(state: State, training: Training, scores: dict[str, float], weights: str, improved: bool) -> None:
-    """Write the checkpoints of an epoch that has ended.  weights: the set that won it; improved: it is the best so far.
+    """Write the checkpoints at the end of an epoch.  weights: its best set; improved: best epoch so far.
 
-    Files are removed after last.ckpt has listed the others, so that a run killed at any moment finds those it lists.
+    Removes old files only after last.ckpt lists the new ones, so that a killed run finds every file that it lists.
     """
     if any(epoch == state.epoch for _, epoch in state.kept):
         save(state, training, epoch_name(state.epoch), scores, weights)

@@ -1,4 +1,4 @@
-"""Learning rate schedules: when they step, and those that torch does not have."""
+"""Learning rate schedules: their interval, and the ones that torch lacks."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ INTERVALS = ("step", "epoch")
 class WarmupCosine(LRScheduler):
     """Raise the learning rate linearly to that of the optimizer, then lower it along half a cosine.
 
-    total_steps: of the whole training.  warmup: share of these steps; the last one of them has the full rate.
+    total_steps: of the whole training.  warmup: share of these steps for the rise, whose last step has the full rate.
     end: rate of the last step, relative to the optimizer's.
     """
 
@@ -100,16 +100,15 @@ def check_interval(schedule: Any) -> None:
 def before_step(schedule: Any | None, step: int) -> None:
     """Set the learning rate of a training step, counted from 0, before its update.
 
-    The schedule starts at step 0.  It goes on with steps that are not applied, so that its position is the step.
-    Between two updates the optimizer has the rate of the earlier one, which is logged, and to which the optimizer's
-    state is restored if that update is undone.
+    The schedule starts at step 0 and also counts steps that are not applied, so that its position is the step.
+    Between two updates the optimizer keeps the rate of the earlier one, for the log and for the undoing of that update.
     """
     if schedule is None or interval(schedule) != "step" or step == 0:
         return
     if step > 1:
         schedule.step()
         return
-    with warnings.catch_warnings():  # of a first step that was not applied
+    with warnings.catch_warnings():  # torch warns if the first step was not applied
         warnings.filterwarnings("ignore", "Detected call of", UserWarning)
         schedule.step()
 

@@ -1,4 +1,4 @@
-"""Selection: the set of weights that wins an epoch, and the epochs whose checkpoints are kept."""
+"""Selection of the best set of weights in an epoch, and of the epochs to keep as checkpoints."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ def metric_of(weights: str, metric: str) -> str:
 
 
 def winner(means: Mapping[str, float], monitor: str, sets: Sequence[str], upwards: bool) -> tuple[str, float]:
-    """The set of weights with the best finite value of the monitored metric, and the value; the first one of equals.
+    """The set of weights with the best finite value of the monitored metric, and this value; the first of equal ones.
 
-    Raw and its value if no value is finite.
+    If no value is finite: raw and its value, NaN for a metric of the steps if no step was applied.
     """
     found = [(name, means[metric_of(name, monitor)]) for name in sets if metric_of(name, monitor) in means]
     finite = [(name, value) for name, value in found if math.isfinite(value)]
     if not finite:
-        return RAW, means[monitor]
+        return RAW, means.get(monitor, math.nan)
     return max(finite, key=lambda one: one[1] if upwards else -one[1])
 
 
 def ranked(
     kept: Sequence[tuple[float, int]], value: float, epoch: int, count: int, upwards: bool
 ) -> list[tuple[float, int]]:
-    """The `count` best pairs of value and epoch, best first, the earlier one of equals.  None for count=1.
+    """The `count` best pairs of value and epoch, best first, then the earlier epoch; non-finite values are left out.
 
-    `best.ckpt` is enough there.  A value that is not finite is left out.
+    An empty list for count=1, because best.ckpt holds that epoch.
     """
     if count == 1:
         return []
@@ -45,7 +45,7 @@ def epoch_name(epoch: int) -> str:
 
 
 def remove_others(folder: Path, kept: Sequence[tuple[float, int]]) -> None:
-    """Remove the checkpoints of epochs in `folder` that are not kept, also those that a killed run has left."""
+    """Remove all other checkpoints of epochs in `folder`, including those of a killed run."""
     names = {epoch_name(epoch) for _, epoch in kept}
     for path in folder.glob("epoch_*.ckpt"):
         if re.fullmatch(r"epoch_\d{4,}", path.stem) and path.stem not in names:

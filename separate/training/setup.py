@@ -59,7 +59,7 @@ def prepare(
         folder=folder,
         config=_resolved(config, state.separator, objective.precision),
         augment=augment,
-        lags=state.separator.device.type != "cpu" and not objective.anomalies,  # which know the last step only
+        lags=state.separator.device.type != "cpu" and not objective.anomalies,  # the hooks know the last step only
         metrics=load_metrics(config.get("metrics", []), trust),
     )
     mode = "max" if higher_is_better(training.options.monitor, training.metrics) else "min"
@@ -75,7 +75,7 @@ def prepare_step(
     stored: Mapping[str, torch.Tensor] | None = None,
     ranks: Ranks = ALONE,
 ) -> tuple[State, Objective]:
-    """The parts of a step, as by `prepare`, without a schedule; no data is opened."""
+    """The parts of a step, as from `prepare`, without a schedule; opens no data."""
     device = ranks.device(config["device"])
     options = typed(TrainerConfig, config["trainer"], "trainer.")
     torch.manual_seed(config["seed"])
@@ -90,7 +90,7 @@ def prepare_step(
     scaler = torch.amp.GradScaler(device.type, enabled=precision.name == "fp16")
     averages = Averages(separator, decays(config.get("ema")), decays(config.get("ema_epoch")))
     state = State(separator, optimizer, None, scaler, averages=averages)
-    if options.compile and not options.anomaly:  # hooks need the modules
+    if options.compile and not options.anomaly:  # compiled modules call no hooks
         separator.network.compile()
     loss = loss.to(device)
     anomalies = Anomalies(separator.network, loss) if options.anomaly else None
@@ -102,21 +102,21 @@ def prepare_step(
 def _open_data(
     config: Mapping[str, Any], data: Layout, stft: STFT, trust: Sequence[str] | None
 ) -> tuple[Examples, Examples, Augmenter]:
-    """The training and the validation examples, and the augmentations of the former."""
+    """The training and validation examples, and the augmentation of the training examples."""
     cache = typed(CacheConfig, config["cache"], "cache.")
     changes, frames = typed(AugmentConfig, config["augment"], "augment."), round(data.excerpt * data.sample_rate)
     augment = Augmenter(changes, AudioFormat(data.sample_rate, data.channels, frames), cache, trust=trust)
     longer = replace(data, excerpt=data.excerpt * augment.stretch.read_factor)
     train = open_split(longer, "train", config["seed"], cache, stft, changes)
-    overfits = config["trainer"].get("overfit")  # and needs no other data
+    overfits = config["trainer"].get("overfit")  # overfitting needs no validation data
     valid = train if overfits else open_split(data, "valid", config["seed"], cache, stft)
     if isinstance(train, FileExamples):
-        augment.noise.reader = train.reader  # noise has the encoding of the sources
+        augment.noise.reader = train.reader  # noise files are read like the sources
     return train, valid, augment
 
 
 def _resolved(config: Mapping[str, Any], separator: Separator, precision: Precision) -> dict[str, Any]:
-    """The configuration with its `auto` values replaced, so that a resumed run keeps them on another machine."""
+    """The configuration with values in place of `auto`, so that a resumed run keeps them on another machine."""
     trainer = {**config["trainer"], "precision": precision.name}
     if separator.device.type == "cpu":
         trainer["threads"] = torch.get_num_threads()
@@ -125,7 +125,7 @@ def _resolved(config: Mapping[str, Any], separator: Separator, precision: Precis
 
 @torch.no_grad()
 def measure(state: State, training: Training) -> None:
-    """Measure the statistics of the training set that some normalisations start from, over one epoch of batches."""
+    """Measure the statistics of the training set over one epoch, for the networks that normalise by them."""
     parts = observers(state.separator.network)
     if not parts:
         return

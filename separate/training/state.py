@@ -1,4 +1,4 @@
-"""The parts of a training: the state that changes and checkpoints hold, and everything that stays the same."""
+"""The parts of a training: `State` changes and is saved in checkpoints; `Objective` and `Training` stay the same."""
 
 from __future__ import annotations
 
@@ -34,12 +34,14 @@ if TYPE_CHECKING:
 
 @dataclass
 class State:
-    """step: steps done; epoch: epochs done, validation included; seconds: time spent training and validating.
+    """The state of a training.
+
+    step: steps done; epoch: epochs done, validation included; seconds: time spent training and validating.
 
     best: the best value of the monitored metric; stale: epochs since it improved;
-    sums: metrics added up over the steps of this epoch, by name; skipped: steps in a row that were not applied.
+    sums: metrics added up over the steps of this epoch, by name; skipped: consecutive steps that were not applied.
     norms: the gradient norms of all steps in ascending order, for `trainer.clip=auto`.
-    averages: of the weights; kept: the value and the epoch of the `trainer.keep_best` best checkpoints, best first.
+    averages: of the weights; kept: value and epoch of the `trainer.keep_best` best epochs, best first.
     pending: the last step, until its metrics are read; None when the state is captured.
     """
 
@@ -67,7 +69,7 @@ class State:
             self.sums[name] = self.sums.get(name, 0.0) + value
 
     def capture(self) -> dict[str, Any]:
-        """The state as tensors and plain values, with the random states that dropout draws from."""
+        """The state as tensors and plain values, with the states of the random generators."""
         assert self.pending is None, "call flush first"
         return {
             "model": merged_weights(self.separator),
@@ -85,7 +87,7 @@ class State:
         }
 
     def restore(self, contents: Mapping[str, Any]) -> None:
-        """Set the state to the one that `capture` returned."""
+        """Set the state from the result of `capture`."""
         training = contents["training"]
         load_weights(self.separator, contents["model"], training.get("adapters", {}))
         self.optimizer.load_state_dict(self._on_this_device(training["optimizer"]))
@@ -101,7 +103,7 @@ class State:
         set_random_states(training, self.separator.device)
 
     def _on_this_device(self, saved: Mapping[str, Any]) -> dict[str, Any]:
-        """A state of the optimizer with the kernels, fused or not, of this device."""
+        """The saved state of the optimizer, with the kernels of this device (fused or not)."""
         saved = without_frozen(saved, self.separator.network)
         groups = zip(saved["param_groups"], self.optimizer.param_groups, strict=True)
         adapted = [{**group, "fused": now["fused"]} if "fused" in now else group for group, now in groups]
@@ -109,7 +111,7 @@ class State:
 
 
 def random_states(device: torch.device) -> dict[str, torch.Tensor | None]:
-    """The states of the generators that dropout draws from, of the CPU and of a CUDA device."""
+    """The states of the random generators of the CPU and of a CUDA device, as used by dropout."""
     return {
         "random": torch.get_rng_state(),
         "random_cuda": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
@@ -117,7 +119,7 @@ def random_states(device: torch.device) -> dict[str, torch.Tensor | None]:
 
 
 def set_random_states(states: Mapping[str, Any], device: torch.device) -> None:
-    """Set the generators to what `random_states` returned."""
+    """Set the generators from the result of `random_states`."""
     torch.set_rng_state(states["random"])
     if states["random_cuda"] is not None and device.type == "cuda":
         torch.cuda.set_rng_state(states["random_cuda"], device)
@@ -125,10 +127,10 @@ def set_random_states(states: Mapping[str, Any], device: torch.device) -> None:
 
 @dataclass(kw_only=True)
 class Objective:
-    """What a step computes.  precision: of the network's matrix products; options.precision may be auto.
+    """The parts of forward and backward pass.  precision: of the matrix products; `options.precision` may be auto.
 
-    ranks: the processes of this training.  compute: from `parallelise`, None to compute the loss of this process alone.
-    anomalies: hooks for `trainer.anomaly`.
+    ranks: the processes of this training.  compute: from `parallelise`, None for a single process.  anomalies: hooks
+    for `trainer.anomaly`.
     """
 
     loss: Loss
@@ -141,10 +143,10 @@ class Objective:
 
 @dataclass(kw_only=True)
 class Training(Objective):
-    """Everything that stays the same while training.  config: the resolved configuration, for the checkpoints.
+    """All constant parts of a training.  config: the resolved configuration, for the checkpoints.
 
-    watch: called after each epoch with the state and the monitored value; may end the run by an exception.
-    lags: the metrics of a step are read during the next one, so that the host does not wait for a GPU.
+    watch: called after each epoch with the state and the monitored value; an exception ends the run.
+    lags: read the metrics of a step during the next one, so that the host does not wait for a GPU.
     """
 
     train: Examples
@@ -186,7 +188,7 @@ class Training(Objective):
 
     @property
     def monitors(self) -> list[str]:
-        """The quantities that `trainer.monitor` can name: of validation, and of the steps of an epoch."""
+        """The values of `trainer.monitor`: metrics of the validation, and of the steps of an epoch."""
         parts = getattr(self.loss, "parts", {})
         return [
             *("valid/loss", *(f"valid/{metric}" for metric in self.metrics)),
@@ -195,7 +197,7 @@ class Training(Objective):
 
 
 def contents_of(state: State, training: Training, scores: Mapping[str, float] | None = None) -> dict[str, Any]:
-    """The contents of a checkpoint: the state, and all else that separating or resuming needs."""
+    """The contents of a checkpoint: everything needed to separate and to resume."""
     return {
         "config": training.config,
         "scores": dict(scores or {}),

@@ -19,14 +19,14 @@ from separate.training.state import Objective, State, Training, random_states
 
 
 def train_step(state: State, training: Training, drawn: RawBatch) -> dict[str, float]:
-    """One step.  Returns its metrics to add to the epoch's sums; nothing for a non-finite loss or gradient.
+    """One step.  Returns metrics to add to the epoch's sums; only the count `skipped` for a non-finite step.
 
-    A non-finite step is not applied: parameters, statistics and the optimizer's state stay as they were.
+    A step with a non-finite loss or gradient changes neither parameters nor statistics nor the optimizer's state.
 
-    On the CPU the metrics (loss, its parts, gradient norm) are read at once.  On other devices (`training.lags`) they
-    are one tensor, and this step starts its copy to the host.  The next step reads it by `flush` after it has queued
-    its own forward and backward passes, and returns the metrics of the earlier step.  The host waits for the device
-    only there.  The device decides whether a step is applied, see `deferred.step_if`.
+    On the CPU the metrics (loss, its parts, gradient norm) are read at once.  On other devices (`training.lags`) this
+    step starts their copy to the host and returns the metrics of the step before it.  These it reads by `flush` after
+    it has queued its own forward and backward passes; the host waits for the device only there.  The device decides
+    whether a step is applied, see `deferred.step_if`.
     """
     separator, optimizer, scaler = state.separator, state.optimizer, state.scaler
     buffers = deferred.statistics(separator)
@@ -63,10 +63,10 @@ def train_step(state: State, training: Training, drawn: RawBatch) -> dict[str, f
 
 
 def backward(state: State, objective: Objective, drawn: RawBatch | StoredBatch) -> deferred.StepMetrics:
-    """Forward and backward pass: gradients, unscaled and clipped, and the step's metrics.
+    """Forward and backward pass: leaves unscaled, clipped gradients in the parameters and returns the metrics.
 
-    The gradients and metrics of the parts of a batch (`trainer.accumulate`) add up to those of the whole, except for
-    dropout, which draws other numbers, and batch normalisation, which takes its statistics from each part.
+    The gradients and metrics of the parts of a batch (`trainer.accumulate`) add up to those of the whole batch.  Two
+    exceptions: dropout draws other numbers, and batch normalisation takes its statistics from each part.
     """
     separator = state.separator
     device = separator.device
@@ -76,7 +76,7 @@ def backward(state: State, objective: Objective, drawn: RawBatch | StoredBatch) 
         own = prepared(objective.loss, drawn.to(device, separator.stft), drawn.context)
     ranks, compute = objective.ranks, objective.compute or BatchLoss(separator, objective.loss)
     total = drawn.total or len(own)
-    batches = own.split(min(objective.options.accumulate, total // ranks.size))  # as many on each rank
+    batches = own.split(min(objective.options.accumulate, total // ranks.size))  # the same number of parts on each rank
     metrics: dict[str, torch.Tensor] = {}
     state.optimizer.zero_grad(set_to_none=True)
     for batch in batches:
@@ -95,10 +95,10 @@ def backward(state: State, objective: Objective, drawn: RawBatch | StoredBatch) 
 
 
 def flush(state: State, training: Training, statistics: Sequence[torch.Tensor] | None = None) -> dict[str, float]:
-    """Read the metrics of the last step if it is pending, and return them to add to the epoch's sums.
+    """Read the metrics of the pending step, if there is one, and return them to add to the epoch's sums.
 
-    The weights still are those after that step, and enter the averages if it was applied.  statistics: the buffers
-    after that step, if a forward pass has changed them since.
+    Adds the weights to the averages if the step was applied: no later update has changed them.  statistics: the
+    buffers after the pending step, if a later forward pass has changed them.
     """
     step, state.pending = state.pending, None
     if step is None:

@@ -36,7 +36,11 @@ def fit(state: State, training: Training) -> float | None:
     if options.monitor not in training.monitors:
         raise UsageError(f"trainer.monitor={options.monitor} is unknown; choose from {', '.join(training.monitors)}")
     if _finished(state, options):
-        log.info("the run had ended already, after %d epochs; raise trainer.epochs to go on", state.epoch)
+        log.info(
+            "the run had ended already, after %d epochs; to go on, raise the limit that ended it: trainer.epochs, "
+            "trainer.patience or trainer.max_minutes",
+            state.epoch,
+        )
         return state.best
     remaining = range(state.step, options.epochs * training.steps_per_epoch)
     pin = state.separator.device.type == "cuda"
@@ -53,10 +57,10 @@ def fit(state: State, training: Training) -> float | None:
                 release()
         except Interrupted:
             save(state, training, "last")
-            training.ranks.wait()  # torchrun kills the others 30 seconds after the first that ends
-            log.info("saved checkpoints/last.ckpt after step %d", state.step)  # before the end of processes and threads
+            training.ranks.wait()  # torchrun kills the other ranks 30 seconds after the first one ends
+            log.info("saved checkpoints/last.ckpt after step %d", state.step)  # before workers and threads end
             raise Stopped(
-                f"{interruption.reason} in epoch {state.epoch + 1} after step {state.step}; everything is saved. Go on "
+                f"{interruption.reason} in epoch {state.epoch + 1} after step {state.step}; the state is saved. Go on "
                 f"with\n  {resume_command(training.folder)}",
                 interruption.exit_code,
             ) from None
@@ -75,7 +79,7 @@ def _out_of_time(state: State, options: TrainerConfig) -> bool:
 def train_epoch(
     state: State, training: Training, batches: Iterator[RawBatch], interruption: Interruption
 ) -> dict[str, float]:
-    """Train the remaining steps of this epoch; return means over the whole epoch, by name."""
+    """Train the remaining steps of this epoch; return the means over the whole epoch by name, and the throughput."""
     options, ranks = training.options, training.ranks
     train_mode(state.separator)
     end, unsaved = (state.epoch + 1) * training.steps_per_epoch, 0.0
@@ -89,7 +93,7 @@ def train_epoch(
             lap = time.perf_counter() - begun if ranks.first else 0.0
             lap, rejected = ranks.totals(lap, batch.rejected)
             state.add({"rejected": rejected} if rejected else {})
-            state.seconds += lap  # validation adds its own
+            state.seconds += lap  # `validate` adds its own time
             unsaved += lap
             progress.update(state.sums)
             if training.log:
@@ -105,7 +109,7 @@ def train_epoch(
 
 
 def _means(sums: dict[str, float], batch_size: int) -> dict[str, float]:
-    """Means over the applied steps of an epoch, the number of skipped ones, and the share of rejected excerpts."""
+    """The means over the applied steps of an epoch, the number of skipped steps, the share of rejected excerpts."""
     sums = dict(sums)
     steps, rejected, skipped = (sums.pop(name, 0.0) for name in COUNTS)
     means = {f"train/{name}": total / steps for name, total in sums.items()}

@@ -27,9 +27,9 @@ from separate.training.state import State, Training
 
 @dataclass
 class Tally:
-    """The losses of batches times their examples, and the scores (B, S) by metric, of one set of weights.
+    """The sums for one set of weights.  losses: of each batch, times its examples; examples: their number.
 
-    scores: NaN where there is none.
+    scores: {metric: (B, S) of each batch}, NaN for an undefined score.
     """
 
     scores: dict[str, list[Tensor]]
@@ -58,10 +58,9 @@ class Tally:
 def validate(state: State, training: Training, interruption: Interruption) -> dict[str, float]:
     """Mean loss and scores by name, in float32 and on the same path as evaluation and inference.
 
-    `valid/loss` is that of the raw weights, `valid_ema0.999/loss` that of an average.  Each batch is loaded once and
-    separated with all sets of weights.  With `trainer.valid_full` the scores are those of whole recordings, as
-    `separate-eval` computes them, and the loss still is that of the excerpts: it needs the outputs of the network,
-    which chunks do not share.
+    `valid/loss` belongs to the raw weights, `valid_ema0.999/loss` to an average.  Each batch is loaded once for all
+    sets of weights.  With `trainer.valid_full` the scores are of whole recordings, as in `separate-eval`; the loss
+    stays on the excerpts, because it needs the outputs of the network, and these exist per chunk only.
     """
     begun, ranks = time.perf_counter(), training.ranks
     state.separator.eval()

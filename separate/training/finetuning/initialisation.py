@@ -1,4 +1,4 @@
-"""Initial weights from a checkpoint (`init`): which of them fit the network of this run, and a report of it."""
+"""Initial weights from a checkpoint (`init`): load those that fit the network, and report all others."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from separate.validation import brief
 
 log = logging.getLogger(__name__)
 
-LISTED = 4  # names of weights in each line of the report
+LISTED = 4  # most names in a line of the report
 DATA = ("sources", "channels", "interchangeable")  # keys of data that the weights depend on
 
 
 @dataclass
 class Match:
-    """The weights of a checkpoint beside those of a network, by name.
+    """The comparison of the weights of a checkpoint with those of a network.
 
-    shapes: those of another shape, as `name (shape here), was (shape there)`; new: only in the network; left: only in
-    the checkpoint.
+    fitting: {name: stored value} of equal shape and kind; shapes: {name: description} of the others in both; new: names
+    only in the network; left: names only in the checkpoint.
     """
 
     fitting: dict[str, Tensor]
@@ -54,9 +54,9 @@ class Match:
 def initialise(separator: Separator, config: Mapping[str, Any]) -> set[str]:
     """Load the weights of the checkpoint `init` that fit the network, and report all others.
 
-    Returns the names of the weights that keep their random values.  Only tensors of the checkpoint are used; its
-    configuration is compared.  UsageError for a checkpoint of another class of network or another sample rate, and if
-    no parameter fits.
+    Returns the names of the weights that keep their random values.  Loads only tensors; the configuration of the
+    checkpoint serves for the comparison.  UsageError for another class of network, another sample rate, and a
+    checkpoint without a parameter that fits.
     """
     where = f"init={brief(config['init'])}"
     try:
@@ -98,20 +98,20 @@ def _check_kind(where: str, saved: Mapping[str, Any], config: Mapping[str, Any])
 
 
 def _changes(saved: Mapping[str, Any], config: Mapping[str, Any]) -> list[str]:
-    """`key=value (was value)` for each key that the weights depend on and both configurations have."""
+    """`key=value (was value)` for each key of data, STFT and model that differs between the configurations."""
     keys = {"data": DATA, "stft": list(config["stft"]), "model": list(config["model"])}
     pairs = {
         f"{section}.{key}": (saved[section][key], config[section].get(key))
         for section, names in keys.items()
         for key in names
-        if key in saved[section]  # it may be older than a key
+        if key in saved[section]  # the checkpoint may be older than the key
     }
     pairs["outputs"] = saved.get("outputs"), config.get("outputs")
     return [f"{key}={brief(b)} (was {brief(a)})" for key, (a, b) in pairs.items() if brief(a) != brief(b)]
 
 
 def _keep_statistics(network: nn.Module, fitting: Mapping[str, Tensor]) -> None:
-    """Mark the normalisations whose statistics have been loaded, so that they are not measured again."""
+    """Mark the normalisations with loaded statistics, so that they are not measured again."""
     names = {part: name for name, part in network.named_modules()}
     for part in observers(network):
         normalise = f"network.{names[part]}.normalise"

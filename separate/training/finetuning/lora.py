@@ -14,8 +14,8 @@ from torch.nn.utils import parametrize
 class LowRank(nn.Module):
     """W + alpha / rank B A for a weight W, (outputs, inputs) or (outputs, inputs, 1 ...).
 
-    A, (rank, inputs), starts random and B, (outputs, rank), at 0, so that W is unchanged at first.  rank: reduced to
-    the smaller side of W.
+    A, (rank, inputs), starts at random values and B, (outputs, rank), at 0, so that W is unchanged at first.  rank:
+    at most the smaller dimension of W.
     """
 
     def __init__(self, weight: Tensor, rank: int, alpha: float) -> None:
@@ -28,12 +28,12 @@ class LowRank(nn.Module):
         nn.init.kaiming_uniform_(self.a, a=math.sqrt(5))  # as in the authors' code
 
     def forward(self, weight: Tensor) -> Tensor:
-        with torch.autocast(weight.device.type, enabled=False):  # as precise as the merged weight
+        with torch.autocast(weight.device.type, enabled=False):  # in float32, as the merged weight
             return weight + self.scale * (self.b @ self.a).view_as(weight)
 
 
 def weights_of(layer: nn.Module) -> list[str]:
-    """The names of the weights of a layer that are matrices: of linear and recurrent layers and 1x1 convolutions."""
+    """The names of the weight matrices of a layer: a linear or recurrent layer, or a 1x1 convolution; else none."""
     if isinstance(layer, nn.RNNBase):
         names = [name for name, _ in layer.named_parameters(recurse=False) if name.startswith("weight_")]
     elif isinstance(layer, nn.Linear):
@@ -42,7 +42,7 @@ def weights_of(layer: nn.Module) -> list[str]:
         names = ["weight"] if set(layer.kernel_size) == {1} and layer.groups == 1 else []
     else:
         return []
-    own = dict(layer.named_parameters(recurse=False))  # without those that another parametrization computes
+    own = dict(layer.named_parameters(recurse=False))  # no weights that another parametrization computes
     return [name for name in names if name in own]
 
 
@@ -54,7 +54,7 @@ def adaptable(network: nn.Module) -> list[str]:
 def adapt(network: nn.Module, layers: Iterable[str], rank: int, alpha: float) -> None:
     """Add adapters to the weights of these layers, and freeze the weights.
 
-    The gradient of each weight is computed as a whole, and then projected onto A and B.
+    Autograd computes the gradient of each whole weight before those of A and B.
     """
     for name in layers:
         layer = network.get_submodule(name)
@@ -64,7 +64,7 @@ def adapt(network: nn.Module, layers: Iterable[str], rank: int, alpha: float) ->
 
 
 def merged_weights(module: nn.Module) -> dict[str, Tensor]:
-    """The state dict of a module without adapters that computes the same."""
+    """The state dict of the module with the adapters merged into the weights."""
     state = module.state_dict()
     for name, adapters in _adapted(module):
         for key in adapters.state_dict():
@@ -75,7 +75,7 @@ def merged_weights(module: nn.Module) -> dict[str, Tensor]:
 
 
 def adapter_weights(module: nn.Module) -> dict[str, Tensor]:
-    """What `merged_weights` leaves out: the adapters, and the weights that they adapt."""
+    """The adapters and the original weights, which `merged_weights` leaves out."""
     return {
         f"{_inner(name)}.{key}": value
         for name, adapters in _adapted(module)
@@ -84,14 +84,14 @@ def adapter_weights(module: nn.Module) -> dict[str, Tensor]:
 
 
 def load_weights(module: nn.Module, merged: Mapping[str, Tensor], adapters: Mapping[str, Tensor]) -> None:
-    """Load what `merged_weights` and `adapter_weights` returned.  RuntimeError for names or shapes that differ."""
+    """Load the results of `merged_weights` and `adapter_weights`.  RuntimeError for other names or shapes."""
     adapted = {name for name, _ in _adapted(module)}
     rest = {name: value for name, value in merged.items() if name not in adapted}
     module.load_state_dict({**rest, **adapters})
 
 
 def _adapted(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """The adapted weights: name in the module without adapters, and torch's holder of the weight and its adapter."""
+    """Each adapted weight: its name without adapters, and torch's ParametrizationList of the weight and its adapter."""
     for name, layer in module.named_modules():
         holders: Any = layer.parametrizations if parametrize.is_parametrized(layer) else {}
         for weight, holder in holders.items():
@@ -100,6 +100,6 @@ def _adapted(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 
 def _inner(name: str) -> str:
-    """The name, in the adapted module, of the holder of a weight."""
+    """The name of the ParametrizationList of a weight in the adapted module."""
     layer, _, weight = name.rpartition(".")
     return f"{layer}.parametrizations.{weight}".lstrip(".")

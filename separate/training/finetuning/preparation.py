@@ -21,11 +21,10 @@ log = logging.getLogger(__name__)
 
 
 def fine_tune(separator: Separator, config: Mapping[str, Any], resumed: bool) -> None:
-    """Prepare a separator for training as `init`, `trainer.freeze` and `lora` say.
+    """Apply `init`, `trainer.freeze` and `lora` to a separator before training.
 
-    resumed: the weights come from the run's own checkpoint, so that `init` is not read.
-    UsageError for a pattern that matches nothing, if nothing is left to train, and for new weights that would stay at
-    their random values.
+    resumed: whether the weights come from the run's own checkpoint, so that `init` is not read.  UsageError for a
+    pattern without a match, for a network without trainable parameters, and for frozen weights with random values.
     """
     network, source = separator.network, config.get("init")
     new = initialise(separator, config) if source and not resumed else set()
@@ -56,7 +55,7 @@ def fine_tune(separator: Separator, config: Mapping[str, Any], resumed: bool) ->
 
 
 def _choose(network: nn.Module, patterns: Sequence[str] | None, options: LoraConfig) -> tuple[set[str], list[str]]:
-    """The parameters that are frozen and the layers that get adapters.  patterns: `trainer.freeze`."""
+    """The names of the parameters to freeze and of the layers to adapt.  patterns: `trainer.freeze`."""
     names = [name for name, _ in network.named_parameters()]
     frozen = set(chain(*matching(names, patterns or [], "trainer.freeze").values()))
     if options.rank is None:
@@ -73,8 +72,9 @@ def _choose(network: nn.Module, patterns: Sequence[str] | None, options: LoraCon
 def train_mode(separator: Separator) -> None:
     """`separator.train()`, except for the running statistics of frozen modules.
 
-    A module with buffers (batch normalisation) stays in evaluation mode where it, or a module that contains it, has
-    only frozen parameters; adapters do not count.  Dropout stays active: cuDNN needs recurrent layers in training mode.
+    A module with buffers (batch normalisation) stays in evaluation mode if it, or a module that contains it, has only
+    frozen parameters; adapters do not count.  Dropout stays active, because cuDNN needs recurrent layers in training
+    mode.
     """
     separator.train()
     for module in separator.network.modules():
@@ -91,7 +91,7 @@ def _count(network: nn.Module) -> tuple[int, int]:
 
 
 def _check_new(network: nn.Module, random: set[str], new: set[str], adapted: bool) -> None:
-    """UsageError for weights that would be frozen at their `random` values.  new: all that `init` does not hold."""
+    """UsageError if there are `random` weights: frozen, but new.  new: all weights that `init` did not load."""
     if not random:
         return
     names = [name for name, _ in network.named_parameters()]
@@ -99,6 +99,6 @@ def _check_new(network: nn.Module, random: set[str], new: set[str], adapted: boo
     kept = [f"{part}.*" for part in parts if not any(f"{name}.".startswith(f"{part}.") for name in new)]
     patterns = f"[{','.join(kept)}]"
     raise UsageError(
-        f"{min(random)} is new: the checkpoint of init does not hold it in this shape, and frozen it would keep its "
+        f"{min(random)} is new: the checkpoint of init does not hold it in this shape, so freezing would keep its "
         f"random values; train it, e.g. with trainer.freeze={patterns}{f' lora.layers={patterns}' * adapted}"
     )

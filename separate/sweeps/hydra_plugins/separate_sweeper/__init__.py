@@ -1,1 +1,1 @@
-"""The plugin through which Hydra finds the search of hyperparameters."""
+"""Hydra's plugin for the search for hyperparameters."""

@@ -1,4 +1,4 @@
-"""Search of hyperparameters by Optuna, with pruning.  Hydra loads this file in every run, so it imports little."""
+"""Search for hyperparameters by Optuna, with pruning.  Hydra imports this file in every run, so it imports little."""
 
 from __future__ import annotations
 
