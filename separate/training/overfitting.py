@@ -62,7 +62,7 @@ def verdict(before: dict[str, float], after: dict[str, float]) -> str:
         )
     gained = after["si_sdr"] - before["si_sdr"]
     if math.isnan(gained):
-        return "the loss fell; there are no references to score the estimates with"
+        return "the loss fell; without references the estimates have no score"
     if gained < LEARNED:
         return (
             f"NOT learned: the loss fell and SI-SDR changed by {gained:.2f} dB only; the loss does not fit its target, "
