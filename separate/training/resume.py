@@ -25,7 +25,8 @@ MAY_CHANGE = (
     "run", "resume", "trust", "device", "data.root", "data.workers", "cache", "logger",
     "trainer.epochs", "trainer.min_epochs", "trainer.max_minutes", "trainer.max_hours", "trainer.max_bad_steps",
     "trainer.patience", "trainer.min_delta", "trainer.save_every",
-    "trainer.threads", "trainer.precision", "trainer.compile", "trainer.accumulate", "trainer.keep_best",
+    "trainer.threads", "trainer.preflight", "trainer.precision", "trainer.compile", "trainer.accumulate",
+    "trainer.keep_best",
 )  # fmt: skip
 
 # values for runs older than these keys; auto keeps the value that the run was started with
@@ -170,7 +171,7 @@ def resumed_config(saved: Mapping[str, Any], composed: Mapping[str, Any], change
         if (
             not (named or (anywhere and key not in undecided))
             or (key in old and old[key] == value)
-            or (key in BEFORE and value == "auto")
+            or (key in (*BEFORE, "batch_size") and value == "auto")
         ):
             continue
         if not _within(key, MAY_CHANGE):

@@ -11,10 +11,11 @@ from typing import Any
 import torch
 
 from separate.config import LoggerConfig, TrainConfig, TrainerConfig
-from separate.errors import SeparateError
+from separate.errors import SeparateError, UsageError
 from separate.files import FULL, printable, replace_file
 from separate.instantiate import targets_in, trusted
 from separate.process import settle, worker_count
+from separate.training.preflight import preflight
 from separate.training.result import remove_result, write_result
 from separate.training.resume import (
     checkpoint_to_resume,
@@ -46,6 +47,8 @@ def run(
     """
     plain = {**asdict(config), "run": str(folder)}
     resumed = checkpoint_to_resume(config.resume, folder)
+    if resumed is not None and config.trainer.preflight == "only":
+        raise UsageError(f"trainer.preflight=only checks a new run, and {folder} resumes one; leave it out")
     trust = None  # the user's configuration may name any class, a checkpoint only these
     if resumed is not None:
         trust = (*trusted(config.trust), "torch.optim.", *targets_in(plain))
@@ -55,6 +58,10 @@ def run(
     _log_summary(state, training)
     if resumed is None:
         measure(state, training)
+        if training.options.preflight:
+            preflight(state, training)
+        if training.options.preflight == "only":
+            return None
     else:
         if source := other_run(config.resume, folder):
             copy_history(source, folder, resumed)

@@ -16,7 +16,7 @@ from separate.config import AugmentConfig, CacheConfig, TrainerConfig
 from separate.data import open_split
 from separate.data.example import Examples, FileExamples
 from separate.data.layouts.base import Layout
-from separate.data.loader import load
+from separate.data.loader import TrainingSteps, load
 from separate.data.mixing.augmentation import AudioFormat
 from separate.data.mixing.augmenter import Augmenter
 from separate.device import choose_device
@@ -26,6 +26,7 @@ from separate.parts import build_loss, build_optimizer, build_schedule, build_se
 from separate.separator import Separator
 from separate.stft import STFT
 from separate.training.averages import Averages, decays
+from separate.training.batch_size import largest_batch
 from separate.training.deferred import fuse
 from separate.training.finetuning.preparation import fine_tune
 from separate.training.precision import Precision, choose_precision
@@ -43,6 +44,11 @@ def prepare(
     state, objective = prepare_step(config, trust, stored)
     data = data_config(config["data"], trust)
     train, valid, augment = _open_data(config, data, state.separator.stft, trust)
+    if config["batch_size"] == "auto":
+        config = {
+            **config,
+            "batch_size": largest_batch(state, objective, TrainingSteps(train, 1, config["seed"], augment)),
+        }
     training = Training(
         **vars(objective),
         train=train,

@@ -14,6 +14,7 @@ from tqdm import tqdm
 from separate.config import EvalConfig
 from separate.data.batch import Batch
 from separate.data.loader import FixedBatches, load
+from separate.errors import UsageError
 from separate.evaluation.recordings import read_recording, separate_recording
 from separate.evaluation.scores import score
 from separate.process import release
@@ -36,6 +37,13 @@ class Tally:
     def means(self, examples: int) -> dict[str, float]:
         scores = {f"valid/{name}": torch.cat(values).nanmean().item() for name, values in self.scores.items()}
         return {"valid/loss": torch.stack(self.losses).sum().item() / examples, **scores}
+
+
+def check_monitor(training: Training) -> None:
+    """UsageError if `trainer.monitor` names no metric of the validation."""
+    monitor = training.options.monitor
+    if monitor not in training.monitors:
+        raise UsageError(f"trainer.monitor={monitor} is unknown; choose from {', '.join(training.monitors)}")
 
 
 @torch.inference_mode()
@@ -71,13 +79,13 @@ def _excerpts(state: State, training: Training, interruption: Interruption, tall
             batch = drawn.to(device, state.separator.stft)
             for weights, tally in tallies.items():
                 with state.averages.swapped(weights):
-                    _add_excerpts(state, training, batch, tally)
+                    add_excerpts(state, training, batch, tally)
             examples += len(batch.mixture)
             interruption.check()
     return examples
 
 
-def _add_excerpts(state: State, training: Training, batch: Batch, tally: Tally) -> None:
+def add_excerpts(state: State, training: Training, batch: Batch, tally: Tally) -> None:
     separator, loss = state.separator, training.loss
     prepared = loss.prepare(batch)
     separation = separator.separate(prepared)
