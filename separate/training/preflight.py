@@ -101,7 +101,8 @@ def _write(state: State, training: Training) -> None:
         checkpoint.save(path, {**contents_of(state, training), "weights": RAW})
         size = path.stat().st_size
     finally:
-        path.unlink(missing_ok=True)
+        with suppress(OSError):  # the error of writing is the one to show
+            path.unlink()
         if not existed:
             with suppress(OSError):  # others may have written into it
                 folder.rmdir()
