@@ -5,6 +5,8 @@
     python scripts/bench_training.py blstm --threads 1 2
     python scripts/bench_training.py blstm --busy             while another program keeps one core busy
     python scripts/bench_training.py --device cuda --threads 4
+    python scripts/bench_training.py --loop --steps 50        overhead of the training loop over a bare one
+    python scripts/bench_training.py --peak                   GFLOP/s of a BLSTM step, and share of the matrix peak
 
 separate    as `separate-train` runs it
 untuned     the same with SEPARATE_TUNE=0 trainer.precision=fp32
@@ -30,8 +32,10 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import bench_loop
 import numpy as np
 from bench_common import PlainExcerpts, in_turns, megabytes, options, seconds, write_audio
+from bench_loop import LOOPS
 
 CANDIDATES = ("separate", "untuned", "plain")
 LENGTH, TAKES = 10, 4  # seconds of a file; files of a speaker, or songs
@@ -58,13 +62,13 @@ class Case:
         return 44100 if self.stems else 8000
 
 
-def write_data(root: Path) -> None:
+def write_data(root: Path, music: bool = True) -> None:
     """speech: four speakers at 8 kHz; music: songs of four stereo stems at 44.1 kHz.  All are noise."""
     rng = np.random.default_rng(0)
     for split, speaker, take in product(("tr", "cv", "tt"), range(4), range(TAKES)):
         place = root / "speech" / split / f"speaker{speaker}" / f"{take}.wav"
         write_audio(place, 0.1 * rng.standard_normal(LENGTH * 8000), 8000)
-    for split, song, stem in product(("train", "valid"), range(TAKES), STEMS):
+    for split, song, stem in product(("train", "valid") if music else (), range(TAKES), STEMS):
         place = root / "music" / split / str(song) / f"{stem}.wav"
         write_audio(place, 0.1 * rng.standard_normal((LENGTH * 44100, 2)), 44100)
 
@@ -278,14 +282,41 @@ def show(case: str, threads: int, found: dict[str, dict[str, float]]) -> None:
     print(f"{case}, {threads} thread{'s' if threads > 1 else ''}:{row}", flush=True)
 
 
+def in_process(arguments: argparse.Namespace) -> None:
+    """The measurements of bench_loop.py, each for the first of `--threads`."""
+    from separate.process import tune
+
+    tune()
+    results: dict[str, Any] = {"threads": arguments.threads[0], "device": arguments.device}
+    with tempfile.TemporaryDirectory() as folder:
+        write_data(Path(folder), music=False)
+        root = Path(folder) / "speech"
+        for case in (arguments.cases or list(LOOPS)) if arguments.loop else []:
+            results[case] = bench_loop.loop(case, root, arguments)
+            bench_loop.show_loop(case, results[case])
+        if arguments.peak:
+            results["peak"] = bench_loop.peak(root, arguments)
+    arguments.out.write_text(json.dumps(results, indent=1))
+    print(arguments.out)
+
+
 def main() -> None:
-    parser = options(__doc__, list(CASES), 5, "bench_training.json")
+    parser = options(__doc__, list(dict.fromkeys([*CASES, *LOOPS])), 5, "bench_training.json")
     parser.add_argument("--threads", type=int, nargs="+", default=sorted({1, os.cpu_count() or 1}))
     parser.add_argument("--steps", type=int, default=3, help="steps of each candidate in a round (default: 3)")
     parser.add_argument("--busy", action="store_true", help="keep one core busy with another program")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--serve", nargs=2, help=argparse.SUPPRESS)
+    parser.add_argument("--loop", action="store_true", help=f"overhead of the training loop: {', '.join(LOOPS)}")
+    parser.add_argument("--peak", action="store_true", help="GFLOP/s of a BLSTM step, and share of the matrix peak")
+    parser.add_argument("--set", dest="overrides", nargs="+", default=[], help="keys of separate-train for these two")
     arguments = parser.parse_args()
+    known = LOOPS if arguments.loop or arguments.peak else CASES
+    if unknown := [case for case in arguments.cases if case not in known]:
+        parser.error(f"{unknown[0]} is no case of this measurement; choose from {', '.join(known)}")
+    if arguments.loop or arguments.peak:
+        in_process(arguments)
+        return
     cases, device = arguments.cases or list(CASES), arguments.device
     if arguments.serve:
         candidate, root = arguments.serve

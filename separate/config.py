@@ -84,6 +84,9 @@ class TrainerConfig:
     valid_full: bool = False
     valid_steps: int | None = number(None, least=1, most=10**9, example=10)
     freeze: list[str] | None = None
+    anomaly: bool = False
+    profile: int | None = number(None, least=1, most=1000, example=5)
+    overfit: int | None = number(None, least=1, most=10**6, example=200)
 
 
 @dataclass

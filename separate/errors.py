@@ -11,10 +11,21 @@ REQUEUE = 75  # exit code of a stopped run, for a scheduler to start it again: E
 MISFIT = "the checkpoint's configuration and weights do not fit each other"
 
 
+MINUTES_TO_ANSWER = 30  # that a process of a training waits for the others
+RANK_LOST = (
+    f"another process of this training ended, or did not answer for {MINUTES_TO_ANSWER} minutes; go on from the last "
+    f"checkpoint with resume=true, or let torchrun --max-restarts start all of them again with resume=auto"
+)
+
+
 class SeparateError(Exception):
     """An error that the user can mend; the programs print the message and exit with 1."""
 
     exit_code = 1
+
+
+class RankLost(SeparateError):
+    """Another process of a training on several ended or does not answer."""
 
 
 class UsageError(SeparateError):

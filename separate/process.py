@@ -88,10 +88,14 @@ def thread_count(asked: int | str) -> int:
 
 
 def worker_count(asked: int | str, gpu: bool = False) -> int:
-    """The number of loader processes.  auto: on a GPU all cores but one, at most MOST_WORKERS; on a CPU at most one."""
+    """The number of loader processes.  auto: on a GPU all cores but one, at most MOST_WORKERS; on a CPU at most one.
+
+    The processes of a training with torchrun share the cores of their machine.
+    """
     if asked != "auto":
         return int(asked)
-    return min(cores() - 1, MOST_WORKERS if gpu else 1)
+    spare = max(1, cores() // int(os.environ.get("LOCAL_WORLD_SIZE", 1))) - 1
+    return min(spare, MOST_WORKERS if gpu else 1)
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from separate.evaluation.scores import score
 from separate.losses.permutation import best_permutation
 from separate.parts import build_loss, build_separator
 from separate.stft import STFT
-from separate.training import setup, trainer, validation
+from separate.training import distributed, setup, trainer, validation
 from separate.training.state import State, Training
 from separate.training.step import flush, train_step
 from separate.training.trainer import fit
@@ -143,7 +143,7 @@ def test_the_host_waits_only_for_chunks_and_for_k_means(model, pretended):
 
 
 def test_a_whole_training_agrees_with_the_cpu(device, tmp_path, monkeypatch):
-    monkeypatch.setattr(setup, "choose_device", torch.device)
+    monkeypatch.setattr(distributed, "choose_device", torch.device)
     best = []
     for place in (CPU, device):
         folder = tmp_path / str(len(best))
@@ -164,7 +164,7 @@ def test_all_loaders_of_a_training_pin_memory_for_a_gpu(device, tmp_path, monkey
         return trainer_load(items, steps, workers, pin)
 
     trainer_load = trainer.load
-    monkeypatch.setattr(setup, "choose_device", torch.device)
+    monkeypatch.setattr(distributed, "choose_device", torch.device)
     for module in (setup, trainer, validation):
         monkeypatch.setattr(module, "load", load)
     options = {**CONFIG["trainer"], "precision": "fp32", "epochs": 1, "steps_per_epoch": 1, "valid_steps": 1}

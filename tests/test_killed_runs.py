@@ -2,8 +2,11 @@
 
 import json
 import os
+import random
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -12,7 +15,8 @@ from separate import checkpoint
 from separate.config import shipped
 from tests.conftest import TINY
 from tests.test_deferred import equal
-from tests.test_kills import scalars
+from tests.test_distributed import torchrun, train_on_two
+from tests.test_kills import children, scalars
 
 KILLING = Path(__file__).parent / "killing.py"
 RUN = [
@@ -21,7 +25,9 @@ RUN = [
     "model.layers=2", "model.dropout=0.3", "trainer.steps_per_epoch=8", "trainer.valid_steps=1", "trainer.epochs=4",
     "trainer.save_every=1e-9", "logger.examples=0", "logger.steps=1", "resume=auto",
 ]  # fmt: skip
-EVERYTHING = ["trainer.accumulate=2", "trainer.clip=auto"]
+EVERYTHING = [
+    "trainer.accumulate=2", "trainer.clip=auto", "ema=[0.9,0.99]", "ema_epoch=0.5", "trainer.keep_best=2",
+]  # fmt: skip
 SCHEDULES = {
     "sgd": "step", "rmsprop": "exponential", "adamw": "cosine", "lion": "warmup_cosine", "muon": "one_cycle",
 }  # fmt: skip
@@ -71,3 +77,36 @@ def test_a_killed_run_equals_one_that_was_never_stopped_with_every_optimizer(tmp
         tmp_path, 3, *EVERYTHING, *short, f"optimizer={optimizer}", f"scheduler={SCHEDULES.get(optimizer, 'plateau')}"
     )
     agree(tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="torchrun and gloo are tested on Linux")
+def test_a_run_on_two_processes_killed_five_times_equals_one_that_was_never_stopped(tmp_path):
+    options = [*RUN, *EVERYTHING, "data.workers=0", "trainer.epochs=2"]
+    train_on_two(*options, "hydra.run.dir=whole", cwd=tmp_path)
+    chance, kills, last = random.Random(3), 0, tmp_path / "killed" / "checkpoints" / "last.ckpt"
+    while True:
+        process = torchrun("separate.cli.train", *options, "hydra.run.dir=killed", cwd=tmp_path)
+        if kills < 5:
+            wait_for_checkpoints(process, last, chance.randrange(1, 4))
+            time.sleep(chance.uniform(0, 0.05))
+            for one in (process.pid, *children(process.pid)):
+                os.kill(one, signal.SIGKILL)
+            kills += process.wait() == -signal.SIGKILL
+            process.stdout.close()
+            continue
+        out, _ = process.communicate(timeout=200)
+        assert process.returncode == 0, out
+        break
+    agree(tmp_path)
+
+
+def wait_for_checkpoints(process: "subprocess.Popen[str]", last: Path, count: int) -> None:
+    """Wait until the training has written that many checkpoints."""
+    seen, patience = None, time.monotonic() + 120
+    while count >= 0:
+        now = last.stat().st_mtime_ns if last.exists() else 0
+        if now != seen:
+            seen, count = now, count - 1
+        assert process.poll() is None and time.monotonic() < patience, "the training does not advance"
+        time.sleep(0.001)

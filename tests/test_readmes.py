@@ -32,6 +32,7 @@ from omegaconf import OmegaConf
 import separate.compose
 from separate.cli import data, evaluate, infer, train
 from separate.config import DatasetConfig, TrainConfig, shipped
+from separate.training.profiling import WARM_UP
 from tests.conftest import write
 from tests.datasets import INPUTS, write_data
 from tests.tiny import MODELS
@@ -63,6 +64,8 @@ NOT_RUN = {
     "python scripts/bench_data.py loading --rounds 7": BENCHMARK,
     "python scripts/bench_training.py blstm --threads 1 2": BENCHMARK,
     "python scripts/bench_training.py blstm --busy": BENCHMARK,
+    "python scripts/bench_training.py --loop --steps 50 --threads 1": BENCHMARK,
+    "python scripts/bench_training.py --peak --threads 1": BENCHMARK,
     "separate-train data=shards data.root=https://HOST/PATH 'data.sources=[vocals,drums,bass,other]' "
     "\"data.splits.train='train-{000000..000146}.tar'\"": REMOTE,
     "separate-train data=shards 'data.sources=[vocals,drums,bass,other]' "
@@ -165,6 +168,9 @@ def smaller(config: Any) -> Any:
     if not isinstance(config, TrainConfig):
         return config
     vars(config.trainer).update(fast["trainer"])
+    if config.trainer.profile:
+        config.trainer.steps_per_epoch = WARM_UP + config.trainer.profile
+    config.trainer.overfit = config.trainer.overfit and 2
     config.batch_size = fast["batch_size"]
     config.trainer.threads, config.logger.tensorboard, config.device = 1, False, "cpu"
     for model, spec in shipped("model").items():

@@ -110,6 +110,15 @@ def test_the_monitored_metric_knows_its_direction_and_nan_is_never_best(tmp_path
     assert state.optimizer.param_groups[0]["lr"] < 0.01  # plateaus have lowered it
 
 
+@pytest.mark.parametrize("monitor", ["train/loss", "train/gradient_norm"])
+def test_a_quantity_of_the_training_steps_can_choose_the_best_epoch(tmp_path, monitor):
+    state, training = start(tmp_path, monitor=monitor)
+    fit(state, training)
+    last = checkpoint.read(tmp_path / "checkpoints" / "last.ckpt")["scores"]
+    best = checkpoint.read(tmp_path / "checkpoints" / "best.ckpt")["scores"]
+    assert best[monitor] == state.best <= last[monitor]
+
+
 def test_an_unknown_monitor_is_refused_before_training(tmp_path):
     state, training = start(tmp_path, monitor="valid/sdr")
     with pytest.raises(UsageError, match=r"trainer.monitor=valid/sdr is unknown; choose from valid/loss, valid/si_sdr"):

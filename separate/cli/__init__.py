@@ -47,8 +47,18 @@ def reporting_errors(program: str, folder: Path | None = None) -> Iterator[None]
 def _fail(program: str, message: str, code: int, error: BaseException) -> None:
     if os.environ.get(DEBUG):
         raise error
-    print(f"{program}: {message}", file=sys.stderr)
+    if speaks(message):
+        print(f"{program}: {message}", file=sys.stderr)
     raise SystemExit(code)
+
+
+def speaks(message: str) -> bool:
+    """Whether this process prints an error; of several that train together, one prints it."""
+    if "separate.training.distributed" not in sys.modules:
+        return True
+    from separate.training.distributed import current
+
+    return current().speaks(message)
 
 
 def run_hydra(program: str, task: Callable[[DictConfig], Any], primary: str) -> None:

@@ -13,7 +13,7 @@ import traceback
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from separate.errors import WORKER_ENDED, SeparateError
+from separate.errors import RANK_LOST, WORKER_ENDED, RankLost, SeparateError
 from separate.files import FULL, replace_file
 
 FAULT = 70  # exit code: EX_SOFTWARE of sysexits.h
@@ -28,6 +28,7 @@ LESS_MEMORY = {  # advice after running out of memory
 OUT_OF_MEMORY = re.compile(  # messages of torch on the CPU and on a GPU, and of NumPy in a worker
     "can't allocate memory|[Oo]ut of memory|Unable to allocate|out of shared memory"
 )
+RANK_ENDED = re.compile("gloo.*(by peer|Timed out|timed out)|NCCL (error|communicator)|ncclRemoteError", re.DOTALL)
 LOADER_ENDED = re.compile(r"DataLoader worker \(pid.*\) (is killed by signal: Killed|exited unexpectedly$)")
 
 
@@ -48,6 +49,8 @@ def to_user_error(program: str, error: Exception, folder: Path | None = None) ->
         return SeparateError(f"out of memory{_requested_memory(str(error))}; {LESS_MEMORY[program]}")
     if isinstance(error, RuntimeError) and LOADER_ENDED.search(str(error)):
         return SeparateError(f"{WORKER_ENDED}; {LESS_MEMORY[program]}")
+    if isinstance(error, RuntimeError) and RANK_ENDED.search(str(error)):
+        return RankLost(RANK_LOST)
     if any(kind.__module__.startswith(("torch._dynamo", "torch._inductor")) for kind in type(error).__mro__):
         return SeparateError(
             f"torch.compile cannot compile this network on this machine ({_summary(error)}); use trainer.compile=false"

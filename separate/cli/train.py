@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from separate.cli import in_job, run_hydra
 from separate.cli.crash_report import to_user_error
+from separate.cli.ranks import Job, hand_out, run_rank, started_by_torchrun
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -60,6 +61,7 @@ def _train(
 
     from separate.compose import from_hydra
     from separate.config import TrainConfig
+    from separate.training.distributed import current
     from separate.training.run import run
 
     try:
@@ -72,7 +74,9 @@ def _train(
             return None
         if resume and not (isinstance(config.resume, str) and not (folder / "checkpoints" / "last.ckpt").exists()):
             config.resume = resume
-        return run(config, folder, list(HydraConfig.get().overrides.task), watch)
+        job = Job(config, folder, list(HydraConfig.get().overrides.task))
+        hand_out(job)
+        return run(config, folder, job.changed, watch, current())
     finally:
         if not (folder / "config.yaml").exists():
             _leave_no_trace(folder)
@@ -110,7 +114,10 @@ def _leave_no_trace(folder: Path) -> None:
 
 
 def main() -> None:
-    run_hydra("separate-train", train, "train")
+    if started_by_torchrun():
+        run_rank("separate-train", lambda: run_hydra("separate-train", train, "train"))
+    else:
+        run_hydra("separate-train", train, "train")
 
 
 if __name__ == "__main__":

@@ -67,14 +67,15 @@ class Batch:
         """The examples in up to `parts` batches of about equal size, in order."""
         if parts == 1:
             return [self]
-        found = []
-        for numbers in torch.arange(len(self)).tensor_split(min(parts, len(self))):
-            first, last = int(numbers[0]), int(numbers[-1]) + 1
-            part = copy.copy(self)
-            part.tracks = self.tracks[first:last]
-            vars(part).update({name: x[first:last] for name, x in vars(self).items() if isinstance(x, Tensor)})
-            found.append(part)
-        return found
+        groups = torch.arange(len(self)).tensor_split(min(parts, len(self)))
+        return [self.part(int(numbers[0]), int(numbers[-1]) + 1) for numbers in groups]
+
+    def part(self, first: int, last: int) -> Batch:
+        """The examples from `first` to the one before `last`."""
+        part = copy.copy(self)
+        part.tracks = self.tracks[first:last]
+        vars(part).update({name: x[first:last] for name, x in vars(self).items() if isinstance(x, Tensor)})
+        return part
 
     @cached_property
     def mixture(self) -> Float[Tensor, "B C T"]:

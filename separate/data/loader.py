@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Generator
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -20,24 +21,67 @@ from separate.interrupts import ignore_stops, signals_held
 from separate.process import worker_count
 
 
+@dataclass(frozen=True)
+class Share:
+    """The part of each batch that one of several processes loads: consecutive examples, almost equally many for each.
+
+    rank: of the process, 0 to size - 1.  neighbours: also load the example before the first one, for `Loss.prepare`;
+    the last of the batch comes before its first.
+    """
+
+    rank: int = 0
+    size: int = 1
+    neighbours: bool = False
+
+    def of(self, numbers: range) -> list[int]:
+        """The numbers of the examples of this share, after those of its context."""
+        first, last = (len(numbers) * rank // self.size for rank in (self.rank, self.rank + 1))
+        before = [numbers[first - 1]] if self.context(numbers) and first < last else []
+        return [*before, *numbers[first:last]]
+
+    def context(self, numbers: range) -> int:
+        """The number of examples before the share: one or none."""
+        return int(self.neighbours and self.size > 1 and len(numbers) > 1)
+
+    def collate(self, numbers: range, examples: list[Example], **options: Any) -> RawBatch:
+        """The raw batch of these examples, the share of the batch of `numbers`."""
+        batch = collate(examples, **options)
+        context = self.context(numbers)
+        rejected = sum(example.rejected for example in examples[context:])
+        return replace(batch, total=len(numbers), context=context, rejected=rejected)
+
+
+WHOLE = Share()
+
+
 class TrainingSteps(Dataset):
     """Training batches: item `step` is the batch of that step.  Each pass over the examples has its own order."""
 
-    def __init__(self, examples: Examples, batch_size: int, seed: int, augment: Augmenter | None = None) -> None:
+    def __init__(
+        self,
+        examples: Examples,
+        batch_size: int,
+        seed: int,
+        augment: Augmenter | None = None,
+        share: Share = WHOLE,
+    ) -> None:
         self.examples = examples
         self.batch_size = batch_size
         self.seed = seed
         self.augment = augment
+        self.share = share
         self._pass = -1
         self._order = np.empty(0, int)
 
     def __getitem__(self, step: int) -> RawBatch | SeparateError:
         numbers = range(step * self.batch_size, (step + 1) * self.batch_size)
         try:
-            examples = [self._draw(number) for number in numbers]
+            own = self.share.of(numbers)
+            examples = [self._draw(number) for number in own]
             position = self._position(numbers.stop)
             self.examples.prefetch(self._order, position)
-            return collate(examples, self._changes(numbers, examples), self.examples.sample_rate)
+            changes, rate = self._changes(own, examples), self.examples.sample_rate
+            return self.share.collate(numbers, examples, changes=changes, sample_rate=rate)
         except SeparateError as error:
             return error  # `load` raises it, so that its message is not wrapped in a worker's traceback
 
@@ -54,7 +98,7 @@ class TrainingSteps(Dataset):
             self._order = self.examples.order(np.random.default_rng([self.seed, 1, this_pass]))
         return position
 
-    def _changes(self, numbers: range, examples: list[Example]) -> list[list[Change]] | None:
+    def _changes(self, numbers: list[int], examples: list[Example]) -> list[list[Change]] | None:
         if self.augment is None or not self.augment.active:
             return None
         return [
@@ -64,21 +108,27 @@ class TrainingSteps(Dataset):
 
 
 class FixedBatches(Dataset):
-    """Validation batches: the examples in order, `batch_size` at a time; the last batch may be smaller."""
+    """Validation batches: the examples in order, `batch_size` at a time; the last batch may be smaller.
 
-    def __init__(self, examples: Examples, batch_size: int) -> None:
+    An item is None where the batch is too small for this share.
+    """
+
+    def __init__(self, examples: Examples, batch_size: int, share: Share = WHOLE) -> None:
         self.examples = examples
         self.batch_size = batch_size
+        self.share = share
 
     def __len__(self) -> int:
         return -(-len(self.examples) // self.batch_size)
 
-    def __getitem__(self, index: int) -> RawBatch | SeparateError:
+    def __getitem__(self, index: int) -> RawBatch | SeparateError | None:
         first = index * self.batch_size
         last = min(first + self.batch_size, len(self.examples))
         self.examples.prefetch(np.arange(len(self.examples)), last)
         try:
-            return collate([self.examples.fixed(number) for number in range(first, last)])
+            numbers = range(first, last)
+            examples = [self.examples.fixed(number) for number in self.share.of(numbers)]
+            return self.share.collate(numbers, examples) if examples else None
         except SeparateError as error:
             return error
 

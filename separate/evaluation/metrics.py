@@ -110,6 +110,9 @@ def load_metrics(names: Sequence[str], trust: Sequence[str] | None = None) -> di
 
 
 def higher_is_better(quantity: str, metrics: Mapping[str, Metric] = METRICS) -> bool:
-    """Whether higher values of a monitored quantity, `valid/loss` or `valid/METRIC`, are better."""
+    """Whether higher values of a monitored quantity are better: those of `valid/METRIC` as the metric says.
+
+    Losses, their parts and gradient norms are better when they are lower.
+    """
     found = metrics.get(quantity.removeprefix("valid/"))
     return found is not None and found.higher_is_better

@@ -25,6 +25,7 @@ class Loss(nn.Module):
     domains: the domains of the targets that the loss takes, see `separate.targets`, or None for any; ValueError for a
     target of another domain.
     without_sources: the loss needs mixtures only; most_estimates: then the largest number of estimates.
+    neighbours: whether `prepare` combines each example of a batch with the one before it.
     keeps_levels: whether the loss fixes level and polarity of the estimates; None if it does not compare estimates.
     """
 
@@ -32,6 +33,7 @@ class Loss(nn.Module):
     domains: tuple[str, ...] | None = ("waveform",)
     without_sources = False
     most_estimates: int = 0
+    neighbours = False
     keeps_levels: bool | None = True
 
     def __init__(self, target: Target) -> None:

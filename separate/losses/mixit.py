@@ -23,14 +23,15 @@ MOST_ESTIMATES = 12  # 4096 assignments to two mixtures
 class MixITLoss(Loss):
     """MixIT: negative SNR in dB of two mixtures, each estimated by a sum of separated signals (Wisdom et al., 2020).
 
-    The network separates the sum of each mixture and the next one of the batch.  Each of the M estimates is assigned to
-    one of the two mixtures; of the 2^M assignments, the one with the smallest loss counts.
+    The network separates the sum of each mixture and the one before it in the batch.  Each of the M estimates is
+    assigned to one of the two mixtures; of the 2^M assignments, the one with the smallest loss counts.
     threshold: SNR in dB at which the loss saturates.
     The loss of a silent mixture is the level of its estimate above -80 dB re full scale, and at least that of an
     estimate 20 dB below the sum.
     """
 
     without_sources = True
+    neighbours = True
     most_estimates = MOST_ESTIMATES
 
     def __init__(self, target: Target, threshold: float = 30.0) -> None:
@@ -38,7 +39,7 @@ class MixITLoss(Loss):
         self.soft = softness(threshold)
 
     def prepare(self, batch: Batch) -> Batch:
-        """Add the next mixture of the batch to each mixture; add a single one to itself, rotated by half its length."""
+        """Add to each mixture the one before it in the batch; to a single one itself, rotated by half its length."""
         first = batch.mixture
         second = first.roll(1, dims=0) if len(first) > 1 else first.roll(first.shape[-1] // 2, dims=-1)
         return Batch(first + second, torch.stack([first, second], dim=1), batch.tracks, batch.stft)

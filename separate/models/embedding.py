@@ -43,6 +43,7 @@ class Clusters(nn.Module):
     """
 
     centres: Tensor
+    total: Callable[[Tensor], Tensor] | None = None  # sums over the processes of a training, None for a single one
 
     def __init__(
         self,
@@ -110,8 +111,12 @@ class Clusters(nn.Module):
         weights = rearrange(weights, "b s f n -> 1 (b n f) s")
         with without_autocast(points):
             of_batch = attractors(points, weights)[0]
+        mass = weights.sum(dim=(0, 1))  # (S,)
+        if self.total is not None:
+            of_share, mass = of_batch * mass.unsqueeze(1), self.total(mass)
+            of_batch = self.total(of_share) / mass.clamp_min(torch.finfo(mass.dtype).tiny).unsqueeze(1)
         unset = self.centres.abs().sum(dim=1) == 0
-        step = torch.where(unset, 1.0, momentum) * (weights.sum(dim=(0, 1)) > 0)
+        step = torch.where(unset, 1.0, momentum) * (mass > 0)
         self.centres.lerp_(of_batch, step.unsqueeze(1))
 
 

@@ -191,10 +191,15 @@ class Standardisation(nn.Module):
                 self.register_parameter(name, nn.Parameter(value))
             else:
                 self.register_buffer(name, value)
-        self.known = False
+        self.known = False  # whether the statistics came with the weights
+        self.bands = bands
+        self.forget()
+
+    def forget(self) -> None:
+        """Start the statistics anew."""
         self.count = 0
-        self.mean = torch.zeros(bands, dtype=torch.float64)
-        self.squares = torch.zeros(bands, dtype=torch.float64)  # sum of squared deviations from the mean
+        self.mean = torch.zeros(self.bands, dtype=torch.float64)
+        self.squares = torch.zeros(self.bands, dtype=torch.float64)  # sum of squared deviations from the mean
 
     def forward(self, features: Float[Tensor, "B C M N"]) -> Float[Tensor, "B C M N"]:
         return (features + self.shift[:, None]) * self.scale[:, None]
@@ -204,11 +209,15 @@ class Standardisation(nn.Module):
         """Add features before normalisation to the statistics."""
         values = rearrange(features, "b c f n -> f (b c n)").cpu().double()
         variance, mean = torch.var_mean(values, dim=1, correction=0)
-        count, old = values.shape[1], self.count
+        self.merge(values.shape[1], mean, values.shape[1] * variance)
+
+    def merge(self, count: int, mean: Float[Tensor, " M"], squares: Float[Tensor, " M"]) -> None:
+        """Add the statistics of `count` more values.  squares: the sum of their squared deviations from their mean."""
+        old = self.count
         self.count = old + count
         difference = mean - self.mean
         self.mean = self.mean + difference * (count / self.count)
-        self.squares = self.squares + count * variance + difference.square() * (old * count / self.count)
+        self.squares = self.squares + squares + difference.square() * (old * count / self.count)
 
     @torch.no_grad()
     def use_statistics(self) -> None:

@@ -26,7 +26,7 @@ def picture(settings: Sequence[Setting], quantity: str, upwards: bool, path: Pat
     rows = math.ceil(len(keys) / columns)
     figure = Figure(figsize=(0.9 + 3.6 * columns, 0.7 + 3.2 * rows), layout="constrained")
     axes: Any = figure.subplots(rows, columns, sharey=True, squeeze=False)
-    limits = _limits([setting.mean(metric) for setting in drawn], upwards)
+    limits = _limits(drawn, metric, upwards)
     for axis, key in zip(axes.flat, keys, strict=False):
         _panel(axis, key, drawn, metric, limits)
     for axis in axes.flat[len(keys) :]:
@@ -96,14 +96,17 @@ def _scale(axis: Any, numbers: Sequence[float]) -> None:
     axis.margins(x=0.12)
 
 
-def _limits(means: Sequence[float], upwards: bool) -> tuple[float, float]:
+def _limits(settings: Sequence[Setting], metric: str | None, upwards: bool) -> tuple[float, float]:
     """The range of the vertical axis; without far values on the worse side, which would squeeze the others."""
-    ordered = sorted(means, reverse=upwards)
+    ordered = sorted((setting.mean(metric) for setting in settings), reverse=upwards)
     best, median, worst = ordered[0], ordered[len(ordered) // 2], ordered[-1]
     edge = best + FAR * (median - best)
     if edge != best and len(ordered) >= 5:
         worst = max(worst, edge) if upwards else min(worst, edge)
     low, high = min(best, worst), max(best, worst)
+    shown = [setting for setting in settings if low <= setting.mean(metric) <= high]
+    bars = [(setting.mean(metric), setting.deviation(metric)) for setting in shown]
+    low, high = min(mean - deviation for mean, deviation in bars), max(mean + deviation for mean, deviation in bars)
     margin = 0.08 * (high - low) or 0.05 * abs(high) or 1.0
     return low - margin, high + margin
 

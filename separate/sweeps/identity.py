@@ -13,7 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 # keys that say where and how fast a job runs, not what it trains
 IGNORED = (
     "run", "resume", "summary", "trust", "device", "data.workers", "cache.folder", "cache.limit", "logger",
-    "trainer.threads", "trainer.checkpoint_minutes", "trainer.max_hours",
+    "trainer.threads", "trainer.save_every", "trainer.max_hours",
 )  # fmt: skip
 
 

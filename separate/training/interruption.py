@@ -12,6 +12,7 @@ from typing import Any
 from separate.errors import INTERRUPTED, REQUEUE, SeparateError
 from separate.interrupts import STOPS
 from separate.process import STARTED
+from separate.training.distributed import ALONE, Ranks
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +40,8 @@ class Interruption:
     max_hours: wall-clock time of this process until it stops, None for no limit.
     """
 
-    def __init__(self, max_hours: float | None = None) -> None:
+    def __init__(self, max_hours: float | None = None, ranks: Ranks = ALONE) -> None:
+        self.ranks = ranks
         self.deadline = None if max_hours is None else STARTED + 3600 * max_hours
         self.reason: str | None = None
         self.exit_code = REQUEUE
@@ -57,17 +59,19 @@ class Interruption:
         self.reason = "interrupted" if number == signal.SIGINT else f"stopped by {signal.Signals(number).name}"
 
     def check(self) -> None:
-        """Raise `Interrupted` if a stop was asked for.  Call this where the state is consistent."""
+        """Raise `Interrupted` if a stop was asked for, on any rank.  Call this where the state is consistent."""
         if self.deadline is not None and time.monotonic() >= self.deadline and self.reason is None:
             self.reason = "stopped after trainer.max_hours"
-        if self.reason is not None:
+        if self.ranks.any(self.reason is not None):
+            asked = self.ranks.gather((self.reason, self.exit_code))
+            self.reason, self.exit_code = next(one for one in asked if one[0] is not None)
             raise Interrupted
 
 
 @contextmanager
-def interruptible(max_hours: float | None = None) -> Iterator[Interruption]:
+def interruptible(max_hours: float | None = None, ranks: Ranks = ALONE) -> Iterator[Interruption]:
     """Handle SIGINT, SIGTERM and SIGUSR1 by an `Interruption` within this context.  max_hours: as there."""
-    interruption = Interruption(max_hours)
+    interruption = Interruption(max_hours, ranks)
     before = {number: signal.signal(number, interruption) for number in STOPS}
     try:
         yield interruption

@@ -12,6 +12,8 @@ from torch import Tensor
 
 from separate import checkpoint
 from separate.data.batch import Batch
+from separate.data.loader import TrainingSteps
+from separate.data.mixing.raw_batch import RawBatch
 from separate.errors import SeparateError, UsageError
 from separate.stft import STFT
 from separate.training.deferred import Pending
@@ -19,11 +21,15 @@ from separate.training.state import State, Training, contents_of
 
 log = logging.getLogger(__name__)
 
+NOWHERE = "the outputs and gradients of all modules are finite, so the norm of the gradient overflowed"
 MOST_DUMPS = 5  # files in RUN/nonfinite; a new one replaces the oldest
 
 
 class StoredBatch:
     """The batch of a dump, augmented and mixed.  values: its tensors and plain values by name."""
+
+    total: int | None = None  # it is no share of a larger one
+    context = 0
 
     def __init__(self, values: Mapping[str, Any]) -> None:
         self.values = values
@@ -46,23 +52,45 @@ def report(state: State, training: Training, step: Pending, found: Mapping[str, 
 
     found: the metrics of the step.
     """
-    batch = step.drawn.to(state.separator.device, state.separator.stft)
+    batch = _whole(training, step).to(state.separator.device, state.separator.stft)
     path = training.folder / "nonfinite" / f"step_{step.number}.pt"
-    dump = contents_of(state, training)
-    dump["training"] = {**dump["training"], **step.random, "step": step.number}
-    checkpoint.save(path, {**dump, "batch": StoredBatch.of(batch).values, "metrics": dict(found)})
-    _remove_old(path.parent)
+    if training.ranks.first:
+        dump = contents_of(state, training)
+        dump["training"] = {**dump["training"], **step.random, "step": step.number}
+        checkpoint.save(path, {**dump, "batch": StoredBatch.of(batch).values, "metrics": dict(found)})
+        _remove_old(path.parent)
     what = (
         f"step {step.number} was not applied: loss {found['loss']:g}, gradient norm {found['gradient_norm']:g}, "
         f"tracks {', '.join(batch.tracks)}; separate-train debug=replay dump={path} runs it again"
     )
     log.warning(what)
+    if training.anomalies:
+        raise SeparateError(
+            f"step {step.number}: {_located(training)}; separate-train debug=replay dump={path} runs it again"
+        )
     if state.skipped >= training.options.max_bad_steps:
         raise SeparateError(
             f"{state.skipped} steps in a row were not finite (trainer.max_bad_steps) and the run stops; the last: "
             f"{what}. Lower optimizer.lr or trainer.clip, or look at these tracks; the checkpoints are from before "
             f"these steps"
         )
+
+
+def _located(training: Training) -> str:
+    """What the hooks of `trainer.anomaly` found, on any rank."""
+    assert training.anomalies
+    found = [one for one in training.ranks.gather(training.anomalies.first) if one]
+    return str(found[0]) if found else NOWHERE
+
+
+def _whole(training: Training, step: Pending) -> RawBatch:
+    """The batch of a step; that of all ranks is loaded again, because each has only its share."""
+    if training.ranks.alone:
+        return step.drawn
+    batch = TrainingSteps(training.train, training.batch_size, training.seed, training.augment)[step.number]
+    if isinstance(batch, SeparateError):
+        raise batch
+    return batch
 
 
 def _remove_old(folder: Path) -> None:

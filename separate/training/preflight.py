@@ -19,7 +19,7 @@ from separate.training.averages import RAW
 from separate.training.state import State, Training, contents_of
 from separate.training.step import out_of_memory
 from separate.training.trial import Meter, Phase, free_unused, loaded, reset_peak, still, trial_step, untouched
-from separate.training.validation import Tally, add_excerpts, check_monitor
+from separate.training.validation import Tally, add_batch, check_monitor
 
 log = logging.getLogger(__name__)
 
@@ -81,14 +81,13 @@ def _validate(state: State, training: Training) -> None:
     if not len(valid):
         raise UsageError("there are no validation examples; add tracks to the split data.splits.valid")
     separator.eval()
-    tally, drawn = Tally(), loaded(FixedBatches(still(valid), training.batch_size)[0])
-    batch = drawn.to(separator.device, separator.stft)
-    add_excerpts(state, training, batch, tally)
+    tally = Tally({metric: [] for metric in training.metrics})
+    add_batch(state, training, loaded(FixedBatches(still(valid), training.batch_size)[0]), {RAW: tally})
     if training.options.valid_full:
         whole = read_recording(valid, 0, separator)
         estimates = separate_recording(separator, whole, EvalConfig.chunk, EvalConfig.overlap)
         tally.add(score(estimates, whole.sources, whole.mixture, separator.interchangeable, training.metrics))
-    means = tally.means(len(batch.mixture))
+    means = tally.means(training.ranks)
     if not math.isfinite(value := means.get(training.options.monitor, math.nan)):
         log.warning("preflight: %s is %g before training", training.options.monitor, value)
 

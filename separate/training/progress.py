@@ -13,10 +13,15 @@ from tqdm import tqdm
 
 
 class Progress:
-    """Counts steps and the time spent waiting for data.  batch_size: examples in a step; device: of the training."""
+    """Counts steps and the time spent waiting for data.  batch_size: examples in a step; device: of the training.
 
-    def __init__(self, title: str, steps: int, batch_size: int, device: torch.device) -> None:
-        self.bar = tqdm(total=steps, desc=title, leave=False, disable=None)  # None: only on a terminal
+    hidden: for tqdm's `disable`; None shows the bar on a terminal only.
+    """
+
+    def __init__(
+        self, title: str, steps: int, batch_size: int, device: torch.device, hidden: bool | None = None
+    ) -> None:
+        self.bar = tqdm(total=steps, desc=title, leave=False, disable=hidden)
         self.batch_size, self.device = batch_size, device
         self.steps, self.waited = 0, 0.0
         self.started = time.perf_counter()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -12,10 +12,13 @@ import torch
 from separate.config import TrainConfig
 from separate.errors import UsageError
 from separate.instantiate import targets_in, trusted
+from separate.training.anomaly import nan_operator
+from separate.training.deferred import StepMetrics
 from separate.training.finetuning.preparation import train_mode
-from separate.training.nonfinite import StoredBatch, read_dump
+from separate.training.nonfinite import NOWHERE, StoredBatch, read_dump
 from separate.training.resume import configuration
 from separate.training.setup import prepare_step
+from separate.training.state import Objective
 from separate.training.step import backward
 from separate.validation import brief
 
@@ -32,11 +35,16 @@ def replay(config: TrainConfig, path: Path, changed: Sequence[str] = ()) -> str:
     stored = configuration(
         contents["config"], plain, [key for key in changed if key.partition("=")[0] not in ("debug", "dump")]
     )
+    stored["trainer"]["anomaly"] = True
     state, objective = prepare_step(stored, trust, contents["model"])
-    try:
+
+    def compute() -> StepMetrics:
         state.restore(contents)
         train_mode(state.separator)
-        metrics = backward(state, objective, StoredBatch(contents["batch"])).read()
+        return backward(state, objective, StoredBatch(contents["batch"]))
+
+    try:
+        metrics = compute().read()
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UsageError(f"{path} does not fit its configuration ({brief(error)})") from None
     lines = [f"step {state.step} of {stored['run']}, in {objective.precision.name}:"]
@@ -48,4 +56,16 @@ def replay(config: TrainConfig, path: Path, changed: Sequence[str] = ()) -> str:
         if parameter.grad is not None and not torch.isfinite(parameter.grad).all()
     ]
     lines.append(f"  gradients that are not finite: {', '.join(bad) or 'none'}")
+    lines += [f"  {line}" for line in located(objective, metrics, compute)]
     return "\n".join(lines)
+
+
+def located(objective: Objective, metrics: Mapping[str, float], compute: Callable[[], StepMetrics]) -> Iterator[str]:
+    """Where the step is not finite first; nothing for a finite one.  compute: computes it again."""
+    assert objective.anomalies
+    first = objective.anomalies.first
+    if all(map(math.isfinite, metrics.values())):
+        return
+    yield str(first or NOWHERE)
+    if first and first.direction == "backward" and (operator := nan_operator(compute)):
+        yield f"the gradient of {operator} is NaN"

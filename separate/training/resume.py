@@ -17,7 +17,7 @@ from separate.files import replace_file
 from separate.parts import has_fixed_end
 from separate.training.averages import RAW
 from separate.training.selection import metric_of
-from separate.training.state import State, Training
+from separate.training.state import State, Training, set_random_states
 from separate.validation import brief, fits, validate
 
 # keys that a resumed run may change; all others belong to the training that the checkpoint stands for
@@ -25,8 +25,8 @@ MAY_CHANGE = (
     "run", "resume", "trust", "device", "data.root", "data.workers", "cache", "logger",
     "trainer.epochs", "trainer.min_epochs", "trainer.max_minutes", "trainer.max_hours", "trainer.max_bad_steps",
     "trainer.patience", "trainer.min_delta", "trainer.save_every",
-    "trainer.threads", "trainer.preflight", "trainer.precision", "trainer.compile", "trainer.accumulate",
-    "trainer.keep_best",
+    "trainer.threads", "trainer.precision", "trainer.compile", "trainer.accumulate", "trainer.keep_best",
+    "trainer.anomaly", "trainer.profile", "trainer.preflight",
 )  # fmt: skip
 
 # values for runs older than these keys; auto keeps the value that the run was started with
@@ -78,13 +78,13 @@ def other_run(resume: bool | str, folder: Path) -> Path | None:
     return None if path.resolve() == (folder / "checkpoints" / "last.ckpt").resolve() else path
 
 
-def copy_history(source: Path, folder: Path, resumed: dict[str, Any]) -> None:
+def copy_history(source: Path, folder: Path, resumed: dict[str, Any]) -> dict[str, Any]:
     """Copy the metrics of another run and, if it is from before `resumed`, its best checkpoint to `folder`.
 
-    Without that checkpoint the next epoch is the best so far.
+    Returns what this changes in the state: without that checkpoint the next epoch is the best so far.
     """
     run, training = checkpoint.run_folder(source), resumed["training"]
-    training["kept"] = []  # those of the other run stay there
+    changes: dict[str, Any] = {"kept": []}  # those of the other run stay there
     if (metrics := run / "metrics.jsonl").is_file():
         replace_file(folder / "metrics.jsonl", metrics.read_bytes())
     best = run / "checkpoints" / "best.ckpt"
@@ -93,8 +93,8 @@ def copy_history(source: Path, folder: Path, resumed: dict[str, Any]) -> None:
         monitor = metric_of(str(contents.get("weights", RAW)), str(lookup(resumed["config"], "trainer.monitor")))
         if contents.get("scores", {}).get(monitor) == training["best"]:
             replace_file(folder / "checkpoints" / "best.ckpt", best.read_bytes())
-            return
-    training.update(best=None, stale=0)
+            return changes
+    return {**changes, "best": None, "stale": 0}
 
 
 def _training_checkpoint(path: Path) -> dict[str, Any]:
@@ -142,11 +142,21 @@ def restore(state: State, training: Training, resumed: Mapping[str, Any]) -> Non
         raise _fixed_end(ended, ended)
     try:
         state.restore(resumed)
+        _restore_random(state, training, resumed["training"])
     except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
         raise UsageError(
             f"{folder}/checkpoints/last.ckpt holds no training state that fits its configuration ({brief(error)}); "
             f"start another run"
         ) from None
+
+
+def _restore_random(state: State, training: Training, saved: Mapping[str, Any]) -> None:
+    """Give each rank its own random state; a rank that the run did not have until now gets a new one."""
+    ranks, others = training.ranks, saved.get("others", [])  # older checkpoints are of one process
+    if 0 < ranks.rank <= len(others):
+        set_random_states(others[ranks.rank - 1], state.separator.device)
+    else:
+        ranks.seed(training.seed, state.step)
 
 
 def resumed_config(saved: Mapping[str, Any], composed: Mapping[str, Any], changed: Sequence[str]) -> dict[str, Any]:
@@ -181,7 +191,8 @@ def resumed_config(saved: Mapping[str, Any], composed: Mapping[str, Any], change
             )
         if named:  # a value of an experiment that may change stays as it was saved
             old[key] = value
-    return _nested(old)
+    empty = {name: value for name, value in saved.items() if value == {}}  # as of scheduler=none
+    return {**empty, **_nested(old)}
 
 
 def _fixed_end(end: int, epochs: int) -> UsageError:

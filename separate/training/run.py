@@ -15,7 +15,10 @@ from separate.errors import SeparateError, UsageError
 from separate.files import FULL, printable, replace_file
 from separate.instantiate import targets_in, trusted
 from separate.process import settle, worker_count
+from separate.training.distributed import ALONE, Ranks
+from separate.training.overfitting import overfit
 from separate.training.preflight import preflight
+from separate.training.profiling import profiling
 from separate.training.result import remove_result, write_result
 from separate.training.resume import (
     checkpoint_to_resume,
@@ -39,6 +42,7 @@ def run(
     folder: Path,
     changed: Sequence[str] = (),
     watch: Callable[[State, float], None] | None = None,
+    ranks: Ranks = ALONE,
 ) -> float | None:
     """Train in `folder` and return the best value of the monitored metric.
 
@@ -46,56 +50,63 @@ def run(
     watch: called after each epoch with the state and the monitored value.
     """
     plain = {**asdict(config), "run": str(folder)}
-    resumed = checkpoint_to_resume(config.resume, folder)
-    if resumed is not None and config.trainer.preflight == "only":
-        raise UsageError(f"trainer.preflight=only checks a new run, and {folder} resumes one; leave it out")
+    resumed = ranks.of_first(lambda: checkpoint_to_resume(config.resume, folder))
+    if config.trainer.preflight == "only" and (resumed is not None or ranks.size > 1):
+        raise UsageError("trainer.preflight=only checks a new run in one process; leave it out, or start such a run")
     trust = None  # the user's configuration may name any class, a checkpoint only these
     if resumed is not None:
         trust = (*trusted(config.trust), "torch.optim.", *targets_in(plain))
         plain = {**configuration(resumed["config"], plain, changed), "run": str(folder)}
     settle(typed(TrainerConfig, plain["trainer"], "trainer.").threads)
-    state, training = prepare(plain, folder, trust, None if resumed is None else resumed["model"])
+    state, training = prepare(plain, folder, trust, None if resumed is None else resumed["model"], ranks)
     _log_summary(state, training)
     if resumed is None:
         measure(state, training)
-        if training.options.preflight:
+        if training.options.preflight and ranks.size == 1 and not training.options.overfit:
             preflight(state, training)
         if training.options.preflight == "only":
             return None
     else:
-        if source := other_run(config.resume, folder):
-            copy_history(source, folder, resumed)
+        if source := ranks.of_first(lambda: other_run(config.resume, folder)):
+            resumed["training"].update(ranks.of_first(lambda: copy_history(source, folder, resumed)))
         restore(state, training, resumed)
         log.info("going on in %s after epoch %d, step %d", folder, state.epoch, state.step)
-    remove_result(folder)
-    _write_config(folder, training.config)
+    if training.options.overfit:
+        if ranks.first:
+            _write_config(folder, training.config)
+        return overfit(state, training)
     training.watch = watch
-    training.log = RunLog(
-        folder, typed(LoggerConfig, plain["logger"], "logger."), state.epoch, state.step, training.config, trust
-    )
+    if ranks.first:
+        remove_result(folder)
+        _write_config(folder, training.config)
+        training.log = RunLog(
+            folder, typed(LoggerConfig, plain["logger"], "logger."), state.epoch, state.step, training.config, trust
+        )
     best = _fit(state, training)
     if best is None:
         raise SeparateError(
             f"{training.options.monitor} was never finite, so there is no best checkpoint; see {folder}/metrics.jsonl"
         )
-    write_result(state, training)
+    if ranks.first:
+        write_result(state, training)
     return best
 
 
 def _fit(state: State, training: Training) -> float | None:
     """`fit`, then close the log; SeparateError for a full disk."""
-    assert training.log is not None
     try:
         try:
             first = state.step
-            best = fit(state, training)
+            with profiling(state, training) as training.profile:
+                best = fit(state, training)
             if best is not None:
                 log.info("best %s: %.4g", training.options.monitor, best)
-            if best is not None and state.step > first:
+            if best is not None and training.log is not None and state.step > first:
                 training.log.end({f"best/{training.options.monitor}": best}, state.step)
             return best
         finally:
-            training.log.close()
+            if training.log is not None:
+                training.log.close()
     except OSError as error:
         if error.errno not in FULL:
             raise
@@ -115,14 +126,15 @@ def _write_config(folder: Path, config: Mapping[str, Any]) -> None:
 def _log_summary(state: State, training: Training) -> None:
     parameters = sum(p.numel() for p in state.separator.parameters())
     log.info(
-        "%s, %.2f M parameters, on %s in %s with %d threads and %d worker(s); %d training and %d validation examples, "
-        "%d steps of %d in an epoch",
+        "%s, %.2f M parameters, on %s in %s with %d threads and %d worker(s)%s; %d training and %d validation "
+        "examples, %d steps of %d in an epoch",
         type(state.separator.network).__name__,
         parameters / 1e6,
         state.separator.device,
         training.precision.name,
         torch.get_num_threads(),
         worker_count(training.workers, state.separator.device.type == "cuda"),
+        "" if training.ranks.alone else f" in each of {training.ranks.size} processes",
         len(training.train),
         len(training.valid),
         training.steps_per_epoch,

@@ -6,7 +6,7 @@ from separate import checkpoint
 from separate.training.averages import RAW
 from separate.training.finetuning.lora import merged_weights
 from separate.training.selection import epoch_name, remove_others
-from separate.training.state import State, Training, contents_of
+from separate.training.state import State, Training, contents_of, random_states
 from separate.training.step import flush
 
 
@@ -18,7 +18,11 @@ def save(
     weights: the set of weights that it holds under `model`; the name is stored under `weights`.
     """
     state.add(flush(state, training))
+    others = training.ranks.gather(random_states(state.separator.device))[1:]
+    if not training.ranks.first:
+        return
     contents = {**contents_of(state, training, scores), "weights": weights}
+    contents["training"]["others"] = others  # the random states of the other ranks
     if weights != RAW:
         with state.averages.swapped(weights):
             contents["model"] = {key: value.clone() for key, value in merged_weights(state.separator).items()}
@@ -35,4 +39,5 @@ def save_epoch(state: State, training: Training, scores: dict[str, float], weigh
     if improved:
         save(state, training, "best", scores, weights)
     save(state, training, "last", scores)
-    remove_others(training.folder / "checkpoints", state.kept)
+    if training.ranks.first:
+        remove_others(training.folder / "checkpoints", state.kept)

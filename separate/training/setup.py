@@ -19,15 +19,18 @@ from separate.data.layouts.base import Layout
 from separate.data.loader import TrainingSteps, load
 from separate.data.mixing.augmentation import AudioFormat
 from separate.data.mixing.augmenter import Augmenter
-from separate.device import choose_device
+from separate.errors import UsageError
 from separate.evaluation.metrics import higher_is_better, load_metrics
 from separate.models.representation import observers
 from separate.parts import build_loss, build_optimizer, build_schedule, build_separator, check_schedule
 from separate.separator import Separator
 from separate.stft import STFT
+from separate.training.anomaly import Anomalies
 from separate.training.averages import Averages, decays
 from separate.training.batch_size import largest_batch
+from separate.training.data_parallel import merge_statistics, parallelise, prepared
 from separate.training.deferred import fuse
+from separate.training.distributed import ALONE, Ranks, check_shares
 from separate.training.finetuning.preparation import fine_tune
 from separate.training.precision import Precision, choose_precision
 from separate.training.state import Objective, State, Training
@@ -39,16 +42,21 @@ def prepare(
     folder: Path,
     trust: Sequence[str] | None = None,
     stored: Mapping[str, torch.Tensor] | None = None,
+    ranks: Ranks = ALONE,
 ) -> tuple[State, Training]:
     """The parts of a run, freshly initialised from the seed.  trust: as in `build`; stored: as in `build_separator`."""
-    state, objective = prepare_step(config, trust, stored)
+    if config["batch_size"] != "auto":
+        check_shares(ranks, config["batch_size"])
+    elif ranks.size > 1:
+        raise UsageError("batch_size=auto measures one process only; with several processes write batch_size=NUMBER")
+    state, objective = prepare_step(config, trust, stored, ranks)
     data = data_config(config["data"], trust)
-    train, valid, augment = _open_data(config, data, state.separator.stft, trust)
+    with ranks.one_of_machine_first():
+        train, valid, augment = _open_data(config, data, state.separator.stft, trust)
     if config["batch_size"] == "auto":
-        config = {
-            **config,
-            "batch_size": largest_batch(state, objective, TrainingSteps(train, 1, config["seed"], augment)),
-        }
+        steps = TrainingSteps(train, 1, config["seed"], augment)
+        config = {**config, "batch_size": largest_batch(state, objective, steps)}
+    ranks.seed(config["seed"])
     training = Training(
         **vars(objective),
         train=train,
@@ -59,12 +67,13 @@ def prepare(
         folder=folder,
         config=_resolved(config, state.separator, objective.precision),
         augment=augment,
-        lags=state.separator.device.type != "cpu",
+        lags=state.separator.device.type != "cpu" and not objective.anomalies,  # which know the last step only
         metrics=load_metrics(config.get("metrics", []), trust),
     )
     mode = "max" if higher_is_better(training.options.monitor, training.metrics) else "min"
     total_steps = training.options.epochs * training.steps_per_epoch
-    state.scheduler = build_schedule(config, state.optimizer, mode, total_steps, trust)
+    if not training.options.overfit:
+        state.scheduler = build_schedule(config, state.optimizer, mode, total_steps, trust)
     return state, training
 
 
@@ -72,9 +81,10 @@ def prepare_step(
     config: Mapping[str, Any],
     trust: Sequence[str] | None = None,
     stored: Mapping[str, torch.Tensor] | None = None,
+    ranks: Ranks = ALONE,
 ) -> tuple[State, Objective]:
     """The parts of a step, as by `prepare`, without a schedule; no data is opened."""
-    device = choose_device(config["device"])
+    device = ranks.device(config["device"])
     options = typed(TrainerConfig, config["trainer"], "trainer.")
     torch.manual_seed(config["seed"])
     separator = build_separator(config, trust, stored)
@@ -88,9 +98,13 @@ def prepare_step(
     scaler = torch.amp.GradScaler(device.type, enabled=precision.name == "fp16")
     averages = Averages(separator, decays(config.get("ema")), decays(config.get("ema_epoch")))
     state = State(separator, optimizer, None, scaler, averages=averages)
-    if options.compile:
+    if options.compile and not options.anomaly:  # hooks need the modules
         separator.network.compile()
-    return state, Objective(loss=loss.to(device), options=options, precision=precision)
+    loss = loss.to(device)
+    anomalies = Anomalies(separator.network, loss) if options.anomaly else None
+    compute = parallelise(separator, loss, ranks)
+    objective = Objective(loss=loss, options=options, precision=precision, ranks=ranks, compute=compute)
+    return state, replace(objective, anomalies=anomalies)
 
 
 def _open_data(
@@ -102,7 +116,8 @@ def _open_data(
     augment = Augmenter(changes, AudioFormat(data.sample_rate, data.channels, frames), cache, trust=trust)
     longer = replace(data, excerpt=data.excerpt * augment.stretch.read_factor)
     train = open_split(longer, "train", config["seed"], cache, stft, changes)
-    valid = open_split(data, "valid", config["seed"], cache, stft)
+    overfits = config["trainer"].get("overfit")  # and needs no other data
+    valid = train if overfits else open_split(data, "valid", config["seed"], cache, stft)
     if isinstance(train, FileExamples):
         augment.noise.reader = train.reader  # noise has the encoding of the sources
     return train, valid, augment
@@ -123,12 +138,14 @@ def measure(state: State, training: Training) -> None:
     if not parts:
         return
     steps = range(training.steps_per_epoch)
-    pin = state.separator.device.type == "cuda"
+    pin, bar = state.separator.device.type == "cuda", training.ranks.hides_bar
     with closing(load(training.steps, steps, training.workers, pin)) as batches:
-        for drawn in tqdm(batches, "measuring the training set", len(steps), leave=False, disable=None):
-            batch = training.loss.prepare(drawn.to(state.separator.device, state.separator.stft))
+        for drawn in tqdm(batches, "measuring the training set", len(steps), leave=False, disable=bar):
+            whole = drawn.to(state.separator.device, state.separator.stft)
+            batch = prepared(training.loss, whole, drawn.context)
             spectrogram = state.separator.input_spectrogram(batch)
             for part in parts:
                 part.observe(spectrogram)
     for part in parts:
+        merge_statistics(part.normalise, training.ranks)
         part.use_statistics()

@@ -9,20 +9,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import nn
 
 import separate
 from separate.config import TrainerConfig
 from separate.data.example import Examples
-from separate.data.loader import TrainingSteps
+from separate.data.loader import FixedBatches, Share, TrainingSteps
 from separate.data.mixing.augmenter import Augmenter
 from separate.evaluation.metrics import METRICS, Metric
 from separate.losses import Loss
 from separate.separator import Separator
+from separate.training.anomaly import Anomalies
 from separate.training.averages import Averages
 from separate.training.deferred import Pending
+from separate.training.distributed import ALONE, Ranks
 from separate.training.finetuning.lora import adapter_weights, load_weights, merged_weights
 from separate.training.parameters import without_frozen
 from separate.training.precision import PRECISIONS, Precision
+from separate.training.profiling import Profile
 
 if TYPE_CHECKING:
     from separate.training.runlog import RunLog
@@ -121,11 +125,18 @@ def set_random_states(states: Mapping[str, Any], device: torch.device) -> None:
 
 @dataclass(kw_only=True)
 class Objective:
-    """What a step computes.  precision: of the network's matrix products; options.precision may be auto."""
+    """What a step computes.  precision: of the network's matrix products; options.precision may be auto.
+
+    ranks: the processes of this training.  compute: from `parallelise`, None to compute the loss of this process alone.
+    anomalies: hooks for `trainer.anomaly`.
+    """
 
     loss: Loss
     options: TrainerConfig
     precision: Precision = PRECISIONS["fp32"]
+    ranks: Ranks = ALONE
+    compute: nn.Module | None = None
+    anomalies: Anomalies | None = None
 
 
 @dataclass(kw_only=True)
@@ -146,6 +157,7 @@ class Training(Objective):
     augment: Augmenter | None = None
     log: RunLog | None = None
     lags: bool = False
+    profile: Profile | None = None
     watch: Callable[[State, float], None] | None = None
     metrics: Mapping[str, Metric] = field(default_factory=lambda: METRICS)
 
@@ -155,7 +167,17 @@ class Training(Objective):
 
     @property
     def steps(self) -> TrainingSteps:
-        return TrainingSteps(self.train, self.batch_size, self.seed, self.augment)
+        """The share of this rank of each training batch."""
+        return TrainingSteps(self.train, self.batch_size, self.seed, self.augment, self._share)
+
+    @property
+    def valid_batches(self) -> FixedBatches:
+        """The share of this rank of each validation batch."""
+        return FixedBatches(self.valid, self.batch_size, self._share)
+
+    @property
+    def _share(self) -> Share:
+        return Share(self.ranks.rank, self.ranks.size, self.loss.neighbours)
 
     @property
     def examples(self) -> dict[str, int]:
@@ -164,8 +186,12 @@ class Training(Objective):
 
     @property
     def monitors(self) -> list[str]:
-        """The metrics that `trainer.monitor` can name."""
-        return ["valid/loss", *(f"valid/{metric}" for metric in self.metrics)]
+        """The quantities that `trainer.monitor` can name: of validation, and of the steps of an epoch."""
+        parts = getattr(self.loss, "parts", {})
+        return [
+            *("valid/loss", *(f"valid/{metric}" for metric in self.metrics)),
+            *("train/loss", *(f"train/{part}" for part in parts), "train/gradient_norm"),
+        ]
 
 
 def contents_of(state: State, training: Training, scores: Mapping[str, float] | None = None) -> dict[str, Any]:

@@ -13,7 +13,9 @@ from separate.data.mixing.raw_batch import RawBatch
 from separate.errors import SeparateError
 from separate.training import deferred, schedules
 from separate.training.clipping import clip_gradients
+from separate.training.data_parallel import BatchLoss, prepared, reduction
 from separate.training.nonfinite import StoredBatch, report
+from separate.training.profiling import stage
 from separate.training.state import Objective, State, Training, random_states
 
 
@@ -40,14 +42,15 @@ def train_step(state: State, training: Training, drawn: RawBatch) -> dict[str, f
             metrics.send()
             gained = flush(state, training, buffers_before)  # before this update: it may restore the optimizer's state
         schedules.before_step(state.scheduler, state.step)
-        if training.lags:
-            before = deferred.step_if(metrics.finite, optimizer)
-            deferred.undo_unless(metrics.finite, buffers, buffers_before)
-        elif metrics.finite:
-            optimizer.step()
-        else:
-            deferred.undo_unless(metrics.finite, buffers, buffers_before)
-            optimizer.zero_grad(set_to_none=True)
+        with stage("optimizer"):
+            if training.lags:
+                before = deferred.step_if(metrics.finite, optimizer)
+                deferred.undo_unless(metrics.finite, buffers, buffers_before)
+            elif metrics.finite:
+                optimizer.step()
+            else:
+                deferred.undo_unless(metrics.finite, buffers, buffers_before)
+                optimizer.zero_grad(set_to_none=True)
     except torch.OutOfMemoryError:
         raise out_of_memory(training, separator.device) from None
     scaler.update()
@@ -82,20 +85,28 @@ def backward(
     """
     separator = state.separator
     device = separator.device
-    whole = objective.loss.prepare(drawn.to(device, separator.stft))
+    if objective.anomalies:
+        objective.anomalies.begin()
+    with stage("transfer and augmentation"):
+        own = prepared(objective.loss, drawn.to(device, separator.stft), drawn.context)
+    ranks, compute = objective.ranks, objective.compute or BatchLoss(separator, objective.loss)
+    total = drawn.total or len(own)
+    batches = own.split(min(objective.options.accumulate, total // ranks.size))  # as many on each rank
     metrics: dict[str, torch.Tensor] = {}
     state.optimizer.zero_grad(set_to_none=True)
-    for batch in whole.split(objective.options.accumulate):
-        share = len(batch) / len(whole)
-        with phase("forward and loss"), objective.precision.autocast(device):
-            loss, parts = objective.loss(separator.separate(batch), batch)
-        with phase("backward"):
-            state.scaler.scale(share * loss).backward()
+    for batch in batches:
+        share = len(batch) / total
+        with reduction(compute, last=batch is batches[-1]):
+            with phase("forward and loss"), objective.precision.autocast(device):
+                loss, parts = compute(batch)
+            with stage("backward"), phase("backward"):
+                state.scaler.scale(ranks.size * share * loss).backward()  # the mean over ranks is the sum of shares
         for name, value in {"loss": loss, **parts}.items():
             metrics[name] = metrics.get(name, 0.0) + share * value.detach()
-    state.scaler.unscale_(state.optimizer)
-    norm = clip_gradients(separator.parameters(), objective.options, state.norms)
-    return deferred.StepMetrics({"gradient_norm": norm, **metrics})
+    with stage("clipping"):
+        state.scaler.unscale_(state.optimizer)
+        norm = clip_gradients(separator.parameters(), objective.options, state.norms)
+    return deferred.StepMetrics({"gradient_norm": norm, **ranks.sum(metrics)})
 
 
 def flush(state: State, training: Training, statistics: Sequence[torch.Tensor] | None = None) -> dict[str, float]:

@@ -15,6 +15,7 @@ from separate.evaluation.metrics import higher_is_better
 from separate.process import release
 from separate.training.finetuning.preparation import train_mode
 from separate.training.interruption import Interrupted, Interruption, Stopped, interruptible
+from separate.training.profiling import stage
 from separate.training.progress import Progress
 from separate.training.resume import resume_command
 from separate.training.runlog import COUNTS
@@ -38,7 +39,7 @@ def fit(state: State, training: Training) -> float | None:
     remaining = range(state.step, options.epochs * training.steps_per_epoch)
     pin = state.separator.device.type == "cuda"
     with (
-        interruptible(options.max_hours) as interruption,
+        interruptible(options.max_hours, training.ranks) as interruption,
         closing(load(training.steps, remaining, training.workers, pin)) as batches,
     ):
         try:
@@ -50,6 +51,7 @@ def fit(state: State, training: Training) -> float | None:
                 release()
         except Interrupted:
             save(state, training, "last")
+            training.ranks.wait()  # torchrun kills the others 30 seconds after the first that ends
             log.info("saved checkpoints/last.ckpt after step %d", state.step)  # before the end of processes and threads
             raise Stopped(
                 f"{interruption.reason} in epoch {state.epoch + 1} after step {state.step}; everything is saved. Go on "
@@ -72,25 +74,29 @@ def train_epoch(
     state: State, training: Training, batches: Iterator[RawBatch], interruption: Interruption
 ) -> dict[str, float]:
     """Train the remaining steps of this epoch; return means over the whole epoch, by name."""
-    options = training.options
+    options, ranks = training.options, training.ranks
     train_mode(state.separator)
-    end, saved = (state.epoch + 1) * training.steps_per_epoch, time.perf_counter()
-    title = f"epoch {state.epoch + 1}/{options.epochs}"
-    with closing(Progress(title, end - state.step, training.batch_size, state.separator.device)) as progress:
+    end, unsaved = (state.epoch + 1) * training.steps_per_epoch, 0.0
+    title, device = f"epoch {state.epoch + 1}/{options.epochs}", state.separator.device
+    with closing(Progress(title, end - state.step, training.batch_size, device, ranks.hides_bar)) as progress:
         while state.step < end and not _out_of_time(state, options):
             begun = time.perf_counter()
-            with progress.waiting():
+            with progress.waiting(), stage("waiting for data"):
                 batch = next(batches)
-            state.add({"rejected": batch.rejected} if batch.rejected else {})
             state.add(train_step(state, training, batch))
-            now = time.perf_counter()
-            state.seconds += now - begun  # validation adds its own
+            lap = time.perf_counter() - begun if ranks.first else 0.0
+            lap, rejected = ranks.totals(lap, batch.rejected)
+            state.add({"rejected": rejected} if rejected else {})
+            state.seconds += lap  # validation adds its own
+            unsaved += lap
             progress.update(state.sums)
             if training.log:
                 training.log.steps(state)
-            if now - saved > 60 * options.save_every:
+            if unsaved > 60 * options.save_every:
                 save(state, training, "last")
-                saved = now
+                unsaved = 0.0
+            if training.profile:
+                training.profile.step()
             interruption.check()
     state.add(flush(state, training))
     return {**_means(state.sums, training.batch_size), **progress.rates()}

@@ -128,10 +128,11 @@ def still(examples: AnyExamples) -> AnyExamples:
     return alike
 
 
-def loaded(batch: RawBatch | SeparateError) -> RawBatch:
+def loaded(batch: RawBatch | SeparateError | None) -> RawBatch:
     """An item of `TrainingSteps` or `FixedBatches`, loaded in this process; raises the error in its place."""
     if isinstance(batch, SeparateError):
         raise batch
+    assert batch is not None, "a batch of one process is never empty"
     return batch
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping
 from contextlib import closing
@@ -12,12 +13,14 @@ from torch import Tensor
 from tqdm import tqdm
 
 from separate.config import EvalConfig
-from separate.data.batch import Batch
-from separate.data.loader import FixedBatches, load
+from separate.data.loader import load
+from separate.data.mixing.raw_batch import RawBatch
 from separate.errors import UsageError
 from separate.evaluation.recordings import read_recording, separate_recording
 from separate.evaluation.scores import score
 from separate.process import release
+from separate.training.data_parallel import prepared
+from separate.training.distributed import Ranks
 from separate.training.interruption import Interruption
 from separate.training.selection import metric_of
 from separate.training.state import State, Training
@@ -25,18 +28,31 @@ from separate.training.state import State, Training
 
 @dataclass
 class Tally:
-    """The losses of batches times their sizes, and the scores (B, S) by metric, of one set of weights."""
+    """The losses of batches times their examples, and the scores (B, S) by metric, of one set of weights.
 
+    scores: NaN where there is none.
+    """
+
+    scores: dict[str, list[Tensor]]
     losses: list[Tensor] = field(default_factory=list)
-    scores: dict[str, list[Tensor]] = field(default_factory=dict)
+    examples: int = 0
 
     def add(self, found: Mapping[str, Tensor]) -> None:
         for name, values in found.items():
-            self.scores.setdefault(name, []).append(values)
+            self.scores[name].append(values)
 
-    def means(self, examples: int) -> dict[str, float]:
-        scores = {f"valid/{name}": torch.cat(values).nanmean().item() for name, values in self.scores.items()}
-        return {"valid/loss": torch.stack(self.losses).sum().item() / examples, **scores}
+    def means(self, ranks: Ranks) -> dict[str, float]:
+        """The mean loss and scores over the examples of all ranks."""
+        numbers = [torch.stack(self.losses).sum().item() if self.losses else 0.0, self.examples]
+        for values in self.scores.values():
+            found = torch.cat(values) if values else torch.empty(0)  # a rank without examples
+            numbers += [found.nansum().item(), (~found.isnan()).sum().item()]
+        loss, examples, *rest = ranks.totals(*numbers)
+        means = zip(self.scores, rest[::2], rest[1::2], strict=True)
+        return {
+            "valid/loss": loss / examples,
+            **{f"valid/{name}": total / count if count else math.nan for name, total, count in means},
+        }
 
 
 def check_monitor(training: Training) -> None:
@@ -55,56 +71,61 @@ def validate(state: State, training: Training, interruption: Interruption) -> di
     `separate-eval` computes them, and the loss still is that of the excerpts: it needs the outputs of the network,
     which chunks do not share.
     """
-    begun = time.perf_counter()
+    begun, ranks = time.perf_counter(), training.ranks
     state.separator.eval()
-    tallies = {name: Tally() for name in state.averages.sets}
-    examples = _excerpts(state, training, interruption, tallies)
+    tallies = {name: Tally({metric: [] for metric in training.metrics}) for name in state.averages.sets}
+    _excerpts(state, training, interruption, tallies)
     if training.options.valid_full:
         _recordings(state, training, interruption, tallies)
-    state.seconds += time.perf_counter() - begun
+    state.seconds += ranks.totals(time.perf_counter() - begun if ranks.first else 0.0)[0]
     return {
         metric_of(weights, name): value
         for weights, tally in tallies.items()
-        for name, value in tally.means(examples).items()
+        for name, value in tally.means(ranks).items()
     }
 
 
-def _excerpts(state: State, training: Training, interruption: Interruption, tallies: Mapping[str, Tally]) -> int:
-    """Add the losses and, unless recordings are scored, the scores of the excerpts; return the number of them."""
-    device, examples = state.separator.device, 0
-    batches = FixedBatches(training.valid, training.batch_size)
+def _excerpts(state: State, training: Training, interruption: Interruption, tallies: Mapping[str, Tally]) -> None:
+    """Add the losses and, unless recordings are scored, the scores of the excerpts."""
+    pin, hides_bar = state.separator.device.type == "cuda", training.ranks.hides_bar
+    batches = training.valid_batches
     steps = min(len(batches), training.options.valid_steps or len(batches))
-    with closing(load(batches, range(steps), training.workers, device.type == "cuda")) as stream:
-        for drawn in tqdm(stream, "validating", steps, leave=False, disable=None):
-            batch = drawn.to(device, state.separator.stft)
-            for weights, tally in tallies.items():
-                with state.averages.swapped(weights):
-                    add_excerpts(state, training, batch, tally)
-            examples += len(batch.mixture)
+    with closing(load(batches, range(steps), training.workers, pin)) as stream:
+        for drawn in tqdm(stream, "validating", steps, leave=False, disable=hides_bar):
+            if drawn is not None:
+                add_batch(state, training, drawn, tallies)
             interruption.check()
-    return examples
 
 
-def add_excerpts(state: State, training: Training, batch: Batch, tally: Tally) -> None:
-    separator, loss = state.separator, training.loss
-    prepared = loss.prepare(batch)
-    separation = separator.separate(prepared)
-    tally.losses.append(loss(separation, prepared)[0].double() * len(batch.mixture))
-    if training.options.valid_full:
-        return
-    if prepared is not batch:
-        separation = separator.separate(batch)
-    tally.add(score(separation.estimates, batch.sources, batch.mixture, separator.interchangeable, training.metrics))
+def add_batch(state: State, training: Training, drawn: RawBatch, tallies: Mapping[str, Tally]) -> None:
+    """Add the loss and, unless recordings are scored, the scores of a batch of excerpts."""
+    separator = state.separator
+    whole = drawn.to(separator.device, separator.stft)
+    batch = whole.part(drawn.context, len(whole)) if drawn.context else whole
+    ready = prepared(training.loss, whole, drawn.context)
+    for weights, tally in tallies.items():
+        with state.averages.swapped(weights):
+            separation = separator.separate(ready)
+            tally.losses.append(training.loss(separation, ready)[0].double() * len(batch.mixture))
+            tally.examples += len(batch.mixture)
+            if training.options.valid_full:
+                continue
+            if ready is not batch:
+                separation = separator.separate(batch)
+            estimates, metrics = separation.estimates, training.metrics
+            tally.add(score(estimates, batch.sources, batch.mixture, separator.interchangeable, metrics))
 
 
 def _recordings(state: State, training: Training, interruption: Interruption, tallies: Mapping[str, Tally]) -> None:
     """Add the scores of the whole recordings, separated in the chunks that separate-eval uses by default."""
-    separator, valid = state.separator, training.valid
-    for index in tqdm(range(valid.recordings), "validating recordings", leave=False, disable=None):
-        batch = read_recording(valid, index, separator)
-        for weights, tally in tallies.items():
-            with state.averages.swapped(weights):
-                estimates = separate_recording(separator, batch, EvalConfig.chunk, EvalConfig.overlap)
-            tally.add(score(estimates, batch.sources, batch.mixture, separator.interchangeable, training.metrics))
-        release()
+    separator, valid, ranks = state.separator, training.valid, training.ranks
+    rounds = range(ranks.rank, math.ceil(valid.recordings / ranks.size) * ranks.size, ranks.size)
+    for index in tqdm(rounds, "validating recordings", leave=False, disable=ranks.hides_bar):
+        if index < valid.recordings:  # in the last round some ranks have none
+            batch = read_recording(valid, index, separator)
+            for weights, tally in tallies.items():
+                with state.averages.swapped(weights):
+                    estimates = separate_recording(separator, batch, EvalConfig.chunk, EvalConfig.overlap)
+                tally.add(score(estimates, batch.sources, batch.mixture, separator.interchangeable, training.metrics))
+            release()
         interruption.check()

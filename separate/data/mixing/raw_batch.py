@@ -25,6 +25,8 @@ class RawBatch:
     sources: (B, S, C, T), or spectrograms (B, S, C, N, F).  recorded: mixtures (B, C, ...), or None if all are the sums
     of their sources.  is_sum: (B), whether each mixture is the sum.  sample_rate in Hz.  changes: the augmentations in
     order, with stacked parameters.  rejected: the number of excerpts that were drawn and rejected.
+    total: the number of examples of the batch of which this is a share, None for a whole batch.  context: the number of
+    first examples that serve only `Loss.prepare`.
     """
 
     tracks: list[str]
@@ -35,6 +37,8 @@ class RawBatch:
     encoding: Encoding = field(default_factory=Encoding)
     changes: list[Change] = field(default_factory=list)
     rejected: int = 0
+    total: int | None = None
+    context: int = 0
 
     def pin_memory(self) -> RawBatch:
         return self._map(Tensor.pin_memory)
