@@ -98,7 +98,7 @@ def _check_stft(config: TrainConfig) -> None:
 
 
 def _check_accumulation(config: TrainConfig) -> None:
-    if config.trainer.accumulate > config.batch_size:
+    if config.batch_size != "auto" and config.trainer.accumulate > config.batch_size:
         raise UsageError(
             f"trainer.accumulate={config.trainer.accumulate} splits a batch into more parts than batch_size="
             f"{config.batch_size} has examples; use at most trainer.accumulate={config.batch_size}"

@@ -77,6 +77,7 @@ class TrainerConfig:
     accumulate: int = number(1, least=1, most=65_536, example=4)
     precision: Literal["auto", "fp32", "tf32", "bf16", "fp16"] = "auto"
     compile: bool = False
+    preflight: Literal["only"] | bool = True
     threads: int | Literal["auto"] = number("auto", least=1, most=1024, example=2)
     save_every: float = number(10.0, above=0, most=10**7, unit="minutes")
     keep_best: int = number(1, least=1, most=1000, example=3)
@@ -128,7 +129,7 @@ class TrainConfig:
     lora: LoraConfig = field(default_factory=LoraConfig)
     ema: float | list[float] | None = number(None, least=0, most=1 - 1e-9, example=0.999)
     ema_epoch: float | list[float] | None = number(None, least=0, most=1 - 1e-9, example=0.9)
-    batch_size: int = number(16, least=1, most=65_536)
+    batch_size: int | Literal["auto"] = number(16, least=1, most=65_536)
     seed: int = number(0, least=0, most=2**63 - 1)
     device: str = "auto"
     run: str = MISSING

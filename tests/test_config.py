@@ -89,7 +89,10 @@ def test_the_defaults_are_those_documented():
     ("overrides", "message"),
     [
         (["batch_size=0"], "batch_size=0 must be at least 1 and at most 65536, e.g. batch_size=16"),
-        (["batch_size=many"], "batch_size=many must be an integer, at least 1 and at most 65536, e.g. batch_size=16"),
+        (
+            ["batch_size=many"],
+            "batch_size=many must be an integer or auto, at least 1 and at most 65536, e.g. batch_size=16",
+        ),
         (["+batchsize=3"], "there is no key batchsize; did you mean batch_size?"),
         (["+trainer.epoch=3"], "there is no key trainer.epoch; did you mean epochs?"),
         (["+data.exerpt=3"], "there is no key data.exerpt; did you mean excerpt?"),

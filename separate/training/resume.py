@@ -26,7 +26,7 @@ MAY_CHANGE = (
     "trainer.epochs", "trainer.min_epochs", "trainer.max_minutes", "trainer.max_hours", "trainer.max_bad_steps",
     "trainer.patience", "trainer.min_delta", "trainer.save_every",
     "trainer.threads", "trainer.precision", "trainer.compile", "trainer.accumulate", "trainer.keep_best",
-    "trainer.anomaly", "trainer.profile",
+    "trainer.anomaly", "trainer.profile", "trainer.preflight",
 )  # fmt: skip
 
 # values for runs older than these keys; auto keeps the value of the run
@@ -181,7 +181,7 @@ def resumed_config(saved: Mapping[str, Any], composed: Mapping[str, Any], change
         if (
             not (named or (anywhere and key not in undecided))
             or (key in old and old[key] == value)
-            or (key in BEFORE and value == "auto")
+            or (key in (*BEFORE, "batch_size") and value == "auto")
         ):
             continue
         if not _within(key, MAY_CHANGE):

@@ -11,12 +11,13 @@ from typing import Any
 import torch
 
 from separate.config import LoggerConfig, TrainConfig, TrainerConfig
-from separate.errors import SeparateError
+from separate.errors import SeparateError, UsageError
 from separate.files import FULL, printable, replace_file
 from separate.instantiate import targets_in, trusted
 from separate.process import settle, worker_count
 from separate.training.distributed import ALONE, Ranks
 from separate.training.overfitting import overfit
+from separate.training.preflight import preflight
 from separate.training.profiling import profiling
 from separate.training.result import remove_result, write_result
 from separate.training.resume import (
@@ -50,6 +51,8 @@ def run(
     """
     plain = {**asdict(config), "run": str(folder)}
     resumed = ranks.of_first(lambda: checkpoint_to_resume(config.resume, folder))
+    if config.trainer.preflight == "only" and (resumed is not None or ranks.size > 1):
+        raise UsageError("trainer.preflight=only checks a new run in one process; leave it out, or start such a run")
     trust = None  # None: the user's configuration may name any class; a checkpoint only trusted ones
     if resumed is not None:
         trust = (*trusted(config.trust), "torch.optim.", *targets_in(plain))
@@ -59,6 +62,10 @@ def run(
     _log_summary(state, training)
     if resumed is None:
         measure(state, training)
+        if training.options.preflight and ranks.size == 1 and not training.options.overfit:
+            preflight(state, training)
+        if training.options.preflight == "only":
+            return None
     else:
         if source := ranks.of_first(lambda: other_run(config.resume, folder)):
             resumed["training"].update(ranks.of_first(lambda: copy_history(source, folder, resumed)))

@@ -16,9 +16,10 @@ from separate.config import AugmentConfig, CacheConfig, TrainerConfig
 from separate.data import open_split
 from separate.data.example import Examples, FileExamples
 from separate.data.layouts.base import Layout
-from separate.data.loader import load
+from separate.data.loader import TrainingSteps, load
 from separate.data.mixing.augmentation import AudioFormat
 from separate.data.mixing.augmenter import Augmenter
+from separate.errors import UsageError
 from separate.evaluation.metrics import higher_is_better, load_metrics
 from separate.models.representation import observers
 from separate.parts import build_loss, build_optimizer, build_schedule, build_separator, check_schedule
@@ -26,6 +27,7 @@ from separate.separator import Separator
 from separate.stft import STFT
 from separate.training.anomaly import Anomalies
 from separate.training.averages import Averages, decays
+from separate.training.batch_size import largest_batch
 from separate.training.data_parallel import merge_statistics, parallelise, prepared
 from separate.training.deferred import fuse
 from separate.training.distributed import ALONE, Ranks, check_shares
@@ -43,11 +45,17 @@ def prepare(
     ranks: Ranks = ALONE,
 ) -> tuple[State, Training]:
     """The parts of a run, freshly initialised from the seed.  trust: as in `build`; stored: as in `build_separator`."""
-    check_shares(ranks, config["batch_size"])
+    if config["batch_size"] != "auto":
+        check_shares(ranks, config["batch_size"])
+    elif ranks.size > 1:
+        raise UsageError("batch_size=auto measures one process only; with several processes write batch_size=NUMBER")
     state, objective = prepare_step(config, trust, stored, ranks)
     data = data_config(config["data"], trust)
     with ranks.one_of_machine_first():
         train, valid, augment = _open_data(config, data, state.separator.stft, trust)
+    if config["batch_size"] == "auto":
+        steps = TrainingSteps(train, 1, config["seed"], augment)
+        config = {**config, "batch_size": largest_batch(state, objective, steps)}
     ranks.seed(config["seed"])
     training = Training(
         **vars(objective),

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import bisect
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 
@@ -51,19 +52,33 @@ def train_step(state: State, training: Training, drawn: RawBatch) -> dict[str, f
                 deferred.undo_unless(metrics.finite, buffers, buffers_before)
                 optimizer.zero_grad(set_to_none=True)
     except torch.OutOfMemoryError:
-        seconds = training.train.frames / training.train.sample_rate
-        raise SeparateError(
-            f"out of memory on {separator.device} at batch_size={training.batch_size}, data.excerpt={seconds:g} and "
-            f"trainer.accumulate={training.options.accumulate}; lower one of the first two, or raise the last"
-        ) from None
+        raise out_of_memory(training, separator.device) from None
     scaler.update()
     state.pending = deferred.Pending(state.step, drawn, metrics, random, before)
     state.step += 1
     return gained if training.lags else flush(state, training)
 
 
-def backward(state: State, objective: Objective, drawn: RawBatch | StoredBatch) -> deferred.StepMetrics:
+def out_of_memory(training: Training, device: torch.device) -> SeparateError:
+    """The error for a step that does not fit the memory, with the ways out."""
+    seconds = training.train.frames / training.train.sample_rate
+    half = " or set trainer.precision=bf16" if training.precision.name in ("fp32", "tf32") else ""
+    return SeparateError(
+        f"out of memory on {device} at batch_size={training.batch_size}, data.excerpt={seconds:g} and "
+        f"trainer.accumulate={training.options.accumulate}; lower one of the first two, raise the last{half}; "
+        f"batch_size=auto starts another run with the largest batch that fits"
+    )
+
+
+def backward(
+    state: State,
+    objective: Objective,
+    drawn: RawBatch | StoredBatch,
+    phase: Callable[[str], AbstractContextManager[object]] = nullcontext,
+) -> deferred.StepMetrics:
     """Forward and backward pass: leaves unscaled, clipped gradients in the parameters and returns the metrics.
+
+    phase: returns a context for `forward and loss` and one for `backward`, to measure them.
 
     The gradients and metrics of the parts of a batch (`trainer.accumulate`) add up to those of the whole batch.  Two
     exceptions: dropout draws other numbers, and batch normalisation takes its statistics from each part.
@@ -82,9 +97,9 @@ def backward(state: State, objective: Objective, drawn: RawBatch | StoredBatch) 
     for batch in batches:
         share = len(batch) / total
         with reduction(compute, last=batch is batches[-1]):
-            with objective.precision.autocast(device):
+            with phase("forward and loss"), objective.precision.autocast(device):
                 loss, parts = compute(batch)
-            with stage("backward"):
+            with stage("backward"), phase("backward"):
                 state.scaler.scale(ranks.size * share * loss).backward()  # the mean over ranks is the sum of shares
         for name, value in {"loss": loss, **parts}.items():
             metrics[name] = metrics.get(name, 0.0) + share * value.detach()

@@ -11,7 +11,6 @@ from contextlib import closing
 from separate.config import TrainerConfig
 from separate.data.loader import load
 from separate.data.mixing.raw_batch import RawBatch
-from separate.errors import UsageError
 from separate.evaluation.metrics import higher_is_better
 from separate.process import release
 from separate.training.finetuning.preparation import train_mode
@@ -25,7 +24,7 @@ from separate.training.schedules import after_epoch
 from separate.training.selection import ranked, winner
 from separate.training.state import State, Training
 from separate.training.step import flush, train_step
-from separate.training.validation import validate
+from separate.training.validation import check_monitor, validate
 
 log = logging.getLogger(__name__)
 
@@ -33,8 +32,7 @@ log = logging.getLogger(__name__)
 def fit(state: State, training: Training) -> float | None:
     """Train from the given state to the end and return the best value of the monitored metric."""
     options = training.options
-    if options.monitor not in training.monitors:
-        raise UsageError(f"trainer.monitor={options.monitor} is unknown; choose from {', '.join(training.monitors)}")
+    check_monitor(training)
     if _finished(state, options):
         log.info(
             "the run had ended already, after %d epochs; to go on, raise the limit that ended it: trainer.epochs, "

@@ -15,6 +15,7 @@ from tqdm import tqdm
 from separate.config import EvalConfig
 from separate.data.loader import load
 from separate.data.mixing.raw_batch import RawBatch
+from separate.errors import UsageError
 from separate.evaluation.recordings import read_recording, separate_recording
 from separate.evaluation.scores import score
 from separate.process import release
@@ -52,6 +53,13 @@ class Tally:
             "valid/loss": loss / examples,
             **{f"valid/{name}": total / count if count else math.nan for name, total, count in means},
         }
+
+
+def check_monitor(training: Training) -> None:
+    """UsageError if `trainer.monitor` names no metric of the validation."""
+    monitor = training.options.monitor
+    if monitor not in training.monitors:
+        raise UsageError(f"trainer.monitor={monitor} is unknown; choose from {', '.join(training.monitors)}")
 
 
 @torch.inference_mode()
