@@ -123,7 +123,7 @@ class Slow(Dataset):
 
 batches = load(Slow(), range(100), 2, False)
 next(batches)
-print("started", flush=True)
+print("started\\n", end="", flush=True)  # in one write, also with another worker
 next(batches)
 """
 POOL = """
@@ -131,7 +131,7 @@ import time
 from separate.data.storage.parallel import in_parallel
 
 def work(item):
-    print("started", flush=True)
+    print("started\\n", end="", flush=True)  # in one write, also with another worker
     time.sleep(60)
 
 in_parallel(work, range(8), 2, "waiting")
