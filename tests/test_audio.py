@@ -144,7 +144,9 @@ def test_spans_of_a_file_with_an_odd_rate_agree_with_the_whole(tmp_path, old, ne
     info = audio.probe(path)
     length = audio.frames_at(info, new)
     whole = resampling.resample(torch.from_numpy(audio.read(path, 0, info.frames)), old, new).numpy()[:, :length]
-    monkeypatch.setattr(resampling.resampler(old, new), "block_frames", 2500)  # several blocks, which begin within a period
+    monkeypatch.setattr(
+        resampling.resampler(old, new), "block_frames", 2500
+    )  # several blocks, which begin within a period
     for start, frames in [(0, 100), (1, 1000), (length // 2, 777), (length - 50, 50), (0, length)]:
         span = audio.read_span(path, info, start, frames, new, 2)
         np.testing.assert_allclose(span, whole[:, start : start + frames], atol=1e-6)
