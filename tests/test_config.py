@@ -212,7 +212,7 @@ def test_the_help_has_every_group_and_every_default_key_with_its_comment():
     for name, value in defaults.items():
         for key in value if hasattr(value, "keys") else [name]:
             assert f"{key}:" in text
-    assert "  # examples in one step" in text and "resume the run in `run`" in text
+    assert "  # examples per step" in text and "resume the run in `run`" in text
     assert "chunk: 10.0" in help_text("eval") and "splits: [train, valid, test]" in help_text("dataset")
 
 
