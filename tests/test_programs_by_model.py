@@ -97,7 +97,7 @@ def test_the_printed_configuration_explains_each_key(call, tmp_path):
         section = out[out.index("\nmodel:") : out.index("\noptimizer:")]
         commented = {line.split(":")[0].strip() for line in section.splitlines() if "  # " in line}
         assert commented >= set(spec) - {"_target_", "defaults"}, model
-    assert "batch_size: 16  # examples in one step" in out
+    assert "batch_size: 16  # examples per step" in out
     assert OmegaConf.create(out).batch_size == 16
     code, out, err = call(evaluate, "--cfg", "job", cwd=tmp_path)
     assert "split: test  # test, valid or train" in out
