@@ -180,7 +180,7 @@ def test_a_run_too_short_for_its_profile_is_refused(tmp_path):
     state, training = start(tmp_path, epochs=1, steps_per_epoch=4, profile=5)
     with (
         pytest.raises(
-            UsageError, match=r"trainer.profile=5 needs 8 steps .* the run has 4; raise trainer.steps_per_ep"
+            UsageError, match=r"trainer.profile=5 needs 8 steps, .* but the run has 4; raise trainer.steps_per_ep"
         ),
         profiling.profiling(state, training),
     ):
