@@ -147,7 +147,7 @@ def fault(done: Done, what: str) -> Path:
 
 
 def test_a_fault_while_training_is_reported_and_saved_in_the_run(own):
-    done = run("train", *TRAIN, "run=broken", cwd=own, FAIL="key", AFTER="0")
+    done = run("train", *TRAIN, "trainer.preflight=false", "run=broken", cwd=own, FAIL="key", AFTER="0")
     path = fault(done, f"KeyError: 'steps' (faulty.py, line {line('raise KeyError')})")
     assert path == own / "broken" / "traceback.txt"
     text = path.read_text()
@@ -175,7 +175,7 @@ def test_a_fault_in_a_job_of_a_sweep_does_not_stop_the_others(own):
 
 
 def test_a_fault_in_a_worker_is_reported_with_the_original_exception(own):
-    done = run("train", *TRAIN, "data.workers=1", "model.when=worker", "run=worker", cwd=own)
+    done = run("train", *TRAIN, "data.workers=1", "trainer.preflight=false", "model.when=worker", "run=worker", cwd=own)
     path = fault(done, f"KeyError: 'no such key' (faulty.py, line {line('no such key')})")
     assert "in DataLoader worker process 0" in path.read_text()
 
@@ -226,7 +226,7 @@ def test_lack_of_memory_is_reported_with_options_that_need_less(own, name, argum
 
 
 def test_a_worker_killed_by_the_system_is_reported_as_lack_of_memory(own):
-    done = run("train", *TRAIN, "data.workers=1", "model.when=killed", "run=killed", cwd=own)
+    done = run("train", *TRAIN, "data.workers=1", "trainer.preflight=false", "model.when=killed", "run=killed", cwd=own)
     assert done.returncode == 1, done.stderr
     assert "the system ended a worker process, most likely because memory ran out; lower batch_size" in done.stderr
 
