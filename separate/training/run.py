@@ -69,7 +69,7 @@ def run(
     else:
         if source := ranks.of_first(lambda: other_run(config.resume, folder)):
             resumed["training"].update(ranks.of_first(lambda: copy_history(source, folder, resumed)))
-        restore(state, training, resumed)
+        restore(state, training, resumed, source or folder / "checkpoints" / "last.ckpt")
         log.info("going on in %s after epoch %d, step %d", folder, state.epoch, state.step)
     if training.options.overfit:
         if ranks.first:
