@@ -94,6 +94,7 @@ def run(
 
 def _fit(state: State, training: Training) -> float | None:
     """`fit`, then close the log; SeparateError for a full disk."""
+    complete = False
     try:
         try:
             first = state.step
@@ -103,10 +104,11 @@ def _fit(state: State, training: Training) -> float | None:
                 log.info("best %s: %.4g", training.options.monitor, best)
             if best is not None and training.log is not None and state.step > first:
                 training.log.end({f"best/{training.options.monitor}": best}, state.step)
+            complete = True
             return best
         finally:
             if training.log is not None:
-                training.log.close()
+                training.log.close(complete)
     except OSError as error:
         if error.errno not in FULL:
             raise
