@@ -21,6 +21,7 @@ from separate.evaluation.results import SUMMARY, Results, read
 
 ALL = "all"  # the mean over the sources of a track
 BATCH = 1000  # resamples computed at a time
+ROUNDING = 1e-9  # differences of equal scores, relative
 
 
 @dataclass(frozen=True)
@@ -242,7 +243,7 @@ def bootstrap(values: np.ndarray, statistic: Any, method: str, options: Options)
     value = float(statistic(values))
     if len(values) < 2 or not np.isfinite(values).all():
         return Statistic(value if math.isfinite(value) else None)
-    if np.ptp(values) == 0:
+    if np.ptp(values) <= ROUNDING * max(1.0, abs(value)):  # no resample differs
         return Statistic(value, value, value)
     found = stats.bootstrap(
         (values,), statistic, n_resamples=options.resamples, batch=BATCH, confidence_level=options.confidence,
