@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Protocol
 
 from torch import Tensor
 
@@ -18,15 +18,10 @@ from separate.separator import Separator
 
 @dataclass(frozen=True)
 class Task:
-    """What to compute for each recording.
-
-    facts: everything else that the scores depend on, as JSON, e.g. the digest of the checkpoint; workers: the number
-    of scoring processes, 0 for none.
-    """
+    """What to compute for each recording.  workers: the number of scoring processes, 0 for none."""
 
     metrics: Mapping[str, Metric]
     workers: int = 0
-    facts: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Candidate(Protocol):
@@ -84,5 +79,3 @@ class Model:
         if not estimates.isfinite().all():
             raise SeparateError(f"the network gives NaN or infinite samples for {batch.tracks[0]}; train it again")
         return estimates
-
-

@@ -30,8 +30,13 @@ def writable(results: Results) -> bool:
 
 
 def write(results: Results, folder: Path, split: str = "test") -> None:
-    """Write FOLDER/METHOD/SPLIT/TRACK.json; museval reads FOLDER/METHOD if the split is test."""
+    """Write FOLDER/METHOD/SPLIT/TRACK.json if the results have BSS Eval v4; else remove those of an earlier evaluation.
+
+    museval reads FOLDER/METHOD if the split is test.
+    """
     shutil.rmtree(folder, ignore_errors=True)
+    if not writable(results):
+        return
     frames = {(row.method, row.track, row.source, row.metric): row.frames for row in results.rows}
     for method in results.methods:
         for track in results.tracks:

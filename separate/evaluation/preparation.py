@@ -29,7 +29,10 @@ from separate.validation import typed
 
 @dataclass(frozen=True)
 class Prepared:
-    """make: opens what is scored; folder: for the files; about: what it is, for the summary; facts: see `Unfinished`."""
+    """make: opens what is scored; folder: for the files; about: what it is, for the summary.
+
+    facts: what the scores depend on, see `Unfinished`.
+    """
 
     make: Callable[[], Candidate]
     folder: Path

@@ -67,7 +67,7 @@ class Unfinished:
                     place.rmdir()
 
     def threads(self, count: int) -> int:
-        """The number of threads that the evaluation has begun with, so that sums are rounded as before; else `count`."""
+        """The number of threads that the evaluation began with, so that sums are rounded as before; else `count`."""
         path = self.folder / "threads"
         with suppress(OSError, ValueError):
             return int(path.read_bytes())
@@ -101,7 +101,7 @@ def samples_of(batch: Batch) -> str:
     """A digest of the track's name and the samples of its mixture and sources."""
     found = hashlib.blake2b(repr((batch.tracks, tuple(batch.sources.shape))).encode(errors="backslashreplace"))
     for signal in (batch.mixture, batch.sources):
-        found.update(signal.contiguous().numpy())
+        found.update(signal.contiguous().numpy().data)
     return found.hexdigest()[:32]
 
 
