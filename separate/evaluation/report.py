@@ -310,17 +310,3 @@ def _yaml(value: object) -> str:
 
 def _lines(block: str) -> str:
     return "\n".join(map(_text, block.splitlines()))
-
-
-def write(results: Any, about: Mapping[str, Any], folder: Any) -> dict[str, Any]:
-    """The files of the present program; removed with it."""
-    from separate.evaluation.old_report import write as old
-
-    return old(results, about, folder)
-
-
-def table(summary: Mapping[str, Any]) -> str:
-    """The table of the present program; removed with it."""
-    from separate.evaluation.old_report import table as old
-
-    return old(summary)
