@@ -16,11 +16,15 @@ from typing import Any
 import numpy as np
 
 from separate.errors import UsageError, nearest
+from separate.evaluation import museval_json
 from separate.evaluation.report import evaluated
 from separate.evaluation.results import SUMMARY, Results, read
 
 ALL = "all"  # the mean over the sources of a track
 BATCH = 1000  # resamples computed at a time
+SPLITS = ("train", "valid", "test")
+SAME = ("unit", "higher_is_better", "aggregate")  # of a metric in all evaluations; labels may differ
+ROUNDING = 1e-9  # differences of equal scores, relative
 
 
 @dataclass(frozen=True)
@@ -137,19 +141,21 @@ def open_evaluation(folder: Path) -> Results:
         return read(evaluations[0])
     if evaluations:
         raise UsageError(f"{folder} has {len(evaluations)} evaluations; name one of {', '.join(map(str, evaluations))}")
-    from separate.evaluation import museval_json
-
-    if not any(folder.rglob("*.json")):
-        raise UsageError(f"{folder} has neither {SUMMARY} nor JSON files of museval; run separate-eval first")
-    return museval_json.read(folder)
+    if museval_json.holds(folder):
+        return museval_json.read(folder)
+    raise UsageError(f"{folder} has neither {SUMMARY} nor JSON files of museval; run separate-eval first")
 
 
 def _names(folders: Sequence[Path]) -> list[str]:
-    """Short names: the run's, or the folder's; longer ones where two are the same."""
+    """Short names: the run's, or the folder's without a split; longer ones where two are the same."""
     short = []
     for folder in folders:
         whole = folder.resolve()
-        short.append((whole.parents[1] if whole.parent.name == "eval" else whole).name)
+        if whole.parent.name == "eval":
+            whole = whole.parents[1]
+        elif whole.name in SPLITS:  # as museval writes METHOD/test
+            whole = whole.parent
+        short.append(whole.name)
     return [name if short.count(name) == 1 else str(folder) for name, folder in zip(short, folders, strict=True)]
 
 
@@ -180,14 +186,14 @@ def _common_metrics(entries: Sequence[Entry], chosen: Sequence[str] | None) -> l
     metrics = _common("metrics", entries, [list(entry.results.metrics) for entry in entries])
     metrics = list(chosen) if chosen else metrics
     for name in metrics:
-        first = entries[0].results.metrics[name].description
         for other in entries[1:]:
-            if (description := other.results.metrics[name].description) != first:
-                key = next(key for key in {**first, **description} if first.get(key) != description.get(key))
-                raise UsageError(
-                    f"the {key.replace('_', ' ')} of {name} is “{first.get(key, '')}” in {entries[0].name} and "
-                    f"“{description.get(key, '')}” in {other.name}; evaluate both in the same way"
-                )
+            first, second = (one.results.metrics[name].description for one in (entries[0], other))
+            for key in SAME:
+                if (one := first.get(key) or "none") != (two := second.get(key) or "none"):
+                    raise UsageError(
+                        f"{key.replace('_', ' ')} of {name}: {one} in {entries[0].name}, {two} in {other.name}; "
+                        f"evaluate both in the same way, or choose others with --metric"
+                    )
     return metrics
 
 
@@ -242,7 +248,7 @@ def bootstrap(values: np.ndarray, statistic: Any, method: str, options: Options)
     value = float(statistic(values))
     if len(values) < 2 or not np.isfinite(values).all():
         return Statistic(value if math.isfinite(value) else None)
-    if np.ptp(values) == 0:
+    if np.ptp(values) <= ROUNDING * max(1.0, abs(value)):  # no resample differs
         return Statistic(value, value, value)
     found = stats.bootstrap(
         (values,), statistic, n_resamples=options.resamples, batch=BATCH, confidence_level=options.confidence,

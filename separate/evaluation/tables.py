@@ -21,7 +21,7 @@ ABSENT = "-"
 LATEX = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "_": r"\_", "%": r"\%",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
-    "|": r"\textbar{}", '"': r"\textquotedbl{}", "`": r"\textasciigrave{}",
+    "|": r"\textbar{}", '"': "''", "`": r"\textasciigrave{}",
 }  # fmt: skip
 MARKDOWN = {sign: "\\" + sign for sign in r"\`*_[]<>|~&$"}
 
@@ -120,7 +120,7 @@ def silent_lines(summary: Summary) -> Iterator[str]:
     silent = summary.get("silent") or {}
     if not (count := silent.get("references")):
         return
-    yield f"{count} silent {'reference has' if count == 1 else 'references have'} no scores and are left out of them."
+    yield f"{count} silent {'reference has' if count == 1 else 'references have'} no scores."
     levels = [
         f"{method} {_level(found['median'])} (worst {_level(found['worst'])})"
         for method, found in silent.get("leaked", {}).items()
@@ -181,7 +181,7 @@ def markdown(summary: Summary) -> str:
         printed.append([escape(row.method), escape(row.source), *cells])
     table = "\n".join(f"| {' | '.join(row)} |" for row in printed)
     below = [_count(summary), *notes(summary), *bold(summary)]
-    return "\n".join([table, "", *map(escape, below), ""])
+    return "\n".join([table, "", *(f"- {escape(note)}" for note in below), ""])
 
 
 def latex(summary: Summary) -> str:
