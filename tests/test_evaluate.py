@@ -16,12 +16,14 @@ import pytest
 import torch
 
 from separate.cli import evaluate
+from separate.compose import data_config
 from separate.config import shipped
+from separate.data import open_split
 from separate.data.batch import Batch
 from separate.errors import DataError, SeparateError, UsageError
 from separate.evaluation import museval_json
 from separate.evaluation import results as files
-from separate.evaluation.candidates import Task
+from separate.evaluation.candidates import Model, Task
 from separate.evaluation.metrics import METRICS
 from separate.evaluation.processes import Processes, process_count
 from separate.evaluation.recordings import ORACLES, masked
@@ -29,14 +31,16 @@ from separate.evaluation.results import Results, Row, described
 from separate.evaluation.runner import evaluate as score_all
 from separate.evaluation.stems import open_stems
 from separate.evaluation.unfinished import Unfinished, code_of
+from separate.parts import build_separator
 from separate.separator import Separation
 from separate.stft import STFT
 from tests.conftest import RATE, tone, write
 from tests.test_pipeline import refusal
+from tests.tiny import config_of, without_defaults
 
 KILLING = Path(__file__).parent / "killing_evaluation.py"
 FORKS = pytest.mark.skipif(sys.platform != "linux", reason="scoring processes are forked on Linux")
-TOY = ["run=runs/tiny", "device=cpu", "+data.tracks={train: 4, valid: 2, test: 5}"]
+TOY = ["device=cpu", "+data.tracks={train: 4, valid: 2, test: 5}", "workers=2"]
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -47,12 +51,10 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 @FORKS
-def test_processes_give_the_scores_of_this_process_bit_for_bit(trained, call, tmp_path):
-    for workers in (0, 3):
-        code, _, err = call(evaluate, *TOY, f"workers={workers}", f"out={tmp_path / str(workers)}", cwd=trained)
-        assert code == 0, err
-    none, three = contents(tmp_path / "0"), contents(tmp_path / "3")
-    assert none == three and {"scores.csv", "summary.json", "report.html"} <= set(none)
+def test_processes_give_the_scores_of_this_process_bit_for_bit(tmp_path):
+    candidate = open_stems(tmp_path / "est", make_stems(tmp_path, tracks=5), STFT(64, 32))
+    none, three = (score_all(candidate, Task(METRICS, workers)) for workers in (0, 3))
+    assert repr(none) == repr(three) and len(none.rows) == 5 * 2 * 5 * len(METRICS)
 
 
 @FORKS
@@ -105,12 +107,9 @@ def test_no_more_processes_than_recordings_and_none_if_asked():
 
 @FORKS
 def test_an_evaluation_that_is_killed_and_started_again_gives_the_same_files(trained, tmp_path):
-    command = [sys.executable, str(KILLING), "3", "3", f"run='{trained / 'runs' / 'tiny'}'", *TOY[1:], "workers=2"]
+    command = [sys.executable, str(KILLING), "3", "3", f"run='{trained / 'runs' / 'tiny'}'", *TOY]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [word.replace("test: 5", "test: 9") for word in command],
-        cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
     assert contents(tmp_path / "whole") == contents(tmp_path / "killed")
 
@@ -277,6 +276,26 @@ def test_the_stft_of_stems_changes_the_oracle_masks_and_permute_pairs_them(tmp_p
     assert abs(mean("IRM", False, 64) - mean("IRM", False, 512)) > 1
 
 
+# ----------------------------------------------------------------------------------------------------------- chunks --
+
+
+@pytest.mark.parametrize("model", ["dnn", "wave_unet"])  # one with masks and one with waveforms
+def test_scores_in_chunks_are_those_of_whole_recordings_within_a_tenth_of_a_decibel(model):
+    data = data_config({**without_defaults(shipped("data")["toy"]), "tracks": {"train": 1, "valid": 1, "test": 2}})
+    torch.manual_seed(0)
+    config = config_of(model)
+    config["data"].update(sources=data.sources, sample_rate=data.sample_rate)
+    separator, examples = build_separator(config).eval(), open_split(data, "test")
+
+    def scores(chunk: float, overlap: float) -> torch.Tensor:
+        found = score_all(Model(separator, examples, chunk, overlap), Task(METRICS))
+        return torch.tensor([row.score for row in found.rows if row.method == "model"])
+
+    whole = scores(60.0, 0.0)
+    torch.testing.assert_close(scores(2.0, 0.5), whole, atol=0.1, rtol=0)
+    assert not torch.equal(scores(2.0, 0.5), whole)  # it was separated in chunks
+
+
 # ------------------------------------------------------------------------------------------------------------ masks --
 
 
@@ -350,23 +369,35 @@ def test_other_files_are_not_read_as_those_of_museval(tmp_path, text):
         museval_json.read(tmp_path)
 
 
-# ------------------------------------------------------------------------------------------------------------ config --
+def test_the_scores_of_several_methods_are_not_mixed(tmp_path):
+    museval_json.write(bss({name: [1.0, 2.0] for name in museval_json.NAMES}), tmp_path)
+    with pytest.raises(UsageError, match="twice; give the folder of one method"):
+        museval_json.read(tmp_path)
+    assert museval_json.read(tmp_path / "model").rows[0].score == 1.5
 
 
-def test_every_method_is_scored_with_this_runs_stft(trained, call, tmp_path):
-    """The oracle masks do not depend on the stft group, which serves stems."""
+# ---------------------------------------------------------------------------------------------------------- program --
+
+
+def test_compare_is_a_command_of_separate_eval(call, tmp_path):
+    for number in range(2):
+        make_stems(tmp_path / str(number))
+        stems = open_stems(tmp_path / str(number) / "est", tmp_path / str(number) / "ref", STFT(64, 32))
+        files.write(score_all(stems, Task(METRICS)), tmp_path / "eval" / str(number))
+    code, out, err = call(evaluate, "compare", "eval/0", "eval/1", "--resamples", "200", cwd=tmp_path)
+    assert code == 0, err
+    assert "SI-SDR" in out and (tmp_path / "compare" / "compare.json").exists()
+
+
+def test_what_a_run_has_computed_is_in_the_summary_and_nothing_else_is_left(trained, call, tmp_path):
+    """The stft group serves stems; the masks of a run take its own."""
     for name in ("speech", "music"):
-        code, _, err = call(evaluate, *TOY, f"stft={name}", f"out={tmp_path / name}", cwd=trained)
+        code, _, err = call(
+            evaluate, "run=runs/tiny", "device=cpu", f"stft={name}", f"out={tmp_path / name}", cwd=trained
+        )
         assert code == 0, err
     assert (tmp_path / "speech" / "scores.csv").read_bytes() == (tmp_path / "music" / "scores.csv").read_bytes()
-    assert shipped("stft")["speech"] != shipped("stft")["music"]
-
-
-def test_compare_is_a_command_of_separate_eval(trained, call, tmp_path):
-    code, _, err = call(evaluate, *TOY, f"out={tmp_path / 'one'}", cwd=trained)
-    assert code == 0, err
-    code, _, err = call(evaluate, *TOY, f"out={tmp_path / 'two'}", "chunk=1", "overlap=0.3", cwd=trained)
-    assert code == 0, err
-    code, out, err = call(evaluate, "compare", "one", "two", "--resamples", "200", cwd=tmp_path)
-    assert code == 0, err
-    assert "SI-SDR" in out
+    about = files.read(tmp_path / "music").about
+    assert about["split"] == "test" and about["versions"]["torch"] == torch.__version__
+    assert about["config"]["model"]["units"] == 16
+    assert not (tmp_path / "music" / "unfinished").exists()
