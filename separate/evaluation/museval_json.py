@@ -91,6 +91,8 @@ def read(folder: Path, method: str = "estimates") -> Results:
         except (TextError, ValueError, KeyError, TypeError, AttributeError) as error:
             said = str(error) if isinstance(error, TextError) else "is not a file of museval's scores"
             raise UsageError(f"{path} {said}; give a folder with the JSON files of museval") from None
+        if path.stem in results.tracks:
+            raise UsageError(f"{folder} holds the scores of {path.stem} twice; give the folder of one method and split")
         results.rows += rows
         results.tracks.append(path.stem)
         results.sources += [name for name in dict.fromkeys(row.source for row in rows) if name not in results.sources]

@@ -136,4 +136,4 @@ def _name(device: torch.device) -> str:
 
 
 def _versions() -> dict[str, str]:
-    return {"python": platform.python_version(), **{name: version(name) for name in ("separate", "torch", "numpy")}}
+    return {"python": platform.python_version(), "separate": version("separate"), "torch": torch.__version__}
