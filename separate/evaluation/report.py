@@ -357,7 +357,7 @@ def _track_table(results: Results) -> str:
 
 def _facts(summary: Mapping[str, Any]) -> str:
     """Everything else in the summary: single values as a list, the rest as YAML."""
-    left_out = ("scores", "metrics", "tracks", "silent")
+    left_out = ("scores", "metrics", "tracks", "silent", "unscored")
     facts = {key: value for key, value in summary.items() if key not in left_out and value is not None}
     single = {key: value for key, value in facts.items() if not isinstance(value, (dict, list))}
     listed = "".join(f"<dt>{_text(key)}</dt><dd>{_text(value)}</dd>" for key, value in single.items())
