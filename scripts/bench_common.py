@@ -21,7 +21,14 @@ LEAST_ROUNDS = 5
 def options(description: str | None, cases: Sequence[str], rounds: int, out: str) -> argparse.ArgumentParser:
     """A parser with the options of every benchmark."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("cases", nargs="*", metavar="CASE", choices=cases, help=f"{', '.join(cases)} (default: all)")
+    names = ", ".join(cases)
+
+    def case(text: str) -> str:  # argparse's choices would refuse a command without a case
+        if text not in cases:
+            raise argparse.ArgumentTypeError(f"there is no case {text}; choose from {names}")
+        return text
+
+    parser.add_argument("cases", nargs="*", metavar="CASE", type=case, help=f"{names} (default: all)")
     parser.add_argument("--rounds", type=_rounds, default=rounds, help=f"of the median (default: {rounds})")
     parser.add_argument("--out", type=Path, default=Path(out), help=f"JSON file to write (default: {out})")
     return parser

@@ -123,7 +123,7 @@ def spectrogram_figure(levels: np.ndarray, top: float, seconds: float, sample_ra
 
     ink: colour of axes and text, on a transparent ground.
     """
-    figure = Figure(figsize=(5.2, 2.5), layout="constrained", facecolor="none")
+    figure = Figure(figsize=(5.2, 2.3), layout="constrained", facecolor="none")
     axes = figure.subplots()
     shown = axes.imshow(
         levels, origin="lower", aspect="auto", extent=(0.0, seconds, 0.0, sample_rate / 2000), vmin=top - RANGE,

@@ -13,10 +13,12 @@ import os
 import random
 import signal
 import sys
+import threading
 import time
 from pathlib import Path
 
 import torch
+from tqdm import tqdm
 
 from separate.cli import train
 
@@ -77,6 +79,7 @@ def main() -> None:
     sys.argv = ["separate-train", *arguments, "data.workers=0", "hydra.run.dir=whole"]
     train.main()
     assert torch.get_num_threads() == 1, "a forked process cannot use the threads of its parent"
+    tqdm.set_lock(threading.RLock())  # the default one is shared by all processes, and one that is killed may hold it
     chance, kills, last = random.Random(int(seed)), 0, Path("killed/checkpoints/last.ckpt")
     for attempt in itertools.count():
         if attempt % 8 == 7 and last.exists():  # this start, or a later one if this is killed before, has no space

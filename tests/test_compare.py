@@ -14,11 +14,12 @@ from matplotlib.image import imread
 from scipy import stats
 
 from separate.cli import compare as program
+from separate.cli import evaluate
 from separate.errors import UsageError
 from separate.evaluation import compare_report
 from separate.evaluation.compare import Options, bootstrap, compare
-from separate.evaluation.results import Results, write
-from tests.evaluations import METRICS, results
+from separate.evaluation.results import Results, described, write
+from tests.evaluations import METRICS, SOURCES, results
 
 FAST = Options(resamples=500)
 SONGS = [f"song {number}" for number in range(6)]
@@ -37,9 +38,26 @@ def noisy(shift: float, seed: int = 0) -> Results:
     return replace(found, rows=[replace(row, score=float(row.score + shifts[row.track])) for row in found.rows])
 
 
-def aggregated(found: Results, aggregate: str) -> Results:
-    """The same results, whose SI-SDR is another aggregate."""
-    return replace(found, metrics={**found.metrics, "si_sdr": replace(found.metrics["si_sdr"], aggregate=aggregate)})
+def defined(found: Results, **changes: str) -> Results:
+    """The same results, whose SI-SDR is defined in another way."""
+    description = {**found.metrics["si_sdr"].description, **changes}
+    return replace(found, metrics={**found.metrics, "si_sdr": described("si_sdr", description)})
+
+
+def museval_file(path: Path, scores: dict[str, list[float]]) -> None:
+    """The scores of a track as museval writes them.  scores: {source: SDR of each frame}."""
+    targets = [
+        {
+            "name": source,
+            "frames": [
+                {"time": n, "duration": 1.0, "metrics": {"SDR": x, "SIR": x + 5, "ISR": x + 2, "SAR": x + 1}}
+                for n, x in enumerate(frames)
+            ],
+        }
+        for source, frames in scores.items()
+    ]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"targets": targets}))
 
 
 def test_a_constant_difference_is_found_exactly(tmp_path):
@@ -142,14 +160,32 @@ def test_estimates_of_another_tool_stand_beside_a_model(tmp_path):
     assert found.differences[0].mean.value == pytest.approx(1.0)
 
 
+def test_published_scores_of_museval_stand_beside_a_model(tmp_path, call):
+    description = {"label": "SDR", "unit": "dB", "higher_is_better": True, "aggregate": "median over frames"}
+    own = results(metrics={"si_sdr": METRICS["si_sdr"]})
+    rows = [replace(row, metric="sdr") for row in own.rows if not math.isnan(row.score)]
+    a = evaluation(tmp_path / "a", replace(own, metrics={"sdr": described("sdr", description)}, rows=rows))
+    theirs = {(row.track, row.source): row.score + 2 for row in rows if row.method == "model"}
+    for track in [*SONGS, "another"]:
+        frames = {source: [math.nan, 50.0, x, -50.0] for source in SOURCES if (x := theirs.get((track, source), 0.0))}
+        museval_file(tmp_path / "SISEC" / "UMX" / "test" / f"{track}.json", frames)
+    found = compare([a, tmp_path / "SISEC" / "UMX"], FAST)
+    assert [entry.name for entry in found.entries] == ["a", "UMX"] and found.metrics == ["sdr"]
+    assert found.tracks == SONGS and found.unmatched == {"UMX": ["another"]}
+    for one in found.differences:
+        assert one.mean.value == pytest.approx(2.0) and len(one.tracks) == (5 if one.source == "drums" else 6)
+    code, out, err = call(evaluate, "compare", "a", "SISEC/UMX/test", cwd=tmp_path)
+    assert code == 0, err
+    assert "SDR, dB, higher is better: difference from a" in out and "Metrics of UMX that others lack: sir" in out
+
+
 def test_evaluations_that_do_not_fit_are_refused_in_a_sentence(tmp_path):
     a, usual = evaluation(tmp_path / "a", results()), results()
     other_split = replace(usual, about={**usual.about, "split": "valid"})
     no_metric = replace(results(metrics={"estoi": METRICS["estoi"]}), about={})
-    frames = aggregated(usual, "median over frames")
     cases = {
         "split": (other_split, "a was evaluated with split=test and split with split=valid"),
-        "aggregate": (frames, "aggregate of si_sdr: none in a, median over frames in aggregate; evaluate both"),
+        "unit": (defined(usual, unit="LUFS"), "unit of si_sdr: dB in a, LUFS in unit; evaluate both in the same way"),
         "tracks": (results(tracks=["x", "y"]), "no tracks in common (a: song 0, song 1, song 2, song 3; tracks: x, y)"),
         "sources": (results(sources=["s1", "s2"]), "no sources in common"),
     }

@@ -128,6 +128,17 @@ def test_mlflow_keeps_options_curves_and_figures_and_a_resumed_run_goes_on(tmp_p
     assert any(file.path == "example_0" for file in client.list_artifacts(run.info.run_id))
 
 
+def test_mlflow_marks_a_run_that_was_stopped_as_failed(tmp_path, call, monkeypatch):
+    from mlflow.tracking import MlflowClient
+
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    own = [*LOGGED, "logger.tensorboard=false", "logger.mlflow=true", "logger.project=toys", "run=r"]
+    code, _, _ = call(train, *own, "trainer.max_hours=1e-9", cwd=tmp_path)
+    client = MlflowClient(f"sqlite:///{tmp_path}/r/mlflow.db")
+    (run,) = client.search_runs([client.get_experiment_by_name("toys").experiment_id])
+    assert (code, run.info.status) == (75, "FAILED")
+
+
 def test_weights_and_biases_keeps_a_run_offline(tmp_path):
     environment = {**os.environ, "WANDB_MODE": "offline", "WANDB_SILENT": "true"}
     arguments = [*LOGGED, "logger.tensorboard=false", "logger.wandb=true", "logger.examples=1", "run=r"]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -133,3 +135,8 @@ def test_dropout_acts_between_layers_and_in_training_only() -> None:
     assert torch.equal(network(x), network.layers(x)[0])
     single = Recurrent("lstm", 33, 1, 20, bidirectional=True, dropout=0.5)
     assert torch.equal(single(x), single.layers(x)[0])
+
+
+def test_the_compiler_of_torch_is_loaded_only_to_compile():
+    script = "import sys, separate.separator; sys.exit('torch._dynamo' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", script]).returncode == 0

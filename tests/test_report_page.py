@@ -15,6 +15,7 @@ import pytest
 import torch
 from playwright.sync_api import Browser, Page, sync_playwright
 
+from separate.cli import evaluate
 from separate.evaluation import report
 from separate.evaluation.results import Results, summarise
 from tests.evaluations import METRICS, recording, results
@@ -130,6 +131,15 @@ def test_the_page_renders_without_an_error_and_asks_for_nothing(opened, usual):
     assert [url.rpartition("/")[2] for url in asked] == ["report.html"]
     assert shown.all("script[src], link[rel=stylesheet], a[href], iframe", "e.outerHTML") == []
     assert "default-src 'none'" in shown.page.locator("meta[http-equiv]").get_attribute("content")
+
+
+def test_the_report_of_a_run_opens(opened, trained, call):
+    code, _, err = call(evaluate, "run=runs/tiny", "device=cpu", "workers=0", "out=report", cwd=trained)
+    assert code == 0, err
+    shown = opened((trained / "report" / "report.html").read_text("utf-8"))
+    assert "Evaluation: test of toy" in shown.page.inner_text("body") and shown.messages == []
+    assert min(shown.all("img", "e.naturalWidth")) > 300
+    shown.play(0, 0.05)
 
 
 def test_every_picture_is_drawn(opened, usual):

@@ -112,8 +112,17 @@ def test_the_benchmark_measures_a_case_beside_its_peer(tmp_path):
     assert all(figures["seconds"] > 0 for figures in found.values())
     done = run("bench.py", "conv_tassnet", "--out", str(out))
     assert done.returncode == 2
-    assert "invalid choice: 'conv_tassnet'" in done.stderr
+    assert "there is no case conv_tassnet; choose from" in done.stderr
     assert "a median needs at least 5 rounds" in run("bench.py", "pit", "--rounds", "4").stderr
+
+
+def test_a_benchmark_without_a_case_measures_all_of_them(monkeypatch):
+    monkeypatch.syspath_prepend(SCRIPTS)
+    from bench_common import options
+
+    parser = options("", ["pit", "stft"], 5, "bench.json")
+    assert parser.parse_args([]).cases == []
+    assert parser.parse_args(["pit"]).cases == ["pit"]
 
 
 def speech(path, frequency, seconds, level, pause=0.0, rate=16000):

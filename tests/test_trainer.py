@@ -13,6 +13,7 @@ from separate.cli import train
 from separate.compose import data_config
 from separate.config import TrainerConfig
 from separate.errors import SeparateError, UsageError
+from separate.training.interruption import Stopped
 from separate.training.nonfinite import read_dump
 from separate.training.resume import resumed_config
 from separate.training.setup import prepare
@@ -75,6 +76,24 @@ def test_fit_returns_the_best_value_and_keeps_its_checkpoint(tmp_path):
     contents = checkpoint.read(tmp_path / "checkpoints" / "best.ckpt")
     assert contents["scores"]["valid/loss"] == best == state.best
     assert checkpoint.read(tmp_path / "checkpoints" / "last.ckpt")["training"]["epoch"] == 3
+
+
+def test_a_run_out_of_time_that_was_stopped_in_its_validation_is_validated_when_resumed(tmp_path, monkeypatch):
+    state, training = start(tmp_path, epochs=50, max_minutes=1e-6)
+    with monkeypatch.context() as patch, pytest.raises(Stopped):
+        patch.setattr("separate.training.trainer.validate", interrupt)
+        fit(state, training)
+    assert (state.epoch, state.step) == (0, 1)
+    resumed, training = start(tmp_path, epochs=50, max_minutes=1e-6)
+    resumed.restore(checkpoint.read(tmp_path / "checkpoints" / "last.ckpt"))
+    best = fit(resumed, training)
+    assert (resumed.epoch, resumed.step) == (1, 1)
+    assert best == checkpoint.read(tmp_path / "checkpoints" / "best.ckpt")["scores"]["valid/loss"]
+
+
+def interrupt(state, training, interruption):
+    interruption.reason = "interrupted"
+    interruption.check()
 
 
 def test_the_run_stops_early_after_patience_epochs_without_enough_improvement(tmp_path):

@@ -19,10 +19,13 @@ FAR = 1.0  # spans of the other scores from which a tail is far away
 Scores = Mapping[str, float]  # {track: score}
 
 
-def panel(strips: Mapping[str, Scores], limits: tuple[float, float], quantity: str, unit: str) -> str:
+def panel(
+    strips: Mapping[str, Scores], limits: tuple[float, float], quantity: str, unit: str, methods: Sequence[str]
+) -> str:
     """An SVG with a strip for each method {method: {track: score}}; a bar at the median, triangles beyond the axis.
 
-    limits: of the axis.  Each dot has its track and score as a title.  Colours are classes of the page's CSS.
+    limits: of the axis; methods: of all panels, which have the same colours everywhere, classes of the page's CSS.
+    Each dot has its track and score as a title.
     """
     low, high = limits
     height = TOP + STRIP * len(strips) + AXIS
@@ -44,7 +47,7 @@ def panel(strips: Mapping[str, Scores], limits: tuple[float, float], quantity: s
     for number, (method, found) in enumerate(strips.items()):
         y = TOP + STRIP * (number + 0.5)
         parts.append(f'<text class="method" x="{LEFT - 10}" y="{y + 4:.0f}">{html.escape(method)}</text>')
-        parts.append(f'<g class="m{number % 6}">')
+        parts.append(f'<g class="m{methods.index(method) % 6}">')
         parts += [_dot(track, value, index, y, limits, unit) for index, (track, value) in enumerate(_thinned(found))]
         if method in medians and low <= (median := medians[method]) <= high:
             x = LEFT + (median - low) * scale

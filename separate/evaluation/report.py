@@ -13,10 +13,11 @@ import io
 import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
 from importlib import resources
 from typing import TYPE_CHECKING, Any
 
-import torch
+import numpy as np
 import yaml
 
 from separate.evaluation import distributions, tables
@@ -28,12 +29,16 @@ from separate.stft import STFT
 if TYPE_CHECKING:
     from separate.evaluation.results import Results
 
+PORTRAIT = 5  # metrics that fit on a page in portrait
+TILES = 5  # large numbers at the top
 HEARD = 2  # tracks of the best, and of the worst
 MOST_ROWS = 2000  # of the table of tracks
 WINDOW = 0.046  # seconds of a spectrogram
 INK = "#7b7b7b"  # of the axes of pictures, with the same contrast on a light and a dark page
 FORMAT = "webp"  # a third of the size of PNG for spectrograms
 QUALITY = 82
+DPI = 130
+LEAST_TOP = -60.0  # dB: a silent mixture is dark
 OWN = ("model", "estimates")  # methods that are evaluated, in contrast to the mixture and the oracles
 
 
@@ -72,13 +77,14 @@ def _track_means(results: Results, metric: str) -> dict[str, float]:
 def page(results: Results, summary: Mapping[str, Any], listening: Sequence[Listening]) -> str:
     """The HTML page; listening: the recordings of `tracks_to_hear`, at full length."""
     style, script = (resources.files(__package__).joinpath(name).read_text("utf-8") for name in ("page.css", "page.js"))
-    of = " of ".join(str(summary[key]) for key in ("split", "data") if summary.get(key))
-    title = f"Scores: {of}" if of else "Scores"
+    of = " of ".join(str(summary[key]) for key in ("split", "data") if summary.get(key)) or summary.get("estimates", "")
+    title = f"Evaluation: {of}" if of else "Evaluation"
     sections = [
         f"<h1>{_text(title)}</h1>",
         _lead(results, summary),
         "<h2>Scores</h2>",
         _score_table(summary),
+        *_silent(results),
         "<h2>Distribution over the tracks</h2>",
         _distributions(results),
         *_listening(results, listening),
@@ -112,15 +118,41 @@ def _text(value: object) -> str:
 
 
 def _lead(results: Results, summary: Mapping[str, Any]) -> str:
+    """The number of tracks and sources, and the median of the first metrics over all sources, in large type."""
     method = evaluated(results.methods)
-    facts = [f"{summary['tracks']} tracks", f"{len(results.sources)} sources ({', '.join(results.sources)})"]
+    tiles = [("tracks", f"{summary['tracks']}", f"{len(results.sources)} sources: {', '.join(results.sources)}")]
     total = summary["scores"][method].get("all", {})
-    facts += [
-        f"{tables.heading(metric)}: {distributions.score(total[name]['median'])} median"
-        for name, metric in list(summary["metrics"].items())[:3]
-        if total.get(name, {}).get("median") is not None
-    ]
-    return f"<p>{_text(method)}: {_text('; '.join(facts))}.</p>"
+    for name, metric in summary["metrics"].items():
+        if (median := total.get(name, {}).get("median")) is not None:
+            value = f"{distributions.score(median)} {metric['unit']}"
+            tiles.append((metric["label"], value, tables.column_name(metric, "median")))
+    shown = "".join(
+        f"<div><dt>{_text(label)}</dt><dd><strong>{_text(value)}</strong><br><small>{_text(below)}</small></dd></div>"
+        for label, value, below in tiles[:TILES]
+    )
+    return f'<p class="quiet">{_text(method)}, all sources</p><dl class="tiles">{shown}</dl>'
+
+
+def _silent(results: Results) -> Iterable[str]:
+    """A table with the level of each estimate of a silent reference."""
+    if not results.leaks:
+        return
+    levels = {(leak.track, leak.source, leak.method): leak.level for leak in results.leaks}
+    heads = _head(0, "track") + _head(1, "source")
+    heads += "".join(_head(number + 2, method, False) for number, method in enumerate(results.methods))
+    names = list(dict.fromkeys((leak.track, leak.source) for leak in results.leaks))
+    body = "".join(
+        f"<tr>{_name(track)}{_name(source)}"
+        + "".join(_cell(levels.get((track, source, method))) for method in results.methods)
+        + "</tr>"
+        for track, source in names[:MOST_ROWS]
+    )
+    yield "<h2>Silent references</h2>"
+    yield (
+        "<p>A silent reference has no scores. The level of its estimate, in dB relative to the mixture, is what leaked "
+        "into it: lower is better, −∞ is silence.</p>"
+    )
+    yield _scroll("Silent references", f"<table><thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table>", "long")
 
 
 def _score_table(summary: Mapping[str, Any]) -> str:
@@ -132,19 +164,23 @@ def _score_table(summary: Mapping[str, Any]) -> str:
     )
     names = _head(0, "method", rows=2) + _head(1, "source", rows=2)
     body = "".join(
-        f"<tr>{_name(line.method)}{_name(line.source)}"
+        f"<tr{' class=all' if line.source == 'all' else ''}>{_name(line.method)}{_name(line.source)}"
         + "".join(_cell(cell.value, cell.best) for cell in line.cells)
         + "</tr>"
         for line in tables.lines(summary)
     )
     notes = "".join(f"<li>{_text(note)}</li>" for note in [*tables.notes(summary), *tables.bold(summary)])
     table = f"<table><thead><tr>{names}{groups}</tr><tr>{heads}</tr></thead><tbody>{body}</tbody></table>"
-    return f'{_scroll("Scores", table)}<ul class="notes">{notes}</ul>'
+    kind = "wide" if len(metrics) > PORTRAIT else ""
+    return f'{_scroll("Scores", table, kind)}<ul class="notes">{notes}</ul>'
 
 
-def _scroll(label: str, table: str) -> str:
-    """A table that scrolls sideways on a narrow screen, also by keyboard."""
-    return f'<div class="scroll" tabindex="0" role="region" aria-label="{label}">{table}</div>'
+def _scroll(label: str, table: str, kind: str = "") -> str:
+    """A table that scrolls sideways on a narrow screen, also by keyboard.
+
+    kind: `long` for one that scrolls downwards too, `wide` for one in landscape on paper.
+    """
+    return f'<div class="scroll {kind}" tabindex="0" role="region" aria-label="{label}">{table}</div>'
 
 
 def _head(column: int, label: str, higher_is_better: bool | None = None, title: str = "", rows: int = 1) -> str:
@@ -192,74 +228,106 @@ def _distributions(results: Results) -> str:
         limits = distributions.limits([scores for one in strips.values() for scores in one.values()])
         panels = "".join(
             f"<figure><figcaption>{_text(source)}</figcaption>"
-            f"{distributions.panel(one, limits, metric.heading, metric.unit)}</figure>"
+            f"{distributions.panel(one, limits, metric.heading, metric.unit, results.methods)}</figure>"
             for source, one in strips.items()
         )
-        opened = " open" if number < 2 else ""
+        opened, wide = " open" if number < 2 else "", "three" if len(strips) % 3 == 0 or len(strips) > 4 else "two"
         title = _text(_directed(metric.description))
         if methods:
-            groups.append(f'<details{opened}><summary>{title}</summary><div class="panels">{panels}</div></details>')
+            groups.append(
+                f'<details{opened}><summary>{title}</summary><div class="panels {wide}">{panels}</div></details>'
+            )
     return "".join(groups)
 
 
 def _listening(results: Results, listening: Sequence[Listening]) -> Iterable[str]:
     if not listening:
         return
-    metric = _ranking(results)
-    means = _track_means(results, metric) if metric else {}
-    cards = [_track(excerpt(one), _score_of(results, one.track, means, metric)) for one in listening]
+    with ThreadPoolExecutor() as pool:
+        cards = [_track(results, excerpt(one), pool) for one in listening]
     size = sum(map(len, cards)) / 1e6
     yield "<h2>Best and worst tracks</h2>"
     yield (
         f"<p>The {SECONDS:g} s of each track in which all sources are loudest, as MP3 with one gain for all sounds of "
-        f"the track; sounds and pictures take {size:.1f} MB of this file. Spectrograms: levels in dB, down to {RANGE} "
-        f"dB below the loudest bin of the mixture.</p>"
-        '<p class="screen">Start another sound while one plays, and it goes on at the same place.</p>'
+        f"the track; sounds and pictures take {size:.1f} MB of this file. Spectrograms: dB relative to the loudest bin "
+        f"of the mixture, down to −{RANGE} dB.</p>"
+        '<p class="screen quiet">Start another sound while one plays, and it goes on at the same place.</p>'
     )
     yield from cards
 
 
-def _score_of(results: Results, track: str, means: Mapping[str, float], metric: str | None) -> str:
-    """The rank and score of a track in words."""
-    if metric is None or track not in means:
-        return ""
-    ranked = sorted(means.values(), reverse=results.metrics[metric].higher_is_better)
-    place = ranked.index(means[track]) + 1
-    heading = results.metrics[metric].heading
-    return f"place {place} of {len(ranked)}, {heading}: {distributions.score(means[track])}, mean over the sources"
-
-
-def _track(one: Excerpt, score: str) -> str:
+def _track(results: Results, one: Excerpt, pool: Executor) -> str:
+    """Scores of a track, and spectrograms and players of its mixture, references and estimates."""
     heard = one.heard
+    signals = {"mixture": heard.mixture}
+    for source in heard.references:
+        signals[f"{source}: reference"] = heard.references[source]
+        if source in heard.estimates:
+            signals[f"{source}: estimate"] = heard.estimates[source]
+    sounds = pool.map(lambda signal: sound(signal, heard.sample_rate, one.gain), signals.values())
     length = max(16, 2 ** round(math.log2(WINDOW * heard.sample_rate)))
     stft = STFT(length, length // 2)
-    top = float(decibels(stft(heard.mixture)).max())
-    signals = [("mixture", heard.mixture)]
-    for source in heard.references:
-        signals.append((f"{source}: reference", heard.references[source]))
-        if source in heard.estimates:
-            signals.append((f"{source}: estimate", heard.estimates[source]))
-    figures = [_signal(name, signal, one, stft, top) for name, signal in signals]
-    gain = 20 * math.log10(one.gain)
+    levels = {name: decibels(stft(signal)) for name, signal in signals.items()}
+    top = max(float(levels["mixture"].max()), LEAST_TOP)
+    pictures = [_spectrogram(level - top, heard) for level in levels.values()]
+    figures = [
+        _signal(f"{heard.track}, {name}", name, picture, mp3)
+        for name, picture, mp3 in zip(signals, pictures, sounds, strict=True)
+    ]
     stop = one.start + heard.mixture.shape[-1] / heard.sample_rate
-    caption = f"{score + '; ' if score else ''}{one.start:.1f} to {stop:.1f} s, gain {gain:+.1f} dB".replace("-", "−")
+    gain = f"{20 * math.log10(one.gain):+.1f} dB".replace("-", "−")
+    place = _place(results, heard.track)
     return (
-        f'<article class="track"><h3>{_text(heard.track)}</h3><p class="quiet">{_text(caption)}</p>'
-        f'<div class="signals"><div>{figures[0]}</div><div></div>{"".join(figures[1:])}</div></article>'
+        f'<article class="track"><h3>{_text(heard.track)}</h3>'
+        f'<p class="quiet">{f"{_text(place)}; " if place else ""}{one.start:.1f} to {stop:.1f} s, gain {gain}</p>'
+        f'<div class="signals">{figures[0]}{_scores_of(results, heard.track)}{"".join(figures[1:])}</div></article>'
     )
 
 
-def _signal(name: str, signal: torch.Tensor, one: Excerpt, stft: STFT, top: float) -> str:
-    """A spectrogram above a player."""
-    rate, label = one.heard.sample_rate, _text(f"{one.heard.track}, {name}")
-    figure = spectrogram_figure(decibels(stft(signal)), top, signal.shape[-1] / rate, rate, INK)
-    content = io.BytesIO()
-    figure.savefig(content, format=FORMAT, dpi=110, pil_kwargs={"quality": QUALITY})
-    picture = data_uri(f"image/{FORMAT}", content.getvalue())
-    heard = data_uri("audio/mpeg", sound(signal, rate, one.gain))
+def _place(results: Results, track: str) -> str:
+    """The rank of a track in words."""
+    metric = _ranking(results)
+    means = _track_means(results, metric) if metric else {}
+    if metric is None or track not in means:
+        return ""
+    ranked = sorted(means.values(), reverse=results.metrics[metric].higher_is_better)
+    found = results.metrics[metric]
+    value = f"{distributions.score(means[track])} {found.unit}".strip()
     return (
-        f'<figure><figcaption>{_text(name)}</figcaption><img alt="Spectrogram of {label}" src="{picture}">'
-        f'<audio controls preload="metadata" aria-label="{label}" src="{heard}"></audio></figure>'
+        f"place {ranked.index(means[track]) + 1} of {len(ranked)} by {found.label}, {value} on average of its sources"
+    )
+
+
+def _scores_of(results: Results, track: str) -> str:
+    """A table of the scores of a track: a row for each metric, a column for each source."""
+    method = evaluated(results.methods)
+    found = {(r.metric, r.source): r.score for r in results.rows if (r.track, r.method) == (track, method)}
+    heads = "".join(f'<th scope="col">{_text(source)}</th>' for source in results.sources)
+    body = "".join(
+        f"<tr>{_name(_directed(metric.description))}"
+        + "".join(_cell(found.get((name, source))) for source in results.sources)
+        + "</tr>"
+        for name, metric in results.metrics.items()
+    )
+    head = f'<thead><tr><th class="name">{_text(method)}</th>{heads}</tr></thead>'
+    return _scroll("Scores of this track", f"<table>{head}<tbody>{body}</tbody></table>", "long")
+
+
+def _spectrogram(levels: np.ndarray, heard: Listening) -> str:
+    """Levels (F, N) in dB as a picture in a data URI."""
+    seconds = heard.mixture.shape[-1] / heard.sample_rate
+    content = io.BytesIO()
+    figure = spectrogram_figure(levels, 0.0, seconds, heard.sample_rate, INK)
+    figure.savefig(content, format=FORMAT, dpi=DPI, pil_kwargs={"quality": QUALITY})
+    return data_uri(f"image/{FORMAT}", content.getvalue())
+
+
+def _signal(label: str, name: str, picture: str, mp3: bytes) -> str:
+    """A spectrogram above a player."""
+    return (
+        f'<figure><figcaption>{_text(name)}</figcaption><img alt="Spectrogram of {_text(label)}" src="{picture}">'
+        f'<audio controls preload="metadata" aria-label="{_text(label)}" src="{data_uri("audio/mpeg", mp3)}"></audio>'
+        f"</figure>"
     )
 
 
@@ -284,12 +352,12 @@ def _track_table(results: Results) -> str:
     more = f'<p class="quiet">{missing} more rows are in scores.csv.</p>' if missing else ""
     table = f"<table><thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table>"
     summary = f"<summary>Scores of the {_text(method)} for {len(found)} tracks and sources</summary>"
-    return f"<details>{summary}{_scroll('Scores of every track', table)}{more}</details>"
+    return f"<details>{summary}{_scroll('Scores of every track', table, 'long')}{more}</details>"
 
 
 def _facts(summary: Mapping[str, Any]) -> str:
     """Everything else in the summary: single values as a list, the rest as YAML."""
-    left_out = ("scores", "metrics", "tracks", "silent")
+    left_out = ("scores", "metrics", "tracks", "silent", "unscored")
     facts = {key: value for key, value in summary.items() if key not in left_out and value is not None}
     single = {key: value for key, value in facts.items() if not isinstance(value, (dict, list))}
     listed = "".join(f"<dt>{_text(key)}</dt><dd>{_text(value)}</dd>" for key, value in single.items())

@@ -98,7 +98,7 @@ def column_name(metric: Mapping[str, Any], statistic: str) -> str:
 
 def notes(summary: Summary) -> list[str]:
     """Sentences below the table: what the columns and rows aggregate, and the silent references."""
-    return [*_aggregates(summary), *silent_lines(summary)]
+    return [*_aggregates(summary), *silent_lines(summary), *_undefined(summary)]
 
 
 def _aggregates(summary: Summary) -> Iterator[str]:
@@ -127,6 +127,15 @@ def silent_lines(summary: Summary) -> Iterator[str]:
     ]
     if levels:
         yield f"Level of their estimates relative to the mixture, median: {'; '.join(levels)}."
+
+
+def _undefined(summary: Summary) -> Iterator[str]:
+    """summary["unscored"]: {metric: undefined scores of the first method}, of which those of silent references."""
+    silent = (summary.get("silent") or {}).get("references", 0)
+    counts = {name: count - silent for name, count in (summary.get("unscored") or {}).items() if count > silent}
+    if counts:
+        found = ", ".join(f"{summary['metrics'][name]['label']} {count}" for name, count in counts.items())
+        yield f"Undefined scores of other references, left out ({next(iter(summary['scores']))}): {found}."
 
 
 def _level(value: float | None) -> str:

@@ -38,7 +38,6 @@ def is_supported(layers: nn.RNNBase, x: Tensor) -> bool:
     )
 
 
-@torch.compiler.disable
 def bidirectional_lstm(layers: nn.LSTM, x: Float[Tensor, "B N features"]) -> Float[Tensor, "B N _"]:
     """The output of `layers` for x, with 2 x units features.
 
@@ -56,6 +55,15 @@ def bidirectional_lstm(layers: nn.LSTM, x: Float[Tensor, "B N features"]) -> Flo
         if layers.training and index + 1 < layers.num_layers:
             y = dropout(y, layers.dropout)
     return y.transpose(0, 1)
+
+
+def exclude_from_compilation() -> None:
+    """Make torch.compile call `bidirectional_lstm` as it is.
+
+    torch.compiler.disable as a decorator would do so too, but imports torch._dynamo, which takes all programs a second.
+    """
+    global bidirectional_lstm
+    bidirectional_lstm = torch.compiler.disable(bidirectional_lstm)
 
 
 def dropout(x: Float[Tensor, "*B"], probability: float) -> Float[Tensor, "*B"]:

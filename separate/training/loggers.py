@@ -39,7 +39,8 @@ class Logger(ABC):
         """Log the options of the run by dotted name, and its final scores, to compare runs."""
 
     @abstractmethod
-    def close(self) -> None: ...
+    def close(self, complete: bool) -> None:
+        """complete: whether the training came to its end, without an error or a stop."""
 
 
 class TensorBoard(Logger):
@@ -69,7 +70,7 @@ class TensorBoard(Logger):
             self.writer._get_file_writer().add_summary(summary)  # add_hparams would make a second run
         self.scalars(scores, step)
 
-    def close(self) -> None:
+    def close(self, complete: bool) -> None:
         self.writer.close()
 
 
@@ -106,8 +107,8 @@ class WeightsAndBiases(Logger):
     def hparams(self, options: Mapping[str, Any], scores: Mapping[str, float], step: int) -> None:
         self.run.summary.update({f"final/{name}": value for name, value in scores.items()})
 
-    def close(self) -> None:
-        self.run.finish()
+    def close(self, complete: bool) -> None:
+        self.run.finish(exit_code=0 if complete else 1)
 
 
 class MLflow(Logger):
@@ -120,6 +121,7 @@ class MLflow(Logger):
         mark = folder / "mlflow_run.txt"
         if mark.exists():
             self.run = mark.read_text("utf-8").strip()
+            self.client.update_run(self.run, "RUNNING")
             return
         experiment = self.client.get_experiment_by_name(options.project)
         artifacts = None if own else (folder / "mlflow").resolve().as_uri()
@@ -143,8 +145,8 @@ class MLflow(Logger):
         for name, value in scores.items():
             self.client.log_metric(self.run, _plain_name(f"final/{name}"), value, step=step)
 
-    def close(self) -> None:
-        self.client.set_terminated(self.run)
+    def close(self, complete: bool) -> None:
+        self.client.set_terminated(self.run, "FINISHED" if complete else "FAILED")
 
 
 def open_loggers(folder: Path, options: LoggerConfig, config: Mapping[str, Any], step: int) -> list[Logger]:

@@ -128,14 +128,16 @@ def configuration(saved: Mapping[str, Any], composed: Mapping[str, Any], changed
     return plain
 
 
-def restore(state: State, training: Training, resumed: Mapping[str, Any]) -> None:
-    """Load the state of a checkpoint; UsageError if it does not fit the configuration, or if the data changed."""
-    folder = training.folder
+def restore(state: State, training: Training, resumed: Mapping[str, Any], path: Path) -> None:
+    """Load the state of a checkpoint, read from `path`.
+
+    UsageError if it does not fit the configuration, or if the data changed.
+    """
     now, then = training.examples, resumed["examples"]
     if now != then:  # other data would give other batches
         raise UsageError(
             f"the data now gives {now['train']} training and {now['valid']} validation examples, and gave "
-            f"{then['train']} and {then['valid']} when {folder} was saved; restore the data, or start another run"
+            f"{then['train']} and {then['valid']} when {path} was saved; restore the data, or start another run"
         )
     spec, ended = training.config["scheduler"], lookup(resumed, "config.trainer.epochs")
     if spec and has_fixed_end(spec) and training.options.epochs != ended:
@@ -145,8 +147,7 @@ def restore(state: State, training: Training, resumed: Mapping[str, Any]) -> Non
         _restore_random(state, training, resumed["training"])
     except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
         raise UsageError(
-            f"{folder}/checkpoints/last.ckpt holds no training state that fits its configuration ({brief(error)}); "
-            f"start another run"
+            f"{path} holds no training state that fits its configuration ({brief(error)}); start another run"
         ) from None
 
 

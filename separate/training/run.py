@@ -69,7 +69,7 @@ def run(
     else:
         if source := ranks.of_first(lambda: other_run(config.resume, folder)):
             resumed["training"].update(ranks.of_first(lambda: copy_history(source, folder, resumed)))
-        restore(state, training, resumed)
+        restore(state, training, resumed, source or folder / "checkpoints" / "last.ckpt")
         log.info("going on in %s after epoch %d, step %d", folder, state.epoch, state.step)
     if training.options.overfit:
         if ranks.first:
@@ -94,6 +94,7 @@ def run(
 
 def _fit(state: State, training: Training) -> float | None:
     """`fit`, then close the log; SeparateError for a full disk."""
+    complete = False
     try:
         try:
             first = state.step
@@ -103,10 +104,11 @@ def _fit(state: State, training: Training) -> float | None:
                 log.info("best %s: %.4g", training.options.monitor, best)
             if best is not None and training.log is not None and state.step > first:
                 training.log.end({f"best/{training.options.monitor}": best}, state.step)
+            complete = True
             return best
         finally:
             if training.log is not None:
-                training.log.close()
+                training.log.close(complete)
     except OSError as error:
         if error.errno not in FULL:
             raise

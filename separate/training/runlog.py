@@ -117,9 +117,9 @@ class RunLog:
         for logger in self.loggers:
             logger.hparams(self.config, scores, step)
 
-    def close(self) -> None:
+    def close(self, complete: bool = True) -> None:
         for logger in self.loggers:
-            logger.close()
+            logger.close(complete)
 
 
 def _separate(state: State, valid: Examples, count: int) -> SeparatedExamples:

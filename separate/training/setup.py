@@ -21,6 +21,7 @@ from separate.data.mixing.augmentation import AudioFormat
 from separate.data.mixing.augmenter import Augmenter
 from separate.errors import UsageError
 from separate.evaluation.metrics import higher_is_better, load_metrics
+from separate.models.lstm import exclude_from_compilation
 from separate.models.representation import observers
 from separate.parts import build_loss, build_optimizer, build_schedule, build_separator, check_schedule
 from separate.separator import Separator
@@ -99,6 +100,7 @@ def prepare_step(
     averages = Averages(separator, decays(config.get("ema")), decays(config.get("ema_epoch")))
     state = State(separator, optimizer, None, scaler, averages=averages)
     if options.compile and not options.anomaly:  # compiled modules call no hooks
+        exclude_from_compilation()
         separator.network.compile()
     loss = loss.to(device)
     anomalies = Anomalies(separator.network, loss) if options.anomaly else None

@@ -33,7 +33,7 @@ def fit(state: State, training: Training) -> float | None:
     """Train from the given state to the end and return the best value of the monitored metric."""
     options = training.options
     check_monitor(training)
-    if _finished(state, options):
+    if _finished(state, training):
         log.info(
             "the run had ended already, after %d epochs; to go on, raise the limit that ended it: trainer.epochs, "
             "trainer.patience or trainer.max_minutes",
@@ -47,7 +47,7 @@ def fit(state: State, training: Training) -> float | None:
         closing(load(training.steps, remaining, training.workers, pin)) as batches,
     ):
         try:
-            while not _finished(state, options):
+            while not _finished(state, training):
                 means = train_epoch(state, training, batches, interruption)
                 state.averages.after_epoch(state.epoch)
                 means.update(validate(state, training, interruption))
@@ -65,7 +65,10 @@ def fit(state: State, training: Training) -> float | None:
     return state.best
 
 
-def _finished(state: State, options: TrainerConfig) -> bool:
+def _finished(state: State, training: Training) -> bool:
+    options = training.options
+    if state.step > state.epoch * training.steps_per_epoch:  # stopped before the validation of this epoch
+        return False
     patient = options.patience is None or state.stale < options.patience or state.epoch < options.min_epochs
     return state.epoch >= options.epochs or not patient or _out_of_time(state, options)
 

@@ -42,7 +42,8 @@ def hint(layout: FolderLayout) -> str | None:
     """`FOLDER looks like data=NAME data.root=FOLDER`; None if no layout or only the configured one matches."""
     root = layout.folder
     below = [root / name for name in folders_in(root)[:MOST_FOLDERS]] if root.is_dir() else []
-    for place in (root, root.parent, *below):
+    above = [root.parent] if root.parent != root.parent.parent else []  # the whole file system is no data set
+    for place in (root, *above, *below):
         if place.is_dir() and (found := detect(place)):
             name, sources = found
             if name == layout.name and place == root and (not sources or set(sources) >= set(layout.sources)):
