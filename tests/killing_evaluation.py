@@ -1,8 +1,9 @@
-"""Evaluate without a stop into `whole`, then again into `killed`, killed by SIGKILL at random moments and restarted.
+"""Evaluate without a stop into `whole`, then again into `killed`, stopped by a signal at random moments and restarted.
 
 python killing_evaluation.py SEED KILLS SEPARATE-EVAL'S-ARGUMENTS
 
-Evaluations are forked from this process, which has imported everything by then.  Prints the number of kills.
+SIGKILL, Ctrl-C and SIGTERM take turns.  Evaluations are forked from this process, which has imported everything then.
+Prints the number of stops.
 """
 
 import os
@@ -17,6 +18,7 @@ import torch
 from separate.cli import evaluate
 
 LONGEST = 60.0  # seconds of one evaluation
+STOPS = {signal.SIGKILL: -signal.SIGKILL, signal.SIGINT: 130, signal.SIGTERM: 143}  # and the exit codes
 
 
 def start(arguments: list[str]) -> int:
@@ -42,8 +44,8 @@ def kept() -> int:
     return len(list(Path("killed/unfinished").glob("*/*.json")))
 
 
-def wait_and_kill(child: int, chance: random.Random) -> bool:
-    """Kill the evaluation after one or two more recordings; whether it ended before."""
+def wait_and_stop(child: int, chance: random.Random, number: signal.Signals) -> bool:
+    """Stop the evaluation after one or two more recordings; whether it ended before."""
     wanted, begun = kept() + chance.randrange(1, 3), time.monotonic()
     while kept() < wanted:
         found, status = os.waitpid(child, os.WNOHANG)
@@ -53,10 +55,11 @@ def wait_and_kill(child: int, chance: random.Random) -> bool:
         assert time.monotonic() - begun < LONGEST, Path("eval.out").read_text()[-3000:]
         time.sleep(0.0005)
     time.sleep(chance.uniform(0, 0.02))
-    os.kill(child, signal.SIGKILL)
-    os.waitpid(child, 0)
+    os.kill(child, number)
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    assert code in (STOPS[number], 0), (number, code, Path("eval.out").read_text()[-3000:])
     wait_for_the_end_of(child)
-    return False
+    return code == 0
 
 
 def wait_for_the_end_of(session: int) -> None:
@@ -81,7 +84,7 @@ def main() -> None:
     evaluate.main()
     assert torch.get_num_threads() == 1, "a forked process cannot use the threads of its parent"
     chance, kills = random.Random(int(seed)), 0
-    while not wait_and_kill(start([*arguments, "out=killed"]), chance):
+    while not wait_and_stop(start([*arguments, "out=killed"]), chance, list(STOPS)[kills % 3]):
         kills += 1
     assert kills >= int(most), f"only {kills} kills"
     print(kills)

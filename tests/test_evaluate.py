@@ -25,7 +25,7 @@ from separate.evaluation import museval_json
 from separate.evaluation import results as files
 from separate.evaluation.candidates import Model, Task
 from separate.evaluation.metrics import METRICS
-from separate.evaluation.processes import Processes, process_count
+from separate.evaluation.processes import Processes, ScoringFault, process_count
 from separate.evaluation.recordings import ORACLES, masked
 from separate.evaluation.results import Results, Row, described
 from separate.evaluation.runner import evaluate as score_all
@@ -68,10 +68,12 @@ def test_a_work_that_fails_or_dies_is_reported_with_its_track():
     for work, said in (
         (dies, "song was not scored: the system ended a worker process, most likely because memory ran out; lower"),
         (refused, "song: give another file"),
-        (lambda: {}["score"], r"song could not be scored \(KeyError: 'score'\)"),
+        (lambda: {}["score"], "song: not scored, KeyError: 'score'"),
+        (lambda: torch.empty(2**60), "song: out of memory; lower workers"),
     ):
         for count in (1, 0) if work is not dies else (1,):
-            with pytest.raises(SeparateError, match=said) as caught, Processes(count) as processes:
+            kind = UsageError if work is refused else ScoringFault if "KeyError" in said else SeparateError
+            with pytest.raises(kind, match=said) as caught, Processes(count) as processes:
                 list(processes.run(0, "song", work))
                 list(processes.finish())
             assert ("KeyError" in str(caught.value.__cause__)) == ("KeyError" in said)

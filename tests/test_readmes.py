@@ -245,10 +245,10 @@ class Reader:
             while any(self.folder.glob(f"*run*/{datetime.now():%Y-%m-%d/%H-%M-%S}")):  # two runs in one second
                 time.sleep(0.1)
         elif program == "separate-eval" and arguments[:1] == ["compare"]:
-            for run in arguments[1:]:
+            for run, split in (place.split("/eval/") for place in arguments[1:]):
                 self.have_run(run)
-                if not (self.folder / run / "eval").exists():
-                    self.program("separate-eval", [f"run={run}", "split=valid"])
+                if not (self.folder / run / "eval" / split).exists():
+                    self.program("separate-eval", [f"run={run}", f"split={split}"])
         elif program == "separate-eval" and "estimates" in options:
             for folder in (options["estimates"], options["references"]):
                 for source in ("vocals", "other"):

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from separate.data.storage.parallel import end_with_parent
-from separate.errors import WORKER_ENDED, SeparateError
+from separate.errors import WORKER_ENDED, SeparateError, UsageError
 from separate.interrupts import ignore_stops, signals_held
 from separate.process import cores, settle
 
@@ -28,6 +28,10 @@ def process_count(workers: int | str, recordings: int) -> int:
     if sys.platform != "linux":  # elsewhere a forked process may not use the libraries of its parent
         return 0
     return min(max(1, cores() - 1) if workers == "auto" else int(workers), recordings)
+
+
+class ScoringFault(RuntimeError):
+    """An unexpected exception while a recording was scored; the message names the recording."""
 
 
 class RemoteError(Exception):
@@ -66,7 +70,7 @@ class Processes:
     def run(self, number: int, track: str, work: Work) -> Iterator[tuple[int, Any]]:
         """Start a work, and yield (number, result) of those that have ended; waits while all processes are busy.
 
-        SeparateError, which names the track, if a work fails or its process dies.
+        SeparateError or `ScoringFault`, which name the track, if a work fails or its process dies.
         """
         if self.count == 0:
             with _one_thread():
@@ -115,23 +119,32 @@ def _child(work: Work, sender: connection.Connection) -> None:
     sender.close()
 
 
-def _outcome(work: Work) -> tuple[Any, str, str]:
-    """(result, "", ""), or (None, message, traceback) of an exception; the traceback of a SeparateError is empty."""
+@dataclass(frozen=True)
+class _Outcome:
+    """The result of a work, or what it has raised.  kind: of the exception, None for a result."""
+
+    result: Any = None
+    kind: type[Exception] | None = None
+    message: str = ""
+    trace: str = ""
+
+
+def _outcome(work: Work) -> _Outcome:
     try:
-        return work(), "", ""
+        return _Outcome(work())
     except SeparateError as error:
-        return None, str(error), ""
+        return _Outcome(kind=UsageError if isinstance(error, UsageError) else SeparateError, message=str(error))
     except Exception as error:
+        if isinstance(error, MemoryError) or "allocate memory" in str(error):
+            return _Outcome(kind=SeparateError, message="out of memory; lower workers, or free memory")
         said = ": ".join([type(error).__name__, *str(error).strip().splitlines()[:1]])
-        return None, said, traceback.format_exc()
+        return _Outcome(kind=ScoringFault, message=f"not scored, {said}", trace=traceback.format_exc())
 
 
-def _result(track: str, outcome: tuple[Any, str, str]) -> Any:
-    result, message, trace = outcome
-    if message:
-        error = SeparateError(f"{track} could not be scored ({message})" if trace else f"{track}: {message}")
-        raise error from (RemoteError(trace) if trace else None)
-    return result
+def _result(track: str, outcome: _Outcome) -> Any:
+    if outcome.kind is None:
+        return outcome.result
+    raise outcome.kind(f"{track}: {outcome.message}") from (RemoteError(outcome.trace) if outcome.trace else None)
 
 
 @contextmanager

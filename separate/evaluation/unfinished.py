@@ -21,6 +21,7 @@ from separate.files import replace_file
 
 FOLDER = "unfinished"
 PACKAGES = ("torch", "numpy", "scipy")  # whose versions scores may depend on
+PATIENCE = 3.0  # seconds in which scoring processes of a killed evaluation end, which hold its lock
 Part = dict[str, Any]  # the scores of one recording as JSON
 
 
@@ -41,7 +42,7 @@ class Unfinished:
         self.top.mkdir(parents=True, exist_ok=True)
         self.lock = FileLock(self.top / "lock")
         try:
-            self.lock.acquire(timeout=0)
+            self.lock.acquire(timeout=PATIENCE)
         except Timeout:
             raise UsageError(
                 f"another separate-eval writes its scores to {self.top.parent}; wait for it, or choose another folder "
