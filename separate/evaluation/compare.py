@@ -17,8 +17,8 @@ import numpy as np
 
 from separate.errors import UsageError, nearest
 from separate.evaluation import museval_json
-from separate.evaluation.report import evaluated
 from separate.evaluation.results import SUMMARY, Results, read
+from separate.evaluation.tables import evaluated
 
 ALL = "all"  # the mean over the sources of a track
 BATCH = 1000  # resamples computed at a time
