@@ -149,8 +149,13 @@ class EvalConfig:
     chunk: float = number(10.0, above=0, most=86_400, unit="seconds")
     overlap: float = number(2.0, least=0, most=43_200, unit="seconds")
     metrics: list[str] = field(default_factory=list)
+    workers: int | Literal["auto"] = number("auto", least=0, most=1024, example=4)
+    estimates: str | None = None
+    references: str | None = None
+    permute: bool = False
+    out: str | None = None
     trust: list[str] = field(default_factory=list)
-    stft: Any = None  # set by data configurations and ignored: the checkpoint has its own
+    stft: Any = None  # of stems; a checkpoint has its own
 
 
 @dataclass

@@ -81,11 +81,11 @@ def separation_figure(batch: Batch, separation: Separation, sources: Sequence[st
     mixture.
     """
     assert batch.stft is not None
-    mixture = _decibels(batch.spectrogram[0])
+    mixture = decibels(batch.spectrogram[0])
     top = float(mixture.max())
     columns = [
-        ("reference", _decibels(batch.source_spectrograms[0])),
-        ("estimate", _decibels(batch.stft(separation.estimates[0]))),
+        ("reference", decibels(batch.source_spectrograms[0])),
+        ("estimate", decibels(batch.stft(separation.estimates[0]))),
     ]
     if (applied := separation.applied_masks) is not None:
         masks = applied[0].abs() if applied.is_complex() else applied[0]
@@ -115,6 +115,27 @@ def separation_figure(batch: Batch, separation: Separation, sources: Sequence[st
     figure.colorbar(shown, ax=axes[:, -2 if mask_image else -1].tolist(), label="dB")
     if mask_image:
         figure.colorbar(mask_image, ax=axes[:, -1].tolist(), label="mask")
+    return figure
+
+
+def spectrogram_figure(levels: np.ndarray, top: float, seconds: float, sample_rate: int, ink: str = "black") -> Figure:
+    """Plot levels (F, N) in dB on a scale of 70 dB below `top`, so that figures with the same `top` compare.
+
+    ink: colour of axes and text, on a transparent ground.
+    """
+    figure = Figure(figsize=(5.2, 2.3), layout="constrained", facecolor="none")
+    axes = figure.subplots()
+    shown = axes.imshow(
+        levels, origin="lower", aspect="auto", extent=(0.0, seconds, 0.0, sample_rate / 2000), vmin=top - RANGE,
+        vmax=top, cmap="magma",
+    )  # fmt: skip
+    axes.set_xlabel("seconds", color=ink)
+    axes.set_ylabel("kHz", color=ink)
+    bar = figure.colorbar(shown, ax=axes, pad=0.01)
+    bar.set_label("dB", color=ink)
+    for axis in (axes, bar.ax):
+        axis.tick_params(color=ink, labelcolor=ink)
+        axis.spines[:].set_color(ink)
     return figure
 
 
@@ -175,6 +196,6 @@ def filters_figure(weight: Tensor, sample_rate: int) -> Figure:
     return figure
 
 
-def _decibels(spectrogram) -> np.ndarray:  # type: ignore[no-untyped-def]
+def decibels(spectrogram: Tensor) -> np.ndarray:
     """(..., C, F, N) complex -> (..., F, N), mean power of the channels in dB."""
     return (10 * spectrogram.abs().square().mean(dim=-3).clamp_min(1e-12).log10()).cpu().numpy()

@@ -326,9 +326,8 @@ def test_any_name_is_drawn_as_text(tmp_path, name, recwarn):
     from separate.data.batch import Batch
     from separate.data.doctor.pictures import picture
     from separate.data.doctor.statistics import Group, Split
+    from separate.evaluation import report, results
     from separate.evaluation.metrics import METRICS
-    from separate.evaluation.recordings import Results
-    from separate.evaluation.report import write as write_report
     from separate.figures import separation_figure
     from separate.separator import Separation
     from separate.stft import STFT
@@ -341,16 +340,20 @@ def test_any_name_is_drawn_as_text(tmp_path, name, recwarn):
     texts = [axis.get_title() for axis in figure.axes]
     assert f"{printable(name)}: estimate" in texts
     picture({"train": Split("clips", 1, 1.0, {name: Group(1.0, 1, np.array([-20.0]), 0.5)})}, tmp_path / "info.png")
-    scores = {"si_sdr": 1.0, "si_sdri": 1.0, "snr": 1.0}
-    rows: list[dict[str, Any]] = [
-        {"track": name, "source": one, "method": method, **scores}
+    rows = [
+        results.Row(name, one, method, metric, 1.0)
         for one in (name, "b")
         for method in ("model", "mixture as estimate", "tPSA mask")
+        for metric in METRICS
     ]
-    write_report(Results([name, "b"], METRICS, rows, figure), {"data": name}, tmp_path / "report")
-    for file in ("scores.csv", "report.html", "summary.json"):
+    found = results.Results([name, "b"], ["model", "mixture as estimate", "tPSA mask"], METRICS, {"data": name})
+    found.rows, found.tracks = rows, [name]
+    summary = results.write(found, tmp_path / "report")
+    for file in ("scores.csv", "summary.json"):
         (tmp_path / "report" / file).read_text("utf-8")
     assert printable(name).replace('"', '""') in (tmp_path / "report" / "scores.csv").read_bytes().decode()
+    signals = {one: torch.randn(1, 800) for one in (name, "b")}
+    report.page(found, summary, [report.Listening(name, 8000, torch.randn(1, 800), signals, signals)]).encode()
 
 
 ODD = os.fsdecode(b"sp\xe9aker $^$")

@@ -244,6 +244,15 @@ class Reader:
                 self.have_run(run)
             while any(self.folder.glob(f"*run*/{datetime.now():%Y-%m-%d/%H-%M-%S}")):  # two runs in one second
                 time.sleep(0.1)
+        elif program == "separate-eval" and arguments[:1] == ["compare"]:
+            for run, split in (place.split("/eval/") for place in arguments[1:]):
+                self.have_run(run)
+                if not (self.folder / run / "eval" / split).exists():
+                    self.program("separate-eval", [f"run={run}", f"split={split}"])
+        elif program == "separate-eval" and "estimates" in options:
+            for folder in (options["estimates"], options["references"]):
+                for source in ("vocals", "other"):
+                    self.have_recording(f"{folder}/song/{source}.wav")
         elif program == "separate-eval":
             self.have_run(options.get("run"))
             if "data" in options and "run" not in options:  # a run on such sources
@@ -270,7 +279,8 @@ class Reader:
         path = self.folder / place
         path = path / "song.wav" if place.endswith("/") else path
         if not path.exists():
-            write(path, 0.05 * np.random.default_rng(0).standard_normal((16000, 2)))
+            rng = np.random.default_rng(list(path.name.encode()))
+            write(path, 0.05 * rng.standard_normal((16000, 2)))
 
     def with_data(self, arguments: list[str]) -> list[str]:
         """The arguments with a generated data set in place of a data.root that is a placeholder or does not exist."""

@@ -30,8 +30,8 @@ def test_a_metric_of_ones_own_is_validated_monitored_and_reported(recipe):
     assert code == 0, err
     assert "level error, dB" in out
     folder = run / "eval" / "test"
-    assert (folder / "scores.csv").read_text().splitlines()[0] == "track,source,method,si_sdr,si_sdri,snr,level_error"
-    assert "level error, dB, median" in (folder / "report.html").read_text()
+    assert ",model,level_error," in (folder / "scores.csv").read_text()
+    assert "level error, dB" in (folder / "report.html").read_text()
     summary = json.loads((folder / "summary.json").read_text())
     assert summary["metrics"]["level_error"] == {"label": "level error", "unit": "dB", "higher_is_better": False}
     assert summary["scores"]["model"]["all"]["level_error"]["mean"] > 0

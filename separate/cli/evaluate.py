@@ -1,7 +1,9 @@
-"""separate-eval: score a trained separator against references."""
+"""separate-eval: score a trained separator, or stems of any tool, against references; compare evaluations."""
 
 from __future__ import annotations
 
+import signal
+import sys
 from typing import TYPE_CHECKING
 
 from separate.cli import in_job, run_hydra
@@ -16,42 +18,47 @@ def evaluate(cfg: DictConfig) -> float | None:
 
 
 def _evaluate(cfg: DictConfig) -> float | None:
-    from separate import checkpoint
-    from separate.compose import evaluation_data, from_hydra
-    from separate.config import CacheConfig, EvalConfig
-    from separate.data import open_split
-    from separate.data.storage.download import refuse_commands
-    from separate.device import choose_device
-    from separate.evaluation import recordings, report
+    from separate.compose import from_hydra
+    from separate.config import EvalConfig
+    from separate.evaluation import output, tables
+    from separate.evaluation.candidates import Task
     from separate.evaluation.metrics import load_metrics
-    from separate.process import settle
+    from separate.evaluation.preparation import prepare
+    from separate.evaluation.processes import process_count
+    from separate.evaluation.runner import evaluate
+    from separate.evaluation.unfinished import Unfinished
+    from separate.process import settle, thread_count
 
     config = from_hydra(cfg, EvalConfig)
     metrics = load_metrics(config.metrics)
-    path = checkpoint.find(config.run)
-    print(f"checkpoint: {path}")
-    contents = checkpoint.read(path)
-    data = evaluation_data(contents["config"]["data"], config.data, config.trust)
-    refuse_commands(vars(data), config.data)
-    settle()
-    separator = checkpoint.restore(contents, config.trust).to(choose_device(config.device))
-    stored = contents["config"].get("cache", {})
-    cache = CacheConfig(folder=stored.get("folder"), limit=stored.get("limit"))  # of decoded and downloaded files
-    examples = open_split(data, config.split, contents["config"]["seed"], cache)
-
-    results = recordings.evaluate(separator, examples, config.chunk, config.overlap, metrics)
-    other = [] if config.data.get("_target_") is None else [data.name]
-    other += [] if path.stem == "best" else [path.stem]
-    folder = checkpoint.run_folder(path) / "eval" / "-".join([*other, config.split])
-    about = {"checkpoint": str(path), "split": config.split, "data": data.name, "root": getattr(data, "root", None)}
-    summary = report.write(results, about, folder)
-    print(report.table(summary))
-    print(f"scores: {folder}/scores.csv, summary.json\nreport: {folder}/report.html")
-    return summary["scores"]["model"]["all"]["si_sdri"]["mean"]
+    prepared = prepare(config, metrics)
+    folder = prepared.folder
+    with Unfinished(folder, prepared.facts) as kept:
+        settle(kept.threads(thread_count("auto")))
+        candidate = prepared.make()
+        task = Task(metrics, process_count(config.workers, len(candidate)))
+        results = evaluate(candidate, task, kept)
+        results.about = prepared.about
+        summary = output.write(results, candidate, folder)
+        kept.remove()
+    print(tables.text(summary))
+    print(f"scores: {folder}/scores.csv, summary.json, table.md, table.tex\nreport: {folder}/report.html")
+    found: float | None = summary["scores"][candidate.method]["all"]["si_sdri"]["mean"]
+    return found
 
 
 def main() -> None:
-    run_hydra("separate-eval", evaluate, "eval")
+    if sys.argv[1:2] == ["compare"]:
+        from separate.cli import compare
+
+        compare.main(sys.argv[2:])
+        return
+    # exit with an exception, so that scoring processes end and the message is printed
+    before = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    try:
+        run_hydra("separate-eval", evaluate, "eval")
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 if __name__ == "__main__":

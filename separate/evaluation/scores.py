@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -55,3 +56,29 @@ def score(
     return {
         name: metric(estimates, sources, mixture).masked_fill(unscored, torch.nan) for name, metric in metrics.items()
     }
+
+
+@dataclass
+class Scores:
+    """values: {metric: (B, S)}; frames: {metric: (B, S, W)}; leaked: (B, S), dB re the mixture, NaN unless silent."""
+
+    values: dict[str, Tensor]
+    leaked: Tensor
+    frames: dict[str, Tensor] = field(default_factory=dict)
+
+
+def score_recording(
+    estimates: Tensor,
+    sources: Tensor,
+    mixture: Tensor,
+    sample_rate: int,
+    metrics: Mapping[str, Metric],
+    interchangeable: bool,
+) -> Scores:
+    """The scores of a recording and the levels of estimates whose reference is silent."""
+    if interchangeable:
+        estimates = arrange(estimates, sources)
+    power = mixture.double().square().sum((-2, -1)).unsqueeze(1)
+    level = 10 * torch.log10(estimates.double().square().sum((-2, -1)) / power)
+    silent = sources.square().sum((-2, -1)) == 0
+    return Scores(score(estimates, sources, mixture, False, metrics), level.masked_fill(~silent, torch.nan))
