@@ -77,7 +77,7 @@ def track_table(results: Results) -> str:
     heads = head(0, "track") + head(1, "source")
     for number, metric in enumerate(results.metrics.values()):
         heads += head(
-            number + 2, directed(metric.description), metric.higher_is_better, getattr(metric, "aggregate", "")
+            number + 2, directed(metric.description), metric.higher_is_better, metric.aggregate
         )
     body = "".join(
         f"<tr>{name_cell(track)}{name_cell(source)}{''.join(cell(scores.get(name)) for name in metrics)}</tr>"
