@@ -209,6 +209,12 @@ def test_a_folder_without_an_evaluation_is_refused_in_a_sentence(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(UsageError, match=r"empty has neither summary.json nor JSON files of museval"):
         compare([a, tmp_path / "empty"], FAST)
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    with pytest.raises(UsageError, match=r"run has no scores; make them with separate-eval run=.*run"):
+        compare([a, tmp_path / "run"], FAST)
+    (tmp_path / "stopped" / "unfinished").mkdir(parents=True)
+    with pytest.raises(UsageError, match="the evaluation in .*stopped was stopped; repeat its command"):
+        compare([a, tmp_path / "stopped"], FAST)
     write(results(), a / "eval" / "valid")
     with pytest.raises(UsageError, match="a has 2 evaluations; name one of .*a/eval/test, .*a/eval/valid"):
         compare([a, a], FAST)

@@ -30,7 +30,7 @@ def _evaluate(cfg: DictConfig) -> float | None:
     from separate.process import settle, thread_count
 
     config = from_hydra(cfg, EvalConfig)
-    metrics = load_metrics(config.metrics)
+    metrics = load_metrics(config.metrics, families=True)
     prepared = prepare(config, metrics)
     folder = prepared.folder
     with Unfinished(folder, prepared.facts) as kept:

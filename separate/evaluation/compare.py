@@ -17,8 +17,9 @@ import numpy as np
 
 from separate.errors import UsageError, nearest
 from separate.evaluation import museval_json
-from separate.evaluation.report import evaluated
 from separate.evaluation.results import SUMMARY, Results, read
+from separate.evaluation.tables import evaluated
+from separate.evaluation.unfinished import FOLDER as UNFINISHED
 
 ALL = "all"  # the mean over the sources of a track
 BATCH = 1000  # resamples computed at a time
@@ -141,6 +142,10 @@ def open_evaluation(folder: Path) -> Results:
         return read(evaluations[0])
     if evaluations:
         raise UsageError(f"{folder} has {len(evaluations)} evaluations; name one of {', '.join(map(str, evaluations))}")
+    if (folder / "checkpoints").is_dir():
+        raise UsageError(f"the run {folder} has no scores; make them with separate-eval run={folder}")
+    if (folder / UNFINISHED).is_dir():
+        raise UsageError(f"the evaluation in {folder} was stopped; repeat its command to go on")
     if museval_json.holds(folder):
         return museval_json.read(folder)
     raise UsageError(f"{folder} has neither {SUMMARY} nor JSON files of museval; run separate-eval first")

@@ -55,6 +55,46 @@ def snr(estimate: Float[Tensor, "*#B T"], reference: Float[Tensor, "*#B T"]) -> 
     return 10 * torch.log10(reference.square().sum(-1) / (reference - estimate).square().sum(-1))
 
 
+def sd_sdr(estimate: Float[Tensor, "*#B T"], reference: Float[Tensor, "*#B T"]) -> Float[Tensor, ...]:
+    """Scale-dependent SDR in dB (Le Roux et al., 2019), 10 log10(|a s|^2 / |s - e|^2) with the gain a = <e, s> / |s|^2.
+
+    (..., T) twice -> (...).  At most `si_sdr`, and lower for every wrong gain.
+    """
+    gain = (estimate * reference).sum(-1) / reference.square().sum(-1)
+    return snr(estimate, reference) + 20 * torch.log10(gain.abs())
+
+
+def track_sdr(estimate: Float[Tensor, "*#B T"], reference: Float[Tensor, "*#B T"]) -> Float[Tensor, ...]:
+    """SDR of a whole track in dB, with 1e-7 added to both energies (Mitsufuji et al., "Music Demixing Challenge 2021").
+
+    (..., T) twice -> (...).  Defined for silence.
+    """
+    energies = reference.square().sum(-1), (reference - estimate).square().sum(-1)
+    return 10 * torch.log10((energies[0] + 1e-7) / (energies[1] + 1e-7))
+
+
+def si_sir_and_sar(
+    estimates: Float[Tensor, "B S T"], references: Float[Tensor, "B S T"]
+) -> tuple[Float[Tensor, "B S"], Float[Tensor, "B S"]]:
+    """Scale-invariant SIR and SAR in dB (Le Roux et al., 2019), (B, S, T) twice -> (B, S) twice.
+
+    The residual of SI-SDR is split into its projection on all references, the interference, and the artifacts, so that
+    10^(-SI-SDR/10) = 10^(-SI-SIR/10) + 10^(-SI-SAR/10).
+    """
+    count = estimates.shape[1]
+    gram = inner_products(estimates, references)
+    cross, own = gram[:, count:, :count], gram[:, count:, count:]  # (B, references, estimates), (B, S, S)
+    energy = gram.diagonal(dim1=1, dim2=2)
+    target = cross.diagonal(dim1=1, dim2=2).square() / energy[:, count:]
+    explained = (cross * (torch.linalg.pinv(own, hermitian=True) @ cross)).sum(
+        1
+    )  # a silent or double reference adds none
+    floor = torch.finfo(gram.dtype).eps * energy[:, :count]
+    interference, artifacts = explained - target, energy[:, :count] - explained
+    sir, sar = (10 * torch.log10(target / rest.clamp_min(floor)) for rest in (interference, artifacts))
+    return sir, sar
+
+
 def inner_products(estimates: Float[Tensor, "B M T"], references: Float[Tensor, "B S T"]) -> Float[Tensor, "B M+S M+S"]:
     """Inner products of the M + S signals of each example, (B, M, T), (B, S, T) -> (B, M + S, M + S).
 

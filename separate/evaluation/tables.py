@@ -17,6 +17,7 @@ from separate.files import printable
 Summary = Mapping[str, Any]
 STATISTICS = ("mean", "median")
 ORACLES = ("IBM", "IRM", "tPSA mask")  # masks of the true sources; no separator reaches them, so none is marked best
+OWN = ("model", "estimates")  # methods that an evaluation is about
 ABSENT = "-"
 LATEX = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "_": r"\_", "%": r"\%",
@@ -24,6 +25,11 @@ LATEX = {
     "|": r"\textbar{}", '"': "''", "`": r"\textasciigrave{}",
 }  # fmt: skip
 MARKDOWN = {sign: "\\" + sign for sign in r"\`*_[]<>|~&$"}
+
+
+def evaluated(methods: Sequence[str]) -> str:
+    """The method that an evaluation is about."""
+    return next((method for method in OWN if method in methods), methods[0])
 
 
 @dataclass(frozen=True)
