@@ -247,12 +247,27 @@ def test_every_stem_that_cannot_be_scored_is_named_at_once(tmp_path, call):
         open_stems(tmp_path / "est", references, STFT(64, 32), ["low"])
 
 
+def test_a_silent_reference_is_counted_and_what_leaked_into_it_is_reported(tmp_path):
+    references = make_stems(tmp_path)
+    low = open_stems(tmp_path / "est", references, STFT(64, 32)).tracks[0].references[0].read()
+    write(references / "song 0" / "low.flac", np.zeros((low.shape[1], low.shape[0])))
+    write(tmp_path / "est" / "song 0" / "low.wav", 0.01 * tone(1500, 1.5, channels=2), subtype="FLOAT")
+    summary = files.summarise(score_all(open_stems(tmp_path / "est", references, STFT(64, 32)), Task(METRICS)))
+    assert summary["silent"]["references"] == 1 and summary["unscored"]["si_sdr"] == 2  # the other is the whole mixture
+    leaked = summary["silent"]["leaked"]
+    assert leaked["estimates"]["worst"] == pytest.approx(-40, abs=0.1)  # re the mixture, which is the other tone
+    assert leaked["mixture as estimate"]["worst"] == pytest.approx(0, abs=1e-6)
+    assert leaked["IBM"] == {"median": None, "worst": None}  # silent
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         (["estimates=est"], "both estimates=DIR and references=DIR"),
         (["references=ref"], "both estimates=DIR and references=DIR"),
         (["estimates=est", "references=ref", "run=r"], "give one of them"),
+        (["estimates=est", "references=ref", "data.root=ref"], "of data only data.sources belongs to estimates=DIR"),
+        (["permute=true"], "permute=true belongs to estimates=DIR"),
         (["estimates=est", "references=nowhere"], "references=nowhere cannot be read (No such file or directory)"),
         (["estimates=ref", "references='est/song 0'"], "expected in est/song 0/TRACK/SOURCE.wav"),
     ],
@@ -373,6 +388,7 @@ def test_other_files_are_not_read_as_those_of_museval(tmp_path, text):
 
 def test_the_scores_of_several_methods_are_not_mixed(tmp_path):
     museval_json.write(bss({name: [1.0, 2.0] for name in museval_json.NAMES}), tmp_path)
+    assert len(list(tmp_path.rglob("*.json"))) == 2
     with pytest.raises(UsageError, match="twice; give the folder of one method"):
         museval_json.read(tmp_path)
     assert museval_json.read(tmp_path / "model").rows[0].score == 1.5

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from separate.errors import UsageError
-from separate.evaluation.results import Results, Row, described
+from separate.evaluation.results import Results, Row, described, unlike
 from separate.files import TextError, printable, read_text, replace_file
 
 NAMES = {"SDR": "sdr", "SIR": "sir", "SAR": "sar", "ISR": "isr"}  # of museval: ours
@@ -38,14 +38,17 @@ def write(results: Results, folder: Path, split: str = "test") -> None:
     if not writable(results):
         return
     frames = {(row.method, row.track, row.source, row.metric): row.frames for row in results.rows}
+    names: dict[str, str] = {}
+    for track in results.tracks:
+        names[track] = unlike(file_name(track), list(names.values()))
     for method in results.methods:
-        for track in results.tracks:
+        for track, name in names.items():
             targets = [
                 _target(source, {name: frames[method, track, source, own] for name, own in NAMES.items()})
                 for source in results.sources
             ]
             text = json.dumps({"targets": targets, "museval_version": "0.4.1"}, indent=2)
-            replace_file(folder / method / split / f"{file_name(track)}.json", text.encode())
+            replace_file(folder / method / split / f"{name}.json", text.encode())
 
 
 def file_name(track: str) -> str:

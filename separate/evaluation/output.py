@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from separate.evaluation import museval_json, report, results, tables
 from separate.evaluation.candidates import Candidate
@@ -16,7 +19,7 @@ MUSEVAL = "museval"
 def write(found: Results, candidate: Candidate, folder: Path) -> Summary:
     """Write all files and return the summary; summary.json is the last one."""
     summary = results.summarise(found)
-    page = report.page(found, summary, [_heard(found, candidate, track) for track in report.tracks_to_hear(found)])
+    page = report.page(found, summary, Heard(found, candidate, report.tracks_to_hear(found)))
     museval_json.write(found, folder / MUSEVAL, str(found.about.get("split", "test")))
     texts = {"report.html": page, "table.md": tables.markdown(summary), "table.tex": tables.latex(summary)}
     for name, text in texts.items():
@@ -24,14 +27,25 @@ def write(found: Results, candidate: Candidate, folder: Path) -> Summary:
     return results.write(found, folder)
 
 
-def _heard(found: Results, candidate: Candidate, track: str) -> report.Listening:
-    """The signals of a track, separated again."""
-    number = found.tracks.index(track)
-    batch, rate = candidate.read(number)
-    estimates = candidate.estimate(number, batch)
-    if candidate.interchangeable:
-        estimates = arrange(estimates, batch.sources)
-    references = dict(zip(found.sources, batch.sources[0], strict=True))
-    return report.Listening(
-        track, rate, batch.mixture[0], references, dict(zip(found.sources, estimates[0], strict=True))
-    )
+@dataclass(frozen=True)
+class Heard(Sequence[report.Listening]):
+    """The signals of tracks, separated again where they are used, so that one is in memory at a time."""
+
+    found: Results
+    candidate: Candidate
+    tracks: list[str]
+
+    def __len__(self) -> int:
+        return len(self.tracks)
+
+    def __getitem__(self, index: Any) -> Any:
+        track, sources = self.tracks[index], self.found.sources
+        number = self.found.tracks.index(track)
+        batch, rate = self.candidate.read(number)
+        estimates = self.candidate.estimate(number, batch)
+        if self.candidate.interchangeable:
+            estimates = arrange(estimates, batch.sources)
+        references = dict(zip(sources, batch.sources[0], strict=True))
+        return report.Listening(
+            track, rate, batch.mixture[0], references, dict(zip(sources, estimates[0], strict=True))
+        )

@@ -43,11 +43,17 @@ class Prepared:
 def prepare(config: EvalConfig, metrics: Mapping[str, Metric]) -> Prepared:
     """UsageError for keys that do not belong together."""
     if config.estimates is None and config.references is None:
+        if config.permute:
+            raise UsageError(
+                "permute=true belongs to estimates=DIR; a checkpoint knows whether its sources have an order"
+            )
         return _run(config, metrics)
     if config.estimates is None or config.references is None:
         raise UsageError("stems are scored with both estimates=DIR and references=DIR, in DIR/TRACK/SOURCE.wav")
     if config.run is not None:
         raise UsageError("run=RUN scores a separator and estimates=DIR scores stems; give one of them")
+    if config.data.get("_target_") is not None or config.data.get("root") is not None:
+        raise UsageError("the data of stems are in references=DIR; of data only data.sources belongs to estimates=DIR")
     return _stems(config, metrics)
 
 

@@ -7,7 +7,7 @@ import io
 import json
 import math
 import statistics
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -217,3 +217,12 @@ def described(name: str, description: Mapping[str, Any]) -> Metric:
 
     known = {one.name for one in fields(Metric)}
     return Metric(function=absent, name=name, **{key: value for key, value in description.items() if key in known})
+
+
+def unlike(name: str, names: Collection[str]) -> str:
+    """A name that is not among others, with a number if needed."""
+    number, found = 1, name
+    while found in names:
+        number += 1
+        found = f"{name} ({number})"
+    return found

@@ -15,7 +15,7 @@ from separate.data.batch import Batch
 from separate.evaluation.candidates import Candidate, Task
 from separate.evaluation.processes import Processes
 from separate.evaluation.recordings import MIXTURE, ORACLES, baselines
-from separate.evaluation.results import Leak, Results, Row
+from separate.evaluation.results import Leak, Results, Row, unlike
 from separate.evaluation.scores import score_recording
 from separate.evaluation.unfinished import Part, Unfinished, samples_of
 from separate.process import release
@@ -90,18 +90,9 @@ def assemble(candidate: Candidate, task: Task, parts: list[Part]) -> Results:
     """The results of all recordings.  parts: in the order of the recordings."""
     results = Results(list(candidate.sources), methods_of(candidate), task.metrics, {})
     for part in parts:
-        track = _unlike(part["track"], results.tracks)
+        track = unlike(part["track"], results.tracks)
         results.tracks.append(track)
         for source, method, metric, value, frames in part["rows"]:
             results.rows.append(Row(track, source, method, metric, value, tuple(frames)))
         results.leaks += [Leak(track, *leak) for leak in part["leaks"]]
     return results
-
-
-def _unlike(name: str, names: list[str]) -> str:
-    """A name that is not among others, with a number if needed."""
-    number, found = 1, name
-    while found in names:
-        number += 1
-        found = f"{name} ({number})"
-    return found
