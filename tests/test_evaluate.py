@@ -203,6 +203,11 @@ def test_stems_of_any_tool_are_scored(tmp_path, call):
     snr = [row.score for row in found.rows if (row.method, row.metric) == ("estimates", "snr")]
     assert snr == pytest.approx([20.0] * 4, abs=0.02)
     assert found.about["mixtures"] == "sums of the references"
+    published = museval_json.read(tmp_path / "eval" / "est" / "museval" / "estimates")
+    ours = {(r.track, r.source, r.metric): r.score for r in found.rows if r.method == "estimates"}
+    for row in published.rows:
+        assert row.score == pytest.approx(ours[row.track, row.source, row.metric], abs=1e-5, nan_ok=True)
+    assert {row.metric for row in published.rows} == set(museval_json.NAMES.values()) <= set(found.metrics)
     assert "<audio" in (tmp_path / "eval" / "est" / "report.html").read_text()
 
 
