@@ -76,9 +76,7 @@ def track_table(results: Results) -> str:
     shown = list(found.items())[:MOST_ROWS]
     heads = head(0, "track") + head(1, "source")
     for number, metric in enumerate(results.metrics.values()):
-        heads += head(
-            number + 2, directed(metric.description), metric.higher_is_better, metric.aggregate
-        )
+        heads += head(number + 2, directed(metric.description), metric.higher_is_better, metric.aggregate)
     body = "".join(
         f"<tr>{name_cell(track)}{name_cell(source)}{''.join(cell(scores.get(name)) for name in metrics)}</tr>"
         for (track, source), scores in shown

@@ -14,7 +14,7 @@ import numpy as np
 from separate.evaluation import distributions, tables
 from separate.evaluation.excerpts import SECONDS, Excerpt, Listening, best_and_worst, data_uri, excerpt, sound
 from separate.evaluation.page_tables import cell, directed, name_cell, scroll, text
-from separate.figures import RANGE, decibels, spectrogram_figure
+from separate.figures import RANGE, SpectrogramPlot, decibels
 from separate.stft import STFT
 
 if TYPE_CHECKING:
@@ -86,7 +86,8 @@ def _track(results: Results, one: Excerpt, pool: Executor) -> str:
     stft = STFT(length, length // 2)
     levels = {name: decibels(stft(signal)) for name, signal in signals.items()}
     top = max(float(levels["mixture"].max()), LEAST_TOP)
-    pictures = [_spectrogram(level - top, heard) for level in levels.values()]
+    plot = SpectrogramPlot(0.0, heard.mixture.shape[-1] / heard.sample_rate, heard.sample_rate, INK)
+    pictures = [_picture(plot, level - top) for level in levels.values()]
     figures = [
         _signal(f"{heard.track}, {name}", name, picture, mp3)
         for name, picture, mp3 in zip(signals, pictures, sounds, strict=True)
@@ -130,12 +131,10 @@ def _scores_of(results: Results, track: str) -> str:
     return scroll("Scores of this track", f"<table>{head}<tbody>{body}</tbody></table>", "long")
 
 
-def _spectrogram(levels: np.ndarray, heard: Listening) -> str:
+def _picture(plot: SpectrogramPlot, levels: np.ndarray) -> str:
     """Levels (F, N) in dB as a picture in a data URI."""
-    seconds = heard.mixture.shape[-1] / heard.sample_rate
     content = io.BytesIO()
-    figure = spectrogram_figure(levels, 0.0, seconds, heard.sample_rate, INK)
-    figure.savefig(content, format=FORMAT, dpi=DPI, pil_kwargs={"quality": QUALITY})
+    plot.write(levels, content, format=FORMAT, dpi=DPI, pil_kwargs={"quality": QUALITY, "method": 1})
     return data_uri(f"image/{FORMAT}", content.getvalue())
 
 
