@@ -29,7 +29,7 @@ demo: $(INSTALLED)  ## train 3 minutes on the built-in data, score, separate a m
 test: $(INSTALLED)  ## all tests, 7 minutes on two cores
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
-bench: $(INSTALLED)  ## time and memory compared with other libraries, 30 minutes on two cores
+bench: $(INSTALLED)  ## time and memory compared with other libraries, 40 minutes on two cores
 	$(BIN)/python scripts/bench.py
 	$(BIN)/python scripts/bench_data.py
 	$(BIN)/python scripts/bench_training.py

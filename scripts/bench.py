@@ -12,6 +12,8 @@ before it, in a process for each candidate (Linux only).  Needs the packages of 
 from __future__ import annotations
 
 import argparse
+import importlib.metadata
+import importlib.util
 import json
 import os
 import platform
@@ -146,10 +148,62 @@ def kmeans_song() -> Candidates:
     return {"separate, 4 starts": lambda: assign(points, fit(points, 4))}
 
 
+def bss_eval_v4() -> Candidates:
+    """BSS Eval v4, four stereo stems of 30 s at 44.1 kHz, frames of 1 s"""
+    from separate.evaluation.bss_eval import bss_eval_v4
+
+    estimates, references = _stems(channels=2)
+    peer = _museval()
+    arrays = [x[0].mT.double().numpy() for x in (references, estimates)]
+    return {
+        "separate": lambda: bss_eval_v4(estimates, references, 44100, 44100),
+        "museval": lambda: peer.bss_eval(*arrays, window=44100, hop=44100),
+    }
+
+
+def bss_eval_v3() -> Candidates:
+    """BSS Eval v3, four mono stems of 30 s at 44.1 kHz, in the given order"""
+    import fast_bss_eval
+    import mir_eval
+
+    from separate.evaluation.bss_eval import bss_eval_v3
+
+    estimates, references = (x.squeeze(2) for x in _stems(channels=1))
+    ours, wide = (
+        partial(bss_eval_v3, estimates, references, permute=False),
+        [references[0].double(), estimates[0].double()],
+    )
+    arrays = [x.numpy() for x in wide]
+    return {
+        "separate": ours,
+        "mir_eval": lambda: mir_eval.separation.bss_eval_sources(*arrays, compute_permutation=False),
+        "fast_bss_eval, torch": lambda: fast_bss_eval.bss_eval_sources(*wide, compute_permutation=False),
+        "fast_bss_eval, numpy": lambda: fast_bss_eval.bss_eval_sources(*arrays, compute_permutation=False),
+    }
+
+
 CASES: dict[str, Callable[[], Candidates]] = {
     case.__name__: case
-    for case in (conv_tasnet, open_unmix, hdemucs, deep_clustering, pit, kmeans, kmeans_song)
+    for case in (
+        conv_tasnet, open_unmix, hdemucs, deep_clustering, pit, kmeans, kmeans_song, bss_eval_v4, bss_eval_v3,
+    )
 }  # fmt: skip
+
+
+def _museval() -> Any:
+    """museval's module of metrics; the package itself cannot be imported without ffmpeg."""
+    path = importlib.metadata.distribution("museval").locate_file("museval/metrics.py")
+    spec = importlib.util.spec_from_file_location("museval_metrics", str(path))
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def _stems(channels: int) -> tuple[Tensor, Tensor]:
+    """Estimates with interference and noise, and references, (1, 4, C, T) each."""
+    references = torch.randn(1, 4, channels, 30 * 44100)
+    return references + 0.3 * references.roll(1, 1) + 0.1 * torch.randn_like(references), references
 
 
 def _step(model: torch.nn.Module, estimate: Callable[[], Tensor], target: Tensor) -> Callable[[], object]:
