@@ -25,13 +25,14 @@ def hidden_matrices(separator: Separator) -> dict[Tensor, int]:
 
     Matrices: the weights of linear layers, of 1x1 convolutions, of the gates of recurrent layers, and of projections in
     attention.  A first layer has no other layer between the input and itself, a last layer none between itself and the
-    output.  To find them, a copy of the network runs on one second of audio on the meta device, without values.
+    output.  To find them, a copy of the network runs on a quarter of a second of audio on the meta device, which has no
+    values.
     """
     network = deepcopy(separator.network).to("meta").eval()
     for name, parameter in network.named_parameters():
         parameter.requires_grad_(is_weight(network, name))
     try:
-        ends = _ends(network, _second(separator).to("meta"))
+        ends = _ends(network, _silence(separator).to("meta"))
     except (RuntimeError, NotImplementedError) as error:
         raise UsageError(
             f"the hidden matrices of {type(network).__name__} are unknown, because it does not run on torch's meta "
@@ -103,9 +104,13 @@ def _leaves(nodes: Iterable[Any]) -> set[Tensor]:
     return found
 
 
-def _second(separator: Separator) -> Tensor:
-    """One second of silence as input of the network: a mixture (1, C, T), or its spectrogram (1, C, F, N)."""
-    mixture = torch.zeros(1, separator.channels, separator.sample_rate, device=separator.device)
+def _silence(separator: Separator) -> Tensor:
+    """Silence as input of the network: a mixture (1, C, T), or its spectrogram (1, C, F, N).
+
+    A quarter of a second, and at least two windows; on the meta device recurrent layers take time for each frame.
+    """
+    samples = max(separator.sample_rate // 4, 2 * separator.stft.n_fft)
+    mixture = torch.zeros(1, separator.channels, samples, device=separator.device)
     return (
         mixture if "waveforms" in separator.network.provides else Batch.of_mixture(mixture, separator.stft).spectrogram
     )
