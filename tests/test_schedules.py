@@ -3,6 +3,7 @@
 import json
 import math
 import signal
+from functools import cache
 
 import pytest
 import torch
@@ -228,13 +229,24 @@ def test_torchs_one_cycle_gets_the_number_of_steps_unless_the_user_gives_it():
 # resuming -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    """uninterrupted(name): the state after a run with this schedule that was never stopped."""
+
+    @cache
+    def run(name):
+        whole, training = start(tmp_path_factory.mktemp("whole"), spec_of(name))
+        fit(whole, training)
+        return whole
+
+    return run
+
+
 @pytest.mark.parametrize("name", SCHEDULES)
 @pytest.mark.parametrize("stop", [1, 6, 8])
-def test_a_resumed_run_keeps_its_schedule(name, stop, tmp_path):
+def test_a_resumed_run_keeps_its_schedule(name, stop, tmp_path, uninterrupted):
     """Stopped after the first step, within an epoch, and after its last step."""
-    spec = spec_of(name)
-    whole, training = start(tmp_path / "whole", spec)
-    fit(whole, training)
+    spec, whole = spec_of(name), uninterrupted(name)
     part, training = start(tmp_path / "part", spec)
     with pytest.raises(Stopped):
         part.optimizer.register_step_post_hook(
