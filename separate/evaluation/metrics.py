@@ -37,7 +37,8 @@ class Metric:
 
     name: the key in `metrics.jsonl`, `scores.csv` and `summary.json`; label: the heading in tables; aggregate: how the
     score of a source comes from its frames, empty without frames; family: the metrics that are computed together with
-    this one, whose function it has; scores_silence: whether silent references have a score.
+    this one, whose function it has; scores_silence: whether silent references have a score; in_blocks: whether the
+    function takes signals of any precision and computes in float64 block by block, which saves memory.
     """
 
     function: Callable[..., Any]
@@ -48,6 +49,7 @@ class Metric:
     aggregate: str = ""
     family: Family | None = None
     scores_silence: bool = False
+    in_blocks: bool = False
 
     def __call__(self, estimates: Tensor, references: Tensor, mixture: Tensor) -> Tensor:
         """Scores (B, S), with the worst value, -inf or inf, for NaN, so that a mean over tracks shows it.
@@ -82,70 +84,72 @@ class Metric:
         return {**facts, "aggregate": self.aggregate} if self.aggregate else facts
 
 
-def metric(label: str, unit: str = "", higher_is_better: bool = True) -> Callable[[MetricFunction], Metric]:
+def metric(
+    label: str, unit: str = "", higher_is_better: bool = True, in_blocks: bool = False
+) -> Callable[[MetricFunction], Metric]:
     """Decorate a function as a metric with the same name."""
-    return lambda function: Metric(function, function.__name__, label, unit, higher_is_better)
+    return lambda function: Metric(function, function.__name__, label, unit, higher_is_better, in_blocks=in_blocks)
 
 
-@metric(label="SI-SDR", unit="dB")
+@metric(label="SI-SDR", unit="dB", in_blocks=True)
 def si_sdr(estimates: Tensor, references: Tensor, mixture: Tensor) -> Tensor:
     """Scale-invariant SDR over all channels of a source together, so that a wrong stereo balance lowers it."""
-    return sdr.si_sdr(estimates.flatten(-2), references.flatten(-2))
+    return sdr.recording_si_sdr(estimates.flatten(-2), references.flatten(-2))
 
 
-@metric(label="SI-SDR improvement", unit="dB")
+@metric(label="SI-SDR improvement", unit="dB", in_blocks=True)
 def si_sdri(estimates: Tensor, references: Tensor, mixture: Tensor) -> Tensor:
     """SI-SDR of the estimates minus SI-SDR of the mixture."""
-    before = sdr.si_sdr(mixture.unsqueeze(1).flatten(-2), references.flatten(-2))
-    return sdr.si_sdr(estimates.flatten(-2), references.flatten(-2)) - before
+    before = sdr.recording_si_sdr(mixture.unsqueeze(1).flatten(-2), references.flatten(-2))
+    return sdr.recording_si_sdr(estimates.flatten(-2), references.flatten(-2)) - before
 
 
-@metric(label="SNR", unit="dB")
+@metric(label="SNR", unit="dB", in_blocks=True)
 def snr(estimates: Tensor, references: Tensor, mixture: Tensor) -> Tensor:
     """Signal-to-noise ratio, which depends on level and polarity."""
-    return sdr.snr(estimates.flatten(-2), references.flatten(-2))
+    return sdr.recording_snr(estimates.flatten(-2), references.flatten(-2))
 
 
-@metric(label="SNR improvement", unit="dB")
+@metric(label="SNR improvement", unit="dB", in_blocks=True)
 def snri(estimates: Tensor, references: Tensor, mixture: Tensor) -> Tensor:
     """SNR of the estimates minus SNR of the mixture."""
-    return snr.function(estimates, references, mixture) - sdr.snr(
+    return snr.function(estimates, references, mixture) - sdr.recording_snr(
         mixture.unsqueeze(1).flatten(-2), references.flatten(-2)
     )
 
 
-@metric(label="SD-SDR", unit="dB")
+@metric(label="SD-SDR", unit="dB", in_blocks=True)
 def sd_sdr(estimates: Tensor, references: Tensor, mixture: Tensor) -> Tensor:
     """Scale-dependent SDR (Le Roux et al. 2019): SNR plus the squared gain of the target in dB, at most SI-SDR."""
     return sdr.sd_sdr(estimates.flatten(-2), references.flatten(-2))
 
 
-@metric(label="SI-SIR", unit="dB")
+@metric(label="SI-SIR", unit="dB", in_blocks=True)
 def si_sir(estimates: Tensor, references: Tensor, mixture: Tensor) -> Tensor:
     """Scale-invariant ratio of target and interference (Le Roux et al. 2019)."""
     return sdr.si_sir_and_sar(estimates.flatten(-2), references.flatten(-2))[0]
 
 
-@metric(label="SI-SAR", unit="dB")
+@metric(label="SI-SAR", unit="dB", in_blocks=True)
 def si_sar(estimates: Tensor, references: Tensor, mixture: Tensor) -> Tensor:
     """Scale-invariant ratio of target and artifacts (Le Roux et al. 2019)."""
     return sdr.si_sir_and_sar(estimates.flatten(-2), references.flatten(-2))[1]
 
 
-@metric(label="track SDR", unit="dB")
+@metric(label="track SDR", unit="dB", in_blocks=True)
 def track_sdr(estimates: Tensor, references: Tensor, mixture: Tensor) -> Tensor:
     """SDR of the whole track, as in the Music Demixing Challenges (Mitsufuji et al. 2022)."""
     return sdr.track_sdr(estimates.flatten(-2), references.flatten(-2))
 
 
-@metric(label="track SDR improvement", unit="dB")
+@metric(label="track SDR improvement", unit="dB", in_blocks=True)
 def track_sdri(estimates: Tensor, references: Tensor, mixture: Tensor) -> Tensor:
     """Track SDR of the estimates minus that of the mixture."""
     before = sdr.track_sdr(mixture.unsqueeze(1).flatten(-2), references.flatten(-2))
     return track_sdr.function(estimates, references, mixture) - before
 
 
-@metric(label="log-spectral distance", unit="dB", higher_is_better=False)
+@metric(label="log-spectral distance", unit="dB", higher_is_better=False, in_blocks=True)
 def log_spectral_distance(estimates: Tensor, references: Tensor, mixture: Tensor) -> Tensor:
     """Distance of the log power spectra, mean over frames (Gray and Markel 1976)."""
     return spectral.log_spectral_distance(estimates, references)
@@ -158,11 +162,13 @@ def _family(
     unit: str = "",
     aggregate: str = "",
     scores_silence: bool = False,
+    in_blocks: bool = False,
 ) -> list[Metric]:
     """The metrics of a family, ordered by the first.  labels: {name: label}"""
     family = Family(name, function, next(iter(labels)))
     return [
-        Metric(function, one, label, unit, True, aggregate, family, scores_silence) for one, label in labels.items()
+        Metric(function, one, label, unit, True, aggregate, family, scores_silence, in_blocks)
+        for one, label in labels.items()
     ]
 
 
@@ -196,11 +202,12 @@ FAMILIES = {
         {"sdr": "SDR", "isr": "ISR", "sir": "SIR", "sar": "SAR"},
         "dB",
         "median over frames",
+        in_blocks=True,
     ),
     "bss_eval_v3": _family(
         "bss_eval_v3", _bss_eval_v3, {"sir_v3": "SIR (v3)", "sdr_v3": "SDR (v3)", "sar_v3": "SAR (v3)"}, "dB"
     ),
-    "bleed": _family("bleed", _bleed_and_fullness, {"bleedless": "bleedless", "fullness": "fullness"}),
+    "bleed": _family("bleed", _bleed_and_fullness, {"bleedless": "bleedless", "fullness": "fullness"}, in_blocks=True),
     "pesq": _family("pesq", perceptual.pesq, {"pesq": "PESQ"}, "MOS"),
     "stoi": _family("stoi", perceptual.stoi, {"stoi": "STOI"}),
     "estoi": _family("estoi", perceptual.estoi, {"estoi": "ESTOI"}),

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from separate.evaluation.metrics import METRICS, Metric
-from separate.evaluation.sdr import pairwise_si_sdr
+from separate.evaluation.sdr import pairwise_si_sdr, sums
 from separate.losses.permutation import best_permutation, select
 from separate.separator import Separation
 
@@ -81,13 +81,13 @@ def score_recording(
     interchangeable: every metric pairs estimates and sources for its own best mean, and a family of metrics for that of
     its first one.  NaN as for `score`, and where a metric is undefined.
     """
-    estimates, sources, mixture = (x.double() for x in (estimates, sources, mixture))
     silent, unscored = _without_scores(sources, mixture)
     compute = _paired if interchangeable else _of
     values: dict[str, Tensor] = {}
     frames: dict[str, Tensor] = {}
     for group in _groups(metrics):
-        found = compute(group[0], estimates, sources, mixture, sample_rate)
+        heard, true, whole = (x if group[0].in_blocks else x.double() for x in (estimates, sources, mixture))
+        found = compute(group[0], heard, true, whole, sample_rate)
         for metric in group:
             scores = found[metric.name]
             if metric.aggregate:
@@ -98,8 +98,8 @@ def score_recording(
             )
     if interchangeable:
         estimates = arrange(estimates, sources)
-    power = mixture.square().sum((-2, -1)).unsqueeze(1)
-    level = 10 * torch.log10(estimates.square().sum((-2, -1)) / power)
+    levels = sums(estimates.flatten(-2), mixture.flatten(-2).unsqueeze(1))
+    level = 10 * torch.log10(levels.estimate / levels.reference)
     return Scores(values, level.masked_fill(~silent, torch.nan), frames)
 
 
@@ -112,10 +112,9 @@ def _median(frames: Tensor) -> Tensor:
 
 def _without_scores(sources: Tensor, mixture: Tensor) -> tuple[Tensor, Tensor]:
     """Whether a source is silent, and whether it is silent or the whole mixture, (B, S) each."""
-    rest = (mixture.unsqueeze(1) - sources).square().sum((-2, -1))
-    energy = sources.square().sum((-2, -1))
-    silent = energy == 0
-    return silent, silent | (rest < 1e-10 * energy)  # a rest of -100 dB is rounding error of the mixture
+    found = sums(mixture.flatten(-2).unsqueeze(1), sources.flatten(-2))
+    silent = found.reference == 0
+    return silent, silent | (found.difference < 1e-10 * found.reference)  # -100 dB is rounding error of the mixture
 
 
 def _groups(metrics: Mapping[str, Metric]) -> list[list[Metric]]:

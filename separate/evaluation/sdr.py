@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+import math
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -55,13 +56,50 @@ def snr(estimate: Float[Tensor, "*#B T"], reference: Float[Tensor, "*#B T"]) -> 
     return 10 * torch.log10(reference.square().sum(-1) / (reference - estimate).square().sum(-1))
 
 
+class Sums(NamedTuple):
+    """Energies of estimate, reference and difference, and the inner product, in float64, over the samples."""
+
+    estimate: Tensor
+    reference: Tensor
+    difference: Tensor
+    product: Tensor
+
+
+def sums(estimate: Float[Tensor, "*#B T"], reference: Float[Tensor, "*#B T"]) -> Sums:
+    """The `Sums` of whole recordings, block by block, so that no copy in float64 is needed.  (..., T) twice -> (...)"""
+    shape = torch.broadcast_shapes(estimate.shape, reference.shape)
+    total = torch.zeros(4, *shape[:-1], dtype=sum_dtype(estimate), device=estimate.device)
+    length = block(estimate, 4 * math.prod(shape[:-1]))
+    for start in range(0, shape[-1], length):
+        e, r = (x[..., start : start + length].to(total.dtype) for x in (estimate, reference))
+        d = e - r
+        total += torch.stack(
+            [torch.linalg.vecdot(a, b).expand(shape[:-1]) for a, b in ((e, e), (r, r), (d, d), (e, r))]
+        )
+    return Sums(*total)
+
+
+def recording_si_sdr(estimate: Float[Tensor, "*#B T"], reference: Float[Tensor, "*#B T"]) -> Float[Tensor, ...]:
+    """`si_sdr` in float64, for recordings of any length and precision.  (..., T) twice -> (...)"""
+    found = sums(estimate, reference)
+    eps, tiny = torch.finfo(found.product.dtype).eps, torch.finfo(found.product.dtype).tiny ** 0.5
+    signal = found.product.square() / ((found.estimate + tiny) * (found.reference + tiny))
+    return 10 * torch.log10((signal + eps) / (1 - signal).clamp_min(eps))
+
+
+def recording_snr(estimate: Float[Tensor, "*#B T"], reference: Float[Tensor, "*#B T"]) -> Float[Tensor, ...]:
+    """`snr` in float64, for recordings of any length and precision.  (..., T) twice -> (...)"""
+    found = sums(estimate, reference)
+    return 10 * torch.log10(found.reference / found.difference)
+
+
 def sd_sdr(estimate: Float[Tensor, "*#B T"], reference: Float[Tensor, "*#B T"]) -> Float[Tensor, ...]:
     """Scale-dependent SDR in dB (Le Roux et al., 2019), 10 log10(|a s|^2 / |s - e|^2) with the gain a = <e, s> / |s|^2.
 
     (..., T) twice -> (...).  At most `si_sdr`, and lower for every wrong gain.
     """
-    gain = (estimate * reference).sum(-1) / reference.square().sum(-1)
-    return snr(estimate, reference) + 20 * torch.log10(gain.abs())
+    found = sums(estimate, reference)
+    return 10 * torch.log10(found.product.square() / (found.reference * found.difference))
 
 
 def track_sdr(estimate: Float[Tensor, "*#B T"], reference: Float[Tensor, "*#B T"]) -> Float[Tensor, ...]:
@@ -69,8 +107,8 @@ def track_sdr(estimate: Float[Tensor, "*#B T"], reference: Float[Tensor, "*#B T"
 
     (..., T) twice -> (...).  Defined for silence.
     """
-    energies = reference.square().sum(-1), (reference - estimate).square().sum(-1)
-    return 10 * torch.log10((energies[0] + 1e-7) / (energies[1] + 1e-7))
+    found = sums(estimate, reference)
+    return 10 * torch.log10((found.reference + 1e-7) / (found.difference + 1e-7))
 
 
 def si_sir_and_sar(

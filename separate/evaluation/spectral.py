@@ -19,8 +19,13 @@ def log_spectral_distance(
     (B, S, C, T) twice -> (B, S); Gray and Markel, "Distance measures for speech processing", 1976.  Hann windows;
     powers below 1e-10 count as 1e-10.
     """
-    levels = [10 * torch.log10(_magnitudes(x, n_fft, hop).square().clamp_min(LEAST)) for x in (estimates, references)]
-    return (levels[0] - levels[1]).square().mean(-2).sqrt().mean((-1, -2))
+    found = []
+    for pair in zip(
+        *(x.flatten(0, 2) for x in (estimates, references)), strict=True
+    ):  # one channel at a time in memory
+        levels = [10 * torch.log10(_magnitudes(x, n_fft, hop).square().clamp_min(LEAST)) for x in pair]
+        found.append((levels[0] - levels[1]).square().mean(0).sqrt().mean())
+    return torch.stack(found).unflatten(0, estimates.shape[:3]).mean(-1)
 
 
 def bleedless_and_fullness(
@@ -35,24 +40,27 @@ def bleedless_and_fullness(
     from torchaudio.functional import melscale_fbanks
 
     bands = melscale_fbanks(FFT // 2 + 1, 0.0, sample_rate / 2, MELS, sample_rate, norm="slaney", mel_scale="slaney")
-    levels = []
-    for signals in (estimates, references):
-        mel = torch.einsum("fm,bscfn->bscmn", bands.to(signals), _magnitudes(signals, FFT, HOP, "constant"))
-        level = 20 * torch.log10(mel.clamp_min(LEAST))
-        levels.append(level.maximum(level.amax((2, 3, 4), keepdim=True) - RANGE))
-    difference = levels[0] - levels[1]
-    excess, lack = (_mean_of_positive(x) for x in (difference, -difference))
-    return 100 / (1 + excess), 100 / (1 + lack)
+    bands = bands.T.to(estimates.device, torch.float64)
+    found = []
+    for pair in zip(*(x.flatten(0, 1) for x in (estimates, references)), strict=True):  # one source at a time in memory
+        levels = []
+        for source in pair:
+            mel = torch.stack([bands @ _magnitudes(channel, FFT, HOP, "constant") for channel in source])
+            level = 20 * torch.log10(mel.clamp_min(LEAST))
+            levels.append(level.maximum(level.max() - RANGE))
+        difference = levels[0] - levels[1]
+        found.append(torch.stack([_mean_of_positive(x) for x in (difference, -difference)]))
+    bleedless, fullness = (100 / (1 + torch.stack(found))).unflatten(0, estimates.shape[:2]).unbind(-1)
+    return bleedless, fullness
 
 
 def _mean_of_positive(x: Tensor) -> Tensor:
-    """The mean of the positive values, 0 without any.  (B, S, C, M, N) -> (B, S)"""
-    return x.clamp_min(0).sum((2, 3, 4)) / (x > 0).sum((2, 3, 4)).clamp_min(1)
+    """The mean of the positive values, 0 without any."""
+    return x.clamp_min(0).sum() / (x > 0).sum().clamp_min(1)
 
 
-def _magnitudes(signals: Tensor, n_fft: int, hop: int, padding: str = "reflect") -> Tensor:
-    """(B, S, C, T) -> (B, S, C, F, N); signals too short for a reflection are padded with zeros."""
-    window = torch.hann_window(n_fft, dtype=signals.dtype, device=signals.device)
-    mode = padding if signals.shape[-1] > n_fft // 2 else "constant"
-    spectrogram = torch.stft(signals.flatten(0, 2), n_fft, hop, window=window, pad_mode=mode, return_complex=True)
-    return spectrogram.abs().unflatten(0, signals.shape[:3])
+def _magnitudes(signal: Tensor, n_fft: int, hop: int, padding: str = "reflect") -> Tensor:
+    """(T,) -> (F, N) in float64; a signal too short for a reflection is padded with zeros."""
+    window = torch.hann_window(n_fft, dtype=torch.float64, device=signal.device)
+    mode = padding if len(signal) > n_fft // 2 else "constant"
+    return torch.stft(signal.double(), n_fft, hop, window=window, pad_mode=mode, return_complex=True).abs()
