@@ -67,10 +67,9 @@ def fit(state: State, training: Training) -> float | None:
 
 def _finished(state: State, training: Training) -> bool:
     options = training.options
-    if state.step > state.epoch * training.steps_per_epoch:  # stopped before the validation of this epoch
-        return False
+    pending = state.step > state.epoch * training.steps_per_epoch  # stopped before the validation of this epoch
     patient = options.patience is None or state.stale < options.patience or state.epoch < options.min_epochs
-    return state.epoch >= options.epochs or not patient or _out_of_time(state, options)
+    return state.epoch >= options.epochs or not (pending or (patient and not _out_of_time(state, options)))
 
 
 def _out_of_time(state: State, options: TrainerConfig) -> bool:
