@@ -10,14 +10,16 @@ import os
 import random
 import signal
 import sys
+import threading
 import time
 from pathlib import Path
 
 import torch
+from tqdm import tqdm
 
 from separate.cli import evaluate
 
-LONGEST = 60.0  # seconds of one evaluation
+LONGEST = 120.0  # seconds of one evaluation
 STOPS = {signal.SIGKILL: -signal.SIGKILL, signal.SIGINT: 130, signal.SIGTERM: 143}  # and the exit codes
 
 
@@ -64,7 +66,7 @@ def wait_and_stop(child: int, chance: random.Random, number: signal.Signals) -> 
 
 def wait_for_the_end_of(session: int) -> None:
     """Wait until no process of a session is left; the kernel ends scoring processes with their parent."""
-    limit = time.monotonic() + 5
+    limit = time.monotonic() + 30
     while left := [place.name for place in Path("/proc").iterdir() if place.name.isdigit() and of(place, session)]:
         assert time.monotonic() < limit, f"processes {left} go on without their parent"
         time.sleep(0.01)
@@ -83,6 +85,7 @@ def main() -> None:
     sys.argv = ["separate-eval", *arguments, "out=whole"]
     evaluate.main()
     assert torch.get_num_threads() == 1, "a forked process cannot use the threads of its parent"
+    tqdm.set_lock(threading.RLock())  # the default one is shared by all processes, and one that is killed may hold it
     chance, kills = random.Random(int(seed)), 0
     while not wait_and_stop(start([*arguments, "out=killed"]), chance, list(STOPS)[kills % 3]):
         kills += 1
