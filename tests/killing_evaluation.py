@@ -47,8 +47,8 @@ def kept() -> int:
 
 
 def wait_and_stop(child: int, chance: random.Random, number: signal.Signals) -> bool:
-    """Stop the evaluation after one or two more recordings; whether it ended before."""
-    wanted, begun = kept() + chance.randrange(1, 3), time.monotonic()
+    """Stop the evaluation after one more recording; whether it ended before."""
+    wanted, begun = kept() + 1, time.monotonic()
     while kept() < wanted:
         found, status = os.waitpid(child, os.WNOHANG)
         if found:

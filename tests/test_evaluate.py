@@ -109,7 +109,8 @@ def test_no_more_processes_than_recordings_and_none_if_asked():
 
 @FORKS
 def test_an_evaluation_that_is_killed_and_started_again_gives_the_same_files(trained, tmp_path):
-    command = [sys.executable, str(KILLING), "3", "3", f"run='{trained / 'runs' / 'tiny'}'", *TOY]
+    toy = [option.replace("test: 5", "test: 8") for option in TOY]
+    command = [sys.executable, str(KILLING), "3", "3", f"run='{trained / 'runs' / 'tiny'}'", *toy]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import hashlib
 import os
 import sys
@@ -145,12 +146,16 @@ class Ranks:
             return True
 
     def leave(self, code: int) -> None:
-        """End the process group.  A failed process exits at once, because its communication may hang."""
+        """End the process group and the process, if there are several ranks.
+
+        The process ends without the interpreter's own end: gloo has threads that may abort it then, and after a failure
+        the communication may hang.
+        """
         if self.alone:
             return
         if code == 0:
             dist.destroy_process_group()
-            return
+            atexit._run_exitfuncs()
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
         os._exit(code)
