@@ -26,7 +26,7 @@ demo: $(INSTALLED)  ## train 3 minutes on the built-in data, score, separate a m
 	$(BIN)/separate-infer --out separated separated/toy/mixture.wav
 	$(BIN)/python scripts/draw_stems.py separated/toy separated/mixture separated/stems.png
 
-test: $(INSTALLED)  ## all tests, 7 minutes on two cores
+test: $(INSTALLED)  ## all tests, 25 minutes on two cores
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
 bench: $(INSTALLED)  ## time and memory compared with other libraries, 40 minutes on two cores
